@@ -1,0 +1,1 @@
+"""Where a logit comes from: the maps and their pictures."""

@@ -1,0 +1,1 @@
+"""Files to batches. Knows no model."""

@@ -1,0 +1,1 @@
+"""One concern a file: checkpoint, distributed, logging, metrics, schedule."""
