@@ -1,0 +1,153 @@
+"""Tensors in, tensors out. `build_model` is the only place in this package that sees the flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .backbone import build_backbone, load_backbone_weights
+from .checkpoint import CheckpointMeta, is_detection, load_weights, read_checkpoint, read_state_dict
+from .finetune import finetune_state
+from .icn import ICN, ICNOutput
+from .position_encoding import build_position_encoding
+from .transformer import Transformer
+
+__all__ = ["ARCHITECTURE", "ICN", "CheckpointMeta", "ICNOutput", "build_model", "load_checkpoint", "load_finetune"]
+
+# The flags that decide which tensors a model has, with the values of a file that does not mention them.
+ARCHITECTURE: dict[str, Any] = {
+    "backbone": "resnet50",
+    "dilation": False,
+    "feature_stride": None,
+    "backbone_norm": "frozen",
+    "position_embedding": "sine",
+    "enc_layers": 6,
+    "dec_layers": 6,
+    "dim_feedforward": 2048,
+    "hidden_dim": 256,
+    "nheads": 8,
+    "pre_norm": False,
+    "num_queries": None,
+}
+
+
+def build_model(args: argparse.Namespace) -> ICN:
+    """Build an ICN from flags.
+
+    Reads the flags of `ARCHITECTURE`, and `dropout`, `lr_backbone` (0 freezes the backbone) and `backbone_weights`.
+
+    Raises:
+        ValueError: a flag has a value that no model can have; names the flag.
+    """
+    if not args.num_queries or args.num_queries < 1:
+        raise ValueError(f"--num_queries {args.num_queries}: at least one class is needed")
+    if not 0 <= args.dropout < 1:
+        raise ValueError(f"--dropout {args.dropout} must be at least 0 and below 1")
+    weights = args.backbone_weights
+    backbone = build_backbone(
+        args.backbone,
+        dilation=args.dilation,
+        feature_stride=args.feature_stride,
+        norm=args.backbone_norm,
+        weights=weights if weights == "default" else "none",
+    )
+    if weights not in ("none", "default"):
+        load_backbone_weights(backbone, read_state_dict(weights), f"--backbone_weights {weights}")
+    backbone.freeze(all_of_it=args.lr_backbone == 0)
+    transformer = Transformer(
+        d_model=args.hidden_dim,
+        nhead=args.nheads,
+        enc_layers=args.enc_layers,
+        dec_layers=args.dec_layers,
+        dim_feedforward=args.dim_feedforward,
+        dropout=args.dropout,
+        pre_norm=args.pre_norm,
+    )
+    position_encoding = build_position_encoding(args.position_embedding, args.hidden_dim)
+    return ICN(backbone, position_encoding, transformer, args.num_queries, args.hidden_dim)
+
+
+def load_checkpoint(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    overrides: Mapping[str, Any] | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+) -> tuple[ICN, CheckpointMeta]:
+    """Rebuild a model from the file alone (ICN's or INTR's).
+
+    Args:
+        path: the file.
+        device: where the model goes.
+        overrides: flags that the user gave; those of the architecture must agree with the file.
+        checkpoint: the file's content, when it has been read already.
+
+    Raises:
+        ValueError: the file cannot be read, is of another architecture, or contradicts a given flag (names both values).
+    """
+    overrides = overrides or {}
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
+    if is_detection(checkpoint):
+        raise ValueError(f"{path} is a DETR detector, not a classifier: train from it with --finetune")
+    args = _agreed_architecture(checkpoint, str(path), overrides)
+    model = build_model(argparse.Namespace(**args))
+    load_weights(model, checkpoint["model"], str(path))
+    classes = checkpoint.get("classes")
+    if classes is not None and len(classes) != model.num_classes:
+        raise ValueError(f"{path} names {len(classes)} classes and has {model.num_classes} queries: the file is damaged")
+    meta = CheckpointMeta(
+        path=str(path),
+        args=args,
+        classes=classes,
+        normalisation=checkpoint.get("normalisation") or model.backbone[0].normalisation,  # type: ignore[arg-type]
+        epoch=checkpoint.get("epoch"),
+        step=checkpoint.get("step"),
+        best=checkpoint.get("best"),
+        version=checkpoint.get("version"),
+    )
+    return model.to(device), meta
+
+
+def load_finetune(path: str | Path, args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[ICN, str]:
+    """Build a model for `args.num_queries` classes that starts from the file's weights (DETR's, INTR's or ICN's).
+
+    An ICN or INTR file brings its architecture along; for DETR's the flags describe it.
+
+    Returns:
+        The model, and one line that says what was kept, dropped and made.
+
+    Raises:
+        ValueError: the file cannot be read or does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    if not is_detection(checkpoint) and checkpoint["args"]:
+        own = {key: value for key, value in given.items() if key != "num_queries"}
+        for key, value in _agreed_architecture(checkpoint, str(path), own).items():
+            if key in ARCHITECTURE and key != "num_queries":
+                setattr(args, key, value)
+    model = build_model(argparse.Namespace(**{**vars(args), "backbone_weights": "none"}))
+    state, report = finetune_state(checkpoint["model"], model, args.noise_frac, args.seed)
+    load_weights(model, state, f"--finetune {path}")
+    return model, f"{path}: {report}"
+
+
+def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's flags, completed; a ValueError where a given flag of the architecture says something else."""
+    queries = checkpoint["model"].get("query_embed.weight")
+    if queries is None:
+        raise ValueError(f"{path} has no class queries (query_embed.weight): it is not a checkpoint of ICN or INTR")
+    known = {**ARCHITECTURE, **{key: value for key, value in checkpoint["args"].items() if value is not None}}
+    if not checkpoint["args"]:
+        known.update({key: value for key, value in given.items() if key in ARCHITECTURE})
+    known["num_queries"] = len(queries)
+    for key, default in ARCHITECTURE.items():
+        if default is not None and type(known[key]) is not type(default):
+            raise ValueError(f"{path} has {key} = {known[key]!r} among its flags where a {type(default).__name__} is needed")
+    for key in ARCHITECTURE:
+        if key in given and given[key] != known[key]:
+            raise ValueError(f"--{key} {given[key]} contradicts {path}, which has {known[key]}: leave the flag out")
+    defaults = {"dropout": 0.1, "lr_backbone": 1e-5}
+    return {**defaults, **known, "backbone_weights": "none"}

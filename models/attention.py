@@ -1,0 +1,87 @@
+"""Multi-head attention whose weights are computed only when somebody asks for them.
+
+Parameter names and initialisation are those of torch.nn.MultiheadAttention, so that DETR's and INTR's files load.
+Two paths give the same numbers: a fused kernel that never holds the weights, and an explicit softmax that returns them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2), batch first.
+
+    Args:
+        embed_dim: channels of query, key and value.
+        num_heads: heads; must divide `embed_dim`.
+        dropout: probability with which an attention weight is dropped in training.
+
+    Raises:
+        ValueError: `num_heads` does not divide `embed_dim`.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(f"--nheads {num_heads} must be a divisor of --hidden_dim {embed_dim}")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from `query` to `key` and read `value`.
+
+        Args:
+            query: `[B, N, D]`.
+            key, value: `[B, S, D]`.
+            key_padding_mask: bool `[B, S]`, True where a key is padding; every row needs at least one valid key.
+            need_weights: also return the weights, at the cost of holding them.
+
+        Returns:
+            Output `[B, N, D]`, and the weights `[B, heads, N, S]` or None. The weights are those before dropout, so that
+            their rows sum to 1, and the output is computed from them, so that gradients reach them.
+        """
+        q, k, v = (self._split_heads(x) for x in self._project(query, key, value))  # [B, heads, N or S, d]
+        valid = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]  # [B, 1, 1, S]
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            # In fp32 whatever the autocast type is: these numbers are looked at, not only multiplied.
+            scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)  # [B, heads, N, S]
+            if valid is not None:
+                scores = scores.masked_fill(~valid, float("-inf"))
+            weights = scores.softmax(-1)
+            out = F.dropout(weights, dropout).to(v.dtype) @ v  # [B, heads, N, d]
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)  # [B, heads, N, d]
+        return self.out_proj(out.transpose(1, 2).flatten(2)), weights  # [B, N, D]
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three input projections, those of equal inputs in one matrix product."""
+        weight, bias, d = self.in_proj_weight, self.in_proj_bias, self.embed_dim
+        if query is key:
+            q, k = F.linear(query, weight[: 2 * d], bias[: 2 * d]).chunk(2, dim=-1)
+            return q, k, F.linear(value, weight[2 * d :], bias[2 * d :])
+        q = F.linear(query, weight[:d], bias[:d])
+        if key is value:
+            k, v = F.linear(key, weight[d:], bias[d:]).chunk(2, dim=-1)
+            return q, k, v
+        return q, F.linear(key, weight[d : 2 * d], bias[d : 2 * d]), F.linear(value, weight[2 * d :], bias[2 * d :])
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]

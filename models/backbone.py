@@ -1,0 +1,182 @@
+"""The feature extractor: any torchvision ResNet, or any timm model that offers its features."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import timm
+import torchvision
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+RESNETS = torchvision.models.list_models(module=torchvision.models, include="*resn*")
+RESNET_STAGES = {4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}
+
+
+class Backbone(nn.Module):
+    """A convolutional (or other) network up to one feature map.
+
+    Attributes:
+        body: the network; its parameters keep torchvision's or timm's names.
+        num_channels: channels of the feature map.
+        normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the input, in units of the full range 0..1.
+        stem: parameter names of the stages that stay frozen under fine-tuning, as in DETR (empty: none).
+    """
+
+    def __init__(self, body: nn.Module, num_channels: int, normalisation: dict[str, list[float]], stem: tuple[str, ...]) -> None:
+        super().__init__()
+        self.body = body
+        self.num_channels = num_channels
+        self.normalisation = normalisation
+        self.stem = stem
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` to features `[B, num_channels, h, w]`."""
+        features = self.body(images)
+        return features[0] if isinstance(features, (list, tuple)) else features
+
+    def freeze(self, all_of_it: bool) -> None:
+        """Exclude the stem, or everything, from training."""
+        for name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(not (all_of_it or name.startswith(self.stem)))
+
+
+def build_backbone(
+    name: str,
+    *,
+    dilation: bool = False,
+    feature_stride: int | None = None,
+    norm: str = "frozen",
+    weights: str = "none",
+) -> Backbone:
+    """Build a backbone.
+
+    Args:
+        name: a torchvision ResNet (`resnet50`), else a timm model name; `timm/resnet50` asks for timm's model of that name.
+        dilation: the last stage keeps its input's resolution (DC5 in DETR).
+        feature_stride: pixels per cell of the feature map that is used; None for the last one.
+        norm: `frozen`: batch norms are fixed affine maps (DETR); `batch`: they learn, for training from scratch.
+        weights: `none`, or `default` for the library's ImageNet weights (from its cache or the network).
+
+    Raises:
+        ValueError: unknown name, a stride that the model does not have, weights that cannot be had.
+    """
+    if norm not in ("frozen", "batch"):
+        raise ValueError(f"--backbone_norm {norm!r} is not known: choose frozen or batch")
+    if name in RESNETS:
+        return _torchvision_resnet(name, dilation, feature_stride, norm, weights)
+    return _timm_model(name.removeprefix("timm/"), dilation, feature_stride, norm, weights)
+
+
+def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, norm: str, weights: str) -> Backbone:
+    last = 16 if dilation else 32
+    strides = {s: stage for s, stage in RESNET_STAGES.items() if s < last} | {last: "layer4"}
+    stride = feature_stride or last
+    if stride not in strides:
+        raise ValueError(_no_such_stride(name, stride, strides, dilation))
+    norm_layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
+    try:
+        net = torchvision.models.get_model(
+            name, weights=None, norm_layer=norm_layer, replace_stride_with_dilation=[False, False, dilation]
+        )
+    except NotImplementedError as error:
+        raise ValueError(f"--dilation is not possible with --backbone {name}: {error}") from None
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    for child, module in net.named_children():
+        stages[child] = module
+        if child == strides[stride]:
+            break
+    body = nn.Sequential(stages)
+    channels = _channels_of(body[-1])
+    frozen_stem = ("conv1.", "bn1.", "layer1.") if norm == "frozen" else ()
+    backbone = Backbone(body, channels, IMAGENET, frozen_stem)
+    if weights == "default":
+        enum = torchvision.models.get_model_weights(name)
+        state = _fetch(lambda: enum.DEFAULT.get_state_dict(progress=True, check_hash=True), name)
+        load_backbone_weights(backbone, state, f"torchvision's {name}")
+    return backbone
+
+
+def _timm_model(name: str, dilation: bool, feature_stride: int | None, norm: str, weights: str) -> Backbone:
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise ValueError(
+            f"--backbone {name!r} is neither a torchvision ResNet ({', '.join(RESNETS[:5])}, ...) nor a timm model"
+            + (f"; near: {near}" if near else "")
+        )
+    options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}
+    if dilation:
+        options["output_stride"] = 16
+    strides: list[int] = _timm_create(name, options).feature_info.reduction()
+    if feature_stride is not None and feature_stride not in strides:
+        raise ValueError(_no_such_stride(name, feature_stride, strides, dilation))
+    # The deepest of the maps that have the stride asked for.
+    index = max(i for i, stride in enumerate(strides) if feature_stride in (None, stride))
+    options["out_indices"] = (index,)
+    if weights == "default":
+        body = _fetch(lambda: _timm_create(name, {**options, "pretrained": True}), name)
+    else:
+        body = _timm_create(name, options)
+    channels: int = body.feature_info.channels()[0]
+    config = timm.get_pretrained_cfg(name)
+    normalisation = {"mean": list(config.mean), "std": list(config.std)} if config else IMAGENET
+    if norm == "frozen":
+        body = freeze_batch_norm_2d(body)
+    return Backbone(body, channels, normalisation, ())
+
+
+def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
+    """Load a torchvision or timm state dict of the whole classifier; what lies behind the feature map is left out.
+
+    Raises:
+        ValueError: tensors are missing or of another shape; names `source`.
+    """
+    body: Any = backbone.body.model if hasattr(backbone.body, "model") else backbone.body
+    own = body.state_dict()
+    optional = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = [key for key in own if key not in state and key not in optional]
+    reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or reshaped:
+        wrong = [f"{key} is missing" for key in missing] + [
+            f"{key} is {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed" for key in reshaped
+        ]
+        raise ValueError(
+            f"{source} does not fit the backbone: {len(wrong)} of {len(own)} tensors differ ({'; '.join(wrong[:3])}"
+            + ("; ...)" if len(wrong) > 3 else ")")
+        )
+    body.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+
+
+def _timm_create(name: str, options: dict[str, Any]) -> Any:
+    """timm's feature extractor, which ends where the features are taken; ValueError where timm cannot make one."""
+    try:
+        return timm.create_model(name, **options)
+    except (RuntimeError, TypeError, NotImplementedError, AttributeError, AssertionError) as error:
+        with_dilation = " with --dilation" if "output_stride" in options else ""
+        raise ValueError(f"--backbone {name} cannot give its features{with_dilation}: {error}") from None
+
+
+def _channels_of(stage: nn.Module) -> int:
+    last_block = list(stage.children())[-1]
+    convolutions = [module for module in last_block.modules() if isinstance(module, nn.Conv2d)]
+    return convolutions[-1].out_channels
+
+
+def _no_such_stride(name: str, stride: int, strides: Iterable[int], dilation: bool) -> str:
+    known = ", ".join(str(s) for s in sorted(set(strides)))
+    return f"--feature_stride {stride}: {name}{' with --dilation' * dilation} has feature maps of stride {known}"
+
+
+def _fetch(get: Callable[[], Any], name: str) -> Any:
+    try:
+        return get()
+    except Exception as error:  # whatever the network and the hub's client may raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"--backbone_weights default: the ImageNet weights of {name} cannot be had ({reason}); "
+            "give a state-dict file, or none to start from scratch"
+        ) from None

@@ -1,0 +1,154 @@
+"""Reading checkpoints: ICN's own, INTR's and DETR's. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+
+VERSION = 1
+
+
+@dataclass
+class CheckpointMeta:
+    """What a checkpoint says besides its weights.
+
+    args: flags of the run that wrote it, as plain values; the architecture is among them.
+    classes: class names in logit order; None in INTR's files.
+    normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
+    epoch, step: the last finished epoch (from 0) and the optimizer steps done so far.
+    best: `{"acc1": ..., "epoch": ...}` of the run so far.
+    """
+
+    path: str
+    args: dict[str, Any]
+    classes: list[str] | None = None
+    normalisation: dict[str, list[float]] = field(default_factory=dict)
+    epoch: int | None = None
+    step: int | None = None
+    best: dict[str, Any] | None = None
+    version: int | None = None
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file, or fetch one whose address starts with http:// or https:// into torch.hub's folder.
+
+    Only tensors, plain values and `argparse.Namespace` (INTR keeps its flags in one) are admitted; a Namespace comes back
+    as a dict under `args`.
+
+    Raises:
+        ValueError: no such file, truncated, not a checkpoint, or a pickle that wants to run code.
+    """
+    path = _fetch(str(path)) if str(path).startswith(("http://", "https://")) else Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a .pth file"
+        )
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, str(error))) from None
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ValueError(f"checkpoint {path} is truncated or no checkpoint at all ({_first_line(error)})") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), Mapping):
+        raise ValueError(f"checkpoint {path} has no entry 'model' with a state dict: it was not written by ICN, INTR or DETR")
+    if not all(isinstance(value, Tensor) for value in checkpoint["model"].values()):
+        raise ValueError(f"checkpoint {path}: the entry 'model' holds something else than tensors")
+    if isinstance(checkpoint.get("args"), argparse.Namespace):
+        checkpoint["args"] = vars(checkpoint["args"])
+    if not isinstance(checkpoint.setdefault("args", {}), dict):
+        raise ValueError(f"checkpoint {path}: the entry 'args' is no table of flags")
+    if (checkpoint.get("version") or 0) > VERSION:
+        raise ValueError(f"checkpoint {path} has format {checkpoint['version']}, this ICN reads up to {VERSION}: update ICN")
+    return checkpoint
+
+
+def is_detection(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the file is DETR's: a detector with box and class heads."""
+    return "class_embed.weight" in checkpoint["model"]
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a bare state dict (torchvision, timm; .pth or .safetensors), also one wrapped as `state_dict` or `model`.
+
+    Raises:
+        ValueError: no such file, or not a state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"--backbone_weights {path} does not exist: give none, default, or the path of a state-dict file")
+    state: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_refusal(path, str(error))) from None
+    except Exception as error:  # safetensors has error types of its own
+        raise ValueError(f"--backbone_weights {path} is truncated or no state dict ({_first_line(error)})") from None
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"--backbone_weights {path} is no state dict: a mapping of names to tensors is needed")
+    return dict(state)
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict that must fit exactly.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or of another shape; one line that lists them.
+    """
+    own = model.state_dict()
+    optional = {key for key in own if key.endswith("num_batches_tracked")} | {
+        key for key in state if key.endswith("num_batches_tracked")
+    }
+    problems = [f"{key} is missing" for key in own if key not in state and key not in optional]
+    problems += [f"{key} is unexpected" for key in state if key not in own and key not in optional]
+    problems += [
+        f"{key} is {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+        raise ValueError(f"{source} is of another architecture: {len(problems)} tensors do not fit ({shown})")
+    model.load_state_dict(dict(state), strict=False)
+
+
+def _fetch(url: str) -> Path:
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(target))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(f"checkpoint {url} cannot be fetched ({_first_line(error)})") from None
+    return target
+
+
+def _refusal(path: Path, message: str) -> str:
+    """torch's refusals are paragraphs of advice; what matters is what the file wanted."""
+    for line in message.splitlines():
+        if "GLOBAL" in line or "Unsupported" in line:
+            wanted = line.split("WeightsUnpickler error:")[-1].strip().rstrip(".")
+            return f"checkpoint {path} is refused, nothing in it was run: it holds more than plain values ({wanted[:160]})"
+    return f"checkpoint {path} is truncated or no checkpoint at all ({_first_line(message)[:160]})"
+
+
+def _first_line(error: object) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

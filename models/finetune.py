@@ -1,0 +1,64 @@
+"""Starting from DETR's detector (or another ICN or INTR): which weights are kept, dropped and made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+DETECTION_HEADS = ("class_embed.", "bbox_embed.")
+
+
+def adapt_queries(queries: Tensor, num_classes: int, noise_frac: float, generator: torch.Generator) -> Tensor:
+    """Make `[num_classes, D]` class queries of `[N, D]` ones (INTR, section 3.3 and its released code).
+
+    Up to N classes take the first queries; further ones repeat them in order, with `noise_frac` times a standard normal
+    added to the repeats, so that no two classes start alike.
+    """
+    repeats = -(-num_classes // len(queries))
+    adapted = queries.repeat(repeats, 1)[:num_classes].clone()  # [C, D]
+    extra = num_classes - len(queries)
+    if extra > 0:
+        adapted[len(queries) :] += noise_frac * torch.randn(extra, queries.shape[1], generator=generator)
+    return adapted
+
+
+def finetune_state(state: Mapping[str, Tensor], model: nn.Module, noise_frac: float, seed: int) -> tuple[dict[str, Tensor], str]:
+    """Turn a DETR, INTR or ICN state dict into one for `model`, whatever number of classes it was made for.
+
+    Args:
+        state: state dict with `query_embed.weight` `[N, D]`.
+        model: the ICN that is to be trained; gives the number of classes and the fresh classifier.
+        noise_frac: share of noise in repeated queries.
+        seed: of that noise and of the fresh classifier; the same on every rank.
+
+    Returns:
+        The state dict, and one line that says what was kept, dropped and made.
+
+    Raises:
+        ValueError: there are no queries of the right width to start from.
+    """
+    own = model.state_dict()
+    num_classes, width = own["query_embed.weight"].shape
+    queries = state.get("query_embed.weight")
+    if queries is None or queries.ndim != 2 or queries.shape[1] != width:
+        found = "no query_embed.weight" if queries is None else f"query_embed.weight {tuple(queries.shape)}"
+        raise ValueError(f"--finetune: the file has {found}; queries [N, {width}] are needed to start from")
+    generator = torch.Generator().manual_seed(seed)
+    result = {key: value for key, value in state.items() if not key.startswith(DETECTION_HEADS)}
+    dropped = sorted({key.split(".")[0] for key in state if key.startswith(DETECTION_HEADS)})
+    result["query_embed.weight"] = adapt_queries(queries, num_classes, noise_frac, generator)
+    made = []
+    if "presence_vector.weight" not in result:
+        bound = (6 / (width + 1)) ** 0.5  # Glorot's uniform for a [1, D] matrix
+        result["presence_vector.weight"] = torch.empty(1, width).uniform_(-bound, bound, generator=generator)
+        result["presence_vector.bias"] = torch.zeros(1)
+        made.append("presence_vector")
+    if num_classes <= len(queries):
+        origin = f"{num_classes} of the file's {len(queries)} queries"
+    else:
+        origin = f"all {len(queries)} queries and {num_classes - len(queries)} repeats with noise {noise_frac:g}"
+    kept = sum(key in own and key in state for key in result)
+    report = f"kept {kept} tensors, {origin}; dropped {', '.join(dropped) or 'nothing'}; made {', '.join(made) or 'nothing'}"
+    return result, report

@@ -1,0 +1,102 @@
+"""ICN: each class owns a learnable query; what it finds in the image is the logit, where it looked is the map."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .transformer import Transformer
+
+
+class ICNOutput(NamedTuple):
+    """What one forward gives.
+
+    logits: `[B, C]`, one score per class, before the softmax.
+    features: `[B, D, h, w]`, the encoder memory.
+    attention: `[L, B, heads, C, h, w]`, cross-attention of the layers asked for; each `[h, w]` sums to 1 over the valid
+        cells and is 0 on padding. None when nothing was asked for.
+    """
+
+    logits: Tensor
+    features: Tensor
+    attention: Tensor | None = None
+
+
+class ICN(nn.Module):
+    """Interpretable classification network (INTR, Paul et al., ICLR 2024, on DETR, Carion et al., ECCV 2020).
+
+    Args:
+        backbone: maps images `[B, 3, H, W]` to features `[B, num_channels, h, w]`; has `num_channels`.
+        position_encoding: maps features and their padding mask to `[B or 1, D, h, w]`.
+        transformer: encoder and decoder of width `hidden_dim`.
+        num_classes: number of class queries `C`.
+        hidden_dim: width `D`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        position_encoding: nn.Module,
+        transformer: Transformer,
+        num_classes: int,
+        hidden_dim: int,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"--num_queries {num_classes}: at least one class is needed")
+        # Registered in INTR's order, so that the optimizer state in its checkpoints belongs to the same parameters.
+        self.transformer = transformer
+        self.presence_vector = nn.Linear(hidden_dim, 1)
+        self.query_embed = nn.Embedding(num_classes, hidden_dim)
+        self.input_proj = nn.Conv2d(backbone.num_channels, hidden_dim, kernel_size=1)  # type: ignore[arg-type]
+        self.backbone = nn.ModuleList([backbone, position_encoding])
+
+    @property
+    def num_classes(self) -> int:
+        return self.query_embed.num_embeddings
+
+    @property
+    def num_decoder_layers(self) -> int:
+        return len(self.transformer.decoder.layers)
+
+    def forward(
+        self, images: Tensor, padding_mask: Tensor | None = None, *, attention: int | Literal["all"] | None = None
+    ) -> ICNOutput:
+        """Classify a batch.
+
+        Args:
+            images: float `[B, 3, H, W]`, normalised with the mean and standard deviation of the model's metadata.
+            padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+            attention: decoder layer whose cross-attention is returned (negative from the end), `"all"`, or None.
+
+        Raises:
+            ValueError: the layer does not exist.
+        """
+        layers = self._attention_layers(attention)
+        features = self.backbone[0](images)  # [B, C', h, w]
+        mask = None
+        if padding_mask is not None:
+            mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()  # [B, h, w]
+        pos = self.backbone[1](features, mask)  # [B or 1, D, h, w]
+        answers, memory, weights = self.transformer(
+            self.input_proj(features), pos, self.query_embed.weight, mask, attention_layers=layers
+        )
+        logits = self.presence_vector(answers).squeeze(-1)  # [B, C]
+        return ICNOutput(logits, memory, torch.stack(weights) if weights else None)
+
+    def _attention_layers(self, attention: int | str | None) -> range:
+        depth = self.num_decoder_layers
+        if attention is None:
+            return range(0)
+        if attention == "all":
+            return range(depth)
+        if not isinstance(attention, int) or not -depth <= attention < depth:
+            raise ValueError(
+                f"decoder layer {attention!r} does not exist: this model has {depth}, numbered 0 to {depth - 1} "
+                f"(or -{depth} to -1 from the end)"
+            )
+        layer = attention % depth
+        return range(layer, layer + 1)

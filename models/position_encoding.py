@@ -1,0 +1,82 @@
+"""Two-dimensional positional encodings of the feature grid."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LEARNED_CELLS = 50
+
+
+class SinePositionEncoding(nn.Module):
+    """Sines and cosines of the row and the column, normalised to 2 pi (Parmar et al. 2018; DETR, appendix A.4).
+
+    Rows and columns are counted over the valid cells, so that an image gets the same encoding whatever padding its batch
+    gives it.
+
+    Args:
+        hidden_dim: channels `D`, a multiple of 4: half of them encode the row, half the column, sine and cosine alternating.
+        temperature: base of the geometric progression of wave lengths.
+
+    Raises:
+        ValueError: `hidden_dim` is not a multiple of 4.
+    """
+
+    def __init__(self, hidden_dim: int, temperature: float = 10000.0) -> None:
+        super().__init__()
+        if hidden_dim % 4:
+            raise ValueError(f"--hidden_dim {hidden_dim} must be a multiple of 4: sine and cosine of row and column")
+        self.num_pos_feats = hidden_dim // 2
+        self.temperature = temperature
+
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Encode the grid of `features` `[B, D', h, w]` with `padding_mask` `[B, h, w]`; returns `[B or 1, D, h, w]`."""
+        if padding_mask is None:
+            valid = torch.ones(1, *features.shape[-2:], dtype=torch.bool, device=features.device)
+        else:
+            valid = ~padding_mask  # [B, h, w]
+        angle = torch.arange(self.num_pos_feats, dtype=torch.float32, device=features.device)
+        wave_length = self.temperature ** (2 * (angle // 2) / self.num_pos_feats)  # [D/2]
+        halves = []
+        for axis in (1, 2):
+            count = valid.cumsum(axis, dtype=torch.float32)  # [B, h, w]
+            count = count / (count.narrow(axis, count.shape[axis] - 1, 1) + 1e-6) * (2 * math.pi)
+            phase = count[..., None] / wave_length  # [B, h, w, D/2]
+            halves.append(torch.stack((phase[..., 0::2].sin(), phase[..., 1::2].cos()), dim=-1).flatten(-2))
+        return torch.cat(halves, dim=-1).permute(0, 3, 1, 2)  # [B, D, h, w]
+
+
+class LearnedPositionEncoding(nn.Module):
+    """One learned vector per column and one per row, concatenated (DETR); grids up to 50 x 50 cells."""
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__()
+        if hidden_dim % 2:
+            raise ValueError(f"--hidden_dim {hidden_dim} must be even: half of the channels encode the column, half the row")
+        self.row_embed = nn.Embedding(LEARNED_CELLS, hidden_dim // 2)
+        self.col_embed = nn.Embedding(LEARNED_CELLS, hidden_dim // 2)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Encode the grid of `features` `[B, D', h, w]`; returns `[1, D, h, w]`. ValueError beyond 50 x 50 cells."""
+        h, w = features.shape[-2:]
+        if max(h, w) > LEARNED_CELLS:
+            raise ValueError(
+                f"--position_embedding learned has {LEARNED_CELLS} x {LEARNED_CELLS} cells, the feature grid has {h} x {w}: "
+                "use smaller images or --position_embedding sine"
+            )
+        columns = self.col_embed.weight[:w].T[:, None, :].expand(-1, h, -1)  # [D/2, h, w]
+        rows = self.row_embed.weight[:h].T[:, :, None].expand(-1, -1, w)  # [D/2, h, w]
+        return torch.cat((columns, rows))[None]  # [1, D, h, w]
+
+
+def build_position_encoding(kind: str, hidden_dim: int) -> nn.Module:
+    """`sine` or `learned`; ValueError for anything else."""
+    if kind == "sine":
+        return SinePositionEncoding(hidden_dim)
+    if kind == "learned":
+        return LearnedPositionEncoding(hidden_dim)
+    raise ValueError(f"--position_embedding {kind!r} is not known: choose sine or learned")

@@ -1,0 +1,189 @@
+"""The transformer of ICN: an encoder over image locations, a decoder in which one query per class searches them.
+
+It is DETR's transformer with INTR's changes: the keys of the cross-attention carry no positional encoding, and the
+cross-attention weights are returned - here only those of the layers that are asked for, and never computed otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import MultiheadAttention
+
+
+class Layer(nn.Module):
+    """What encoder and decoder layers share: attentions, feed-forward and norms, under DETR's names and in its order."""
+
+    self_attn: MultiheadAttention
+
+    def __init__(
+        self, attentions: tuple[str, ...], d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool
+    ) -> None:
+        super().__init__()
+        for name in attentions:
+            self.add_module(name, MultiheadAttention(d_model, nhead, dropout))
+        self.linear1 = nn.Linear(d_model, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        for index in range(len(attentions) + 1):
+            self.add_module(f"norm{index + 1}", nn.LayerNorm(d_model))
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
+
+
+class EncoderLayer(Layer):
+    """Self-attention over the image, then the feed-forward; normalised after each step, or before with `pre_norm`."""
+
+    def __init__(self, *shape: Any) -> None:
+        super().__init__(("self_attn",), *shape)
+
+    def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """`src` `[B, S, D]`, `pos` `[B or 1, S, D]`, `padding_mask` `[B, S]`; returns `[B, S, D]`."""
+        if self.pre_norm:
+            x = self.norm1(src)
+            src = src + self._attend(x, pos, padding_mask)
+            return src + self.feed_forward(self.norm2(src))
+        src = self.norm1(src + self._attend(src, pos, padding_mask))
+        return self.norm2(src + self.feed_forward(src))
+
+    def _attend(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
+        q = k = x + pos
+        return self.dropout(self.self_attn(q, k, x, padding_mask)[0])
+
+
+class DecoderLayer(Layer):
+    """The class queries talk to each other, search the image, and digest what they found."""
+
+    multihead_attn: MultiheadAttention
+
+    def __init__(self, *shape: Any) -> None:
+        super().__init__(("self_attn", "multihead_attn"), *shape)
+
+    def forward(
+        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`tgt` `[B or 1, C, D]`, `query` `[1, C, D]`, `memory` `[B, S, D]`.
+
+        Returns the target `[B, C, D]` and the cross-attention `[B, heads, C, S]` if `need_weights`.
+        """
+        if self.pre_norm:
+            tgt = tgt + self._talk(self.norm1(tgt), query)
+            found, weights = self._search(self.norm2(tgt), query, memory, padding_mask, need_weights)
+            tgt = tgt + found
+            return tgt + self.feed_forward(self.norm3(tgt)), weights
+        tgt = self.norm1(tgt + self._talk(tgt, query))
+        found, weights = self._search(tgt, query, memory, padding_mask, need_weights)
+        tgt = self.norm2(tgt + found)
+        return self.norm3(tgt + self.feed_forward(tgt)), weights
+
+    def _talk(self, tgt: Tensor, query: Tensor) -> Tensor:
+        q = k = tgt + query
+        return self.dropout(self.self_attn(q, k, tgt)[0])
+
+    def _search(
+        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        q = (tgt + query).expand(len(memory), -1, -1)
+        found, weights = self.multihead_attn(q, memory, memory, padding_mask, need_weights)
+        return self.dropout(found), weights
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers; with `pre_norm` a last normalisation."""
+
+    def __init__(self, layers: list[EncoderLayer], norm: nn.LayerNorm | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            src = layer(src, pos, padding_mask)
+        return src if self.norm is None else self.norm(src)
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers and a last normalisation."""
+
+    def __init__(self, layers: list[DecoderLayer], norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.dropout = layers[0].dropout.p
+
+    def forward(
+        self, query: Tensor, memory: Tensor, padding_mask: Tensor | None, attention_layers: Collection[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`query` `[C, D]`; returns the answers `[B, C, D]` and the weights of `attention_layers`, in layer order."""
+        # The target of the first self-attention is zero, so that its result is the same for every image: computed once,
+        # and spread over the batch by the first cross-attention - unless dropout is to differ between the images.
+        shared = not self.training or self.dropout == 0
+        tgt = torch.zeros_like(query).expand(1 if shared else len(memory), -1, -1)
+        kept = []
+        for index, layer in enumerate(self.layers):
+            tgt, weights = layer(tgt, query[None], memory, padding_mask, index in attention_layers)
+            if weights is not None:
+                kept.append(weights)
+        return self.norm(tgt), kept
+
+
+class Transformer(nn.Module):
+    """Encoder and decoder over a feature grid.
+
+    Raises:
+        ValueError: a depth out of range (`enc_layers >= 0`, `dec_layers >= 1`) or `nhead` no divisor of `d_model`.
+    """
+
+    def __init__(
+        self,
+        d_model: int = 256,
+        nhead: int = 8,
+        enc_layers: int = 6,
+        dec_layers: int = 6,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        pre_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if enc_layers < 0 or dec_layers < 1:
+            raise ValueError(f"--enc_layers {enc_layers} must be 0 or more, --dec_layers {dec_layers} must be 1 or more")
+        shape = (d_model, nhead, dim_feedforward, dropout, pre_norm)
+        self.encoder = Encoder([EncoderLayer(*shape) for _ in range(enc_layers)], nn.LayerNorm(d_model) if pre_norm else None)
+        self.decoder = Decoder([DecoderLayer(*shape) for _ in range(dec_layers)], nn.LayerNorm(d_model))
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self,
+        src: Tensor,
+        pos: Tensor,
+        query: Tensor,
+        padding_mask: Tensor | None = None,
+        attention_layers: Collection[int] = (),
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Search a feature grid for every class.
+
+        Args:
+            src: projected features `[B, D, h, w]`.
+            pos: positional encoding `[B or 1, D, h, w]`.
+            query: class queries `[C, D]`.
+            padding_mask: bool `[B, h, w]`, True on padding, or None.
+            attention_layers: decoder layers whose cross-attention is returned.
+
+        Returns:
+            The queries' answers `[B, C, D]`, the encoder memory `[B, D, h, w]`, and one `[B, heads, C, h, w]` per layer.
+        """
+        grid = src.shape[-2:]
+        mask = None if padding_mask is None else padding_mask.flatten(1)  # [B, h*w]
+        tokens = src.flatten(2).transpose(1, 2)  # [B, h*w, D]
+        memory = self.encoder(tokens, pos.flatten(2).transpose(1, 2).to(tokens.dtype), mask)
+        answers, weights = self.decoder(query, memory, mask, attention_layers)
+        return answers, memory.transpose(1, 2).unflatten(2, grid), [w.unflatten(-1, grid) for w in weights]

@@ -1,0 +1,89 @@
+"""What every command line of the repository shares: one-line errors, flags that know whether they were given."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line (exit code 2), whose help shows defaults and that reads @-files."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("fromfile_prefix_chars", "@")
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """A line of an @-file: any number of words, `#` starts a comment."""
+        return arg_line.split("#", 1)[0].split()
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse, and add `given`: the list of the flags (their `dest`) that stood on the command line."""
+    args = parser.parse_args(argv)
+    defaults = {action: action.default for action in parser._actions}
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    try:
+        args.given = sorted(vars(parser.parse_args(argv)))
+    finally:
+        for action, default in defaults.items():
+            action.default = default
+    return args
+
+
+def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, prog: str) -> int:
+    """Call `main(args)`; an error that a user can mend becomes one line on stderr and exit code 2.
+
+    ICN_DEBUG=1 in the environment shows the traceback instead.
+    """
+    try:
+        main(args)
+    except ValueError as error:
+        if os.environ.get("ICN_DEBUG") == "1":
+            raise
+        print(f"{prog}: error: {_message(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _message(error: Exception) -> str:
+    """The error's own words; one that crossed a DataLoader worker arrives behind that worker's traceback."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
+    return text.strip()
+
+
+def select_device(name: str) -> torch.device:
+    """The device of that name; `cuda` falls back to the CPU with a warning where there is none.
+
+    Raises:
+        ValueError: no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name!r} is not a device: choose cuda, cuda:<index> or cpu") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            print("warning: no CUDA device is available, running on the CPU (--device cpu says so)", file=sys.stderr)
+            return torch.device("cpu")
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps is not available on this machine: choose cpu")
+    return device
