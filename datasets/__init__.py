@@ -1,1 +1,27 @@
 """Files to batches. Knows no model."""
+
+from .batching import EvalSampler, ImageBatch, TrainSampler, collate, worker_init
+from .decode import ImageError, check_image, decode_image
+from .image_folder import IMAGE_EXTENSIONS, ImageFolder, Sample, list_classes, open_split
+from .transforms import eval_transform, train_transform, training_scales
+from .verify import verify_images
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "EvalSampler",
+    "ImageBatch",
+    "ImageError",
+    "ImageFolder",
+    "Sample",
+    "TrainSampler",
+    "check_image",
+    "collate",
+    "decode_image",
+    "eval_transform",
+    "list_classes",
+    "open_split",
+    "train_transform",
+    "training_scales",
+    "verify_images",
+    "worker_init",
+]

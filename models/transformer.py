@@ -7,7 +7,6 @@ cross-attention weights are returned - here only those of the layers that are as
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +16,11 @@ from .attention import MultiheadAttention
 
 
 class Layer(nn.Module):
-    """What encoder and decoder layers share: attentions, feed-forward and norms, under DETR's names and in its order."""
+    """What encoder and decoder layers share; each makes its modules itself, under DETR's names and in DETR's order."""
 
-    self_attn: MultiheadAttention
-
-    def __init__(
-        self, attentions: tuple[str, ...], d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool
-    ) -> None:
-        super().__init__()
-        for name in attentions:
-            self.add_module(name, MultiheadAttention(d_model, nhead, dropout))
-        self.linear1 = nn.Linear(d_model, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, d_model)
-        for index in range(len(attentions) + 1):
-            self.add_module(f"norm{index + 1}", nn.LayerNorm(d_model))
-        self.dropout = nn.Dropout(dropout)
-        self.pre_norm = pre_norm
+    linear1: nn.Linear
+    linear2: nn.Linear
+    dropout: nn.Dropout
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
@@ -41,8 +29,15 @@ class Layer(nn.Module):
 class EncoderLayer(Layer):
     """Self-attention over the image, then the feed-forward; normalised after each step, or before with `pre_norm`."""
 
-    def __init__(self, *shape: Any) -> None:
-        super().__init__(("self_attn",), *shape)
+    def __init__(self, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout)
+        self.linear1 = nn.Linear(d_model, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
 
     def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
         """`src` `[B, S, D]`, `pos` `[B or 1, S, D]`, `padding_mask` `[B, S]`; returns `[B, S, D]`."""
@@ -61,10 +56,17 @@ class EncoderLayer(Layer):
 class DecoderLayer(Layer):
     """The class queries talk to each other, search the image, and digest what they found."""
 
-    multihead_attn: MultiheadAttention
-
-    def __init__(self, *shape: Any) -> None:
-        super().__init__(("self_attn", "multihead_attn"), *shape)
+    def __init__(self, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout)
+        self.multihead_attn = MultiheadAttention(d_model, nhead, dropout)
+        self.linear1 = nn.Linear(d_model, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.norm3 = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
 
     def forward(
         self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, need_weights: bool
