@@ -1,0 +1,191 @@
+"""Drawing attribution maps: over their picture, in labelled panels. Arrays in, arrays out; no model, no files.
+
+Pictures are uint8 RGB `[H, W, 3]`. A map is non-negative and is drawn on the scale of its own minimum and maximum, in the
+turbo colours; they are blended into the picture with a weight that rises with the map from `WEIGHT[0]` to `WEIGHT[1]`, so
+that the picture stays visible where nothing was looked at. In a panel every picture has a long side of `TILE` pixels
+(`GRID_TILE` where many maps stand side by side).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+WEIGHT = (0.25, 0.65)
+TILE = 448
+GRID_TILE = 224
+
+MARGIN, GAP, TEXT, TITLE = 20, 12, 15, 20
+MIN_COLUMN = 128
+MAX_WIDTH = 2400
+BACKGROUND, INK, FAINT = (255, 255, 255), (25, 25, 25), (110, 110, 110)
+GREEN, RED = (10, 120, 60), (185, 30, 30)
+CONSTANT = 1e-5
+
+
+class Tile(NamedTuple):
+    """A picture of a panel with a few lines of text under it; `frame` is the colour of a border, None for no border."""
+
+    picture: np.ndarray
+    lines: tuple[str, ...]
+    frame: tuple[int, int, int] | None = None
+
+
+class Section(NamedTuple):
+    """Tiles that belong together, under a heading ('' for none)."""
+
+    heading: str
+    tiles: list[Tile]
+
+
+def display_maps(
+    maps: np.ndarray, padded_size: tuple[int, int], valid_size: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Bring maps from the feature grid of a padded batch to the pixels of their picture.
+
+    The grid covers the padded input; only the part of it that lies on the picture counts. Each map is scaled to 0..1 by its
+    minimum and maximum there (a constant map becomes 0) and enlarged by cubic interpolation, in which the cells on the
+    border of the picture repeat outwards, so that nothing leaks in from the padding.
+
+    Args:
+        maps: `[N, h, w]`.
+        padded_size: height and width of the network's input, padding included.
+        valid_size: height and width of the picture in it, which starts in its upper left corner.
+        size: height and width of the result.
+
+    Returns:
+        float32 `[N, *size]` within 0..1.
+    """
+    extents = [maps.shape[axis + 1] * valid_size[axis] / padded_size[axis] for axis in (0, 1)]  # in cells
+    rows, columns = (max(1, int(np.ceil(round(extent, 6)))) for extent in extents)
+    cells = maps[:, :rows, :columns].astype(np.float32)
+    low, high = cells.min((1, 2), keepdims=True), cells.max((1, 2), keepdims=True)
+    spread = high - low
+    constant = spread <= CONSTANT * np.abs(high)  # what rounding leaves of a constant map is not a pattern
+    scaled = np.where(constant, 0, (cells - low) / np.where(constant, 1, spread)).astype(np.float32)
+    enlarged = _cubic(size[0], rows, extents[0]) @ scaled @ _cubic(size[1], columns, extents[1]).T
+    return enlarged.clip(0, 1)
+
+
+def _cubic(pixels: int, cells: int, extent: float) -> np.ndarray:
+    """Weights `[pixels, cells]` that enlarge the first `extent` cells (Keys 1981, eq. 4, with a = -0.75)."""
+    position = (np.arange(pixels) + 0.5) / pixels * extent - 0.5
+    base = np.floor(position).astype(int)
+    weights = np.zeros((pixels, cells), np.float32)
+    for tap in (-1, 0, 1, 2):
+        s = np.abs(position - base - tap)
+        near, far = (1.25 * s - 2.25) * s**2 + 1, -0.75 * ((s - 5) * s + 8) * s + 3
+        np.add.at(weights, (np.arange(pixels), (base + tap).clip(0, cells - 1)), np.where(s <= 1, near, far))
+    return weights
+
+
+def fit(picture: np.ndarray, longest: int, enlarge: bool = True) -> np.ndarray:
+    """Scale a picture to a long side of `longest` pixels; one that is smaller stays as it is unless `enlarge`."""
+    height, width = picture.shape[:2]
+    scale = longest / max(height, width)
+    if scale == 1 or (scale > 1 and not enlarge):
+        return picture
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Blend a map `heat` `[H, W]` within 0..1 into its picture `[H, W, 3]`."""
+    colours = cv2.applyColorMap((heat * 255).round().astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]  # OpenCV's are BGR
+    weight = (WEIGHT[0] + (WEIGHT[1] - WEIGHT[0]) * heat).astype(np.float32)
+    return cv2.blendLinear(np.ascontiguousarray(colours), np.ascontiguousarray(picture), weight, 1 - weight)
+
+
+@lru_cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+
+
+def shorten(text: str, width: float, size: int = TEXT, bold: bool = False) -> str:
+    """Cut `text` to `width` pixels, with an ellipsis in place of what is missing."""
+    text = " ".join(text.split())
+    font = _font(size, bold)
+    if font.getlength(text) <= width:
+        return text
+    fitting, too_long = 0, len(text)
+    while too_long - fitting > 1:
+        middle = (fitting + too_long) // 2
+        if font.getlength(text[:middle].rstrip() + "…") <= width:
+            fitting = middle
+        else:
+            too_long = middle
+    return text[:fitting].rstrip() + "…"
+
+
+def panel(title: str, verdict: str, right: bool, sections: list[Section], note: str) -> np.ndarray:
+    """Lay out tiles under a title.
+
+    Args:
+        title: first line.
+        verdict: second line, green where `right`, else red.
+        sections: each is wrapped into rows of equal length; all share one column width.
+        note: last line, beside the colour scale.
+
+    Returns:
+        The panel, `[H, W, 3]` uint8.
+    """
+    column = max([MIN_COLUMN] + [tile.picture.shape[1] for section in sections for tile in section.tiles])
+    fitting = max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (column + GAP))
+    longest = max(len(section.tiles) for section in sections)
+    per_row = -(-longest // -(-longest // fitting))
+    width = max(2 * MARGIN + per_row * (column + GAP) - GAP, 640)
+    rows = [
+        (section.heading if start == 0 else "", section.tiles[start : start + per_row])
+        for section in sections
+        for start in range(0, len(section.tiles), per_row)
+    ]
+    line = TEXT + 5
+    top = MARGIN + 2 * (TITLE + 8) + GAP
+    heights = [
+        (line + 6) * bool(heading) + max(len(tile.lines) * line + tile.picture.shape[0] for tile in tiles) + 4 + GAP
+        for heading, tiles in rows
+    ]
+    sheet = Image.new("RGB", (width, top + sum(heights) + line + MARGIN), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+
+    room = width - 2 * MARGIN
+    draw.text((MARGIN, MARGIN), shorten(title, room, TITLE, bold=True), INK, _font(TITLE, bold=True))
+    verdict = shorten(verdict, room, TITLE)
+    draw.text((MARGIN, MARGIN + TITLE + 8), verdict, GREEN if right else RED, _font(TITLE))
+    for (heading, tiles), height in zip(rows, heights, strict=True):
+        y = top
+        if heading:
+            draw.text((MARGIN, y), shorten(heading, room, TEXT, bold=True), INK, _font(TEXT, bold=True))
+            y += line + 6
+        for index, tile in enumerate(tiles):
+            _draw_tile(sheet, draw, tile, MARGIN + index * (column + GAP), y, column)
+        top += height
+    _draw_scale(sheet, draw, top, note, room)
+    return np.array(sheet)
+
+
+def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: int, column: int) -> None:
+    height, width = tile.picture.shape[:2]
+    left = x + (column - width) // 2
+    sheet.paste(Image.fromarray(tile.picture), (left, y))
+    if tile.frame is not None:
+        draw.rectangle((left - 4, y - 4, left + width + 3, y + height + 3), outline=tile.frame, width=4)
+    for number, text in enumerate(tile.lines):
+        at = (x + column / 2, y + height + 6 + number * (TEXT + 5))
+        draw.text(at, shorten(text, column), FAINT if number else INK, _font(TEXT), anchor="ma")
+
+
+def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, note: str, room: int) -> None:
+    """The colour scale as it looks over mid grey, and the note."""
+    ramp = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (TEXT, 1))
+    blended = overlay(np.full((*ramp.shape, 3), 128, np.uint8), ramp)
+    draw.text((MARGIN, y), "low", FAINT, _font(TEXT))
+    sheet.paste(Image.fromarray(blended), (MARGIN + 34, y + 2))
+    draw.text((MARGIN + 162, y), shorten(f"high   {note}", room - 162), FAINT, _font(TEXT))
