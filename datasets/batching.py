@@ -1,0 +1,175 @@
+"""Images to batches: what a batch is, which images are in it, and how it is put together."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from .image_folder import Sample
+
+
+@dataclass
+class ImageBatch:
+    """A batch as it travels to the device.
+
+    images: uint8 `[B, 3, H, W]` in channels_last memory, padded at the bottom and right.
+    padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+    labels: int64 `[B]`, class indices.
+    indices: int64 `[B]`, positions in the data set.
+    """
+
+    images: Tensor
+    padding_mask: Tensor | None
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> ImageBatch:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> ImageBatch:
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def normalise(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+        """The model's input: `(images / 255 - mean) / std`, exactly 0 on padding, as INTR pads after it normalised.
+
+        Args:
+            mean: three means, of pixels from 0 to 1.
+            std: three standard deviations, likewise.
+
+        Returns:
+            float32 `[B, 3, H, W]`.
+        """
+        shift, scale = _constants(tuple(mean), tuple(std), self.images.device)
+        images = self.images.float().div_(255).sub_(shift).div_(scale)  # [B, 3, H, W]
+        return images if self.padding_mask is None else images.masked_fill_(self.padding_mask[:, None], 0.0)
+
+    def _map(self, change) -> ImageBatch:
+        mask = None if self.padding_mask is None else change(self.padding_mask)
+        return ImageBatch(change(self.images), mask, change(self.labels), change(self.indices))
+
+
+@lru_cache(maxsize=8)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    # Kept: a fresh copy to the GPU would make the host wait for it at every step.
+    return torch.tensor(mean, device=device).view(3, 1, 1), torch.tensor(std, device=device).view(3, 1, 1)
+
+
+def collate(samples: Sequence[tuple[Tensor, int, int]]) -> ImageBatch:
+    """Puts (image uint8 `[3, h, w]`, label, index) triples into one batch of the largest height and width."""
+    images, labels, indices = zip(*samples, strict=True)
+    heights, widths = zip(*(image.shape[-2:] for image in images), strict=True)
+    height, width = max(heights), max(widths)
+    padded = min(heights) < height or min(widths) < width
+    make = torch.zeros if padded else torch.empty
+    batch = make(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # [B, 3, H, W]
+    mask = torch.ones(len(images), height, width, dtype=torch.bool) if padded else None
+    for i, image in enumerate(images):
+        batch[i, :, : heights[i], : widths[i]] = image
+        if mask is not None:
+            mask[i, : heights[i], : widths[i]] = False
+    return ImageBatch(batch, mask, torch.tensor(labels), torch.tensor(indices))
+
+
+class TrainSampler(Sampler[list[Sample]]):
+    """Batches in random order: a pure function of (seed, epoch), the same for any number of ranks and workers.
+
+    Rank r takes the r-th slice of a global batch of `batch_size * world_size` images. The last images that fill no
+    batch are dropped; a data set smaller than one global batch gives one short batch.
+
+    Args:
+        n: images in the data set.
+        batch_size: images per rank.
+        seed: of the run; with the epoch it decides order, scales and augmentation.
+        sizes: scales of which one is drawn per batch; None leaves the scale to the transform.
+        rank, world_size: this process, and how many there are.
+
+    Raises:
+        ValueError: no images, fewer images than ranks, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        sizes: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        start_batch: int = 0,
+    ) -> None:
+        _check_batch_size(batch_size)
+        if n < world_size:
+            raise ValueError(f"{n} training images are too few for {world_size} processes; each needs at least one")
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.sizes = list(sizes) if sizes else None
+        self.rank, self.world_size = rank, world_size
+        self.set_epoch(0, start_batch)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return max(1, self.n // (self.batch_size * self.world_size))
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Chooses the epoch, and how many of its batches a resumed run has already seen."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        return max(0, self.batches_per_epoch - self.start_batch)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        epoch, start_batch = self.epoch, self.start_batch
+        generator = torch.Generator().manual_seed(_hash(self.seed, epoch, "order"))
+        order = torch.randperm(self.n, generator=generator).tolist()
+        total = min(self.n, self.batch_size * self.world_size)
+        first, last = (r * total // self.world_size for r in (self.rank, self.rank + 1))
+        for batch in range(start_batch, self.batches_per_epoch):
+            size = self.sizes[_hash(self.seed, epoch, "size", batch) % len(self.sizes)] if self.sizes else None
+            chosen = order[batch * total + first : batch * total + last]
+            yield [Sample(index, _hash(self.seed, epoch, "image", index), size) for index in chosen]
+
+
+class EvalSampler(Sampler[list[int]]):
+    """Batches in order, every image exactly once over all ranks: rank r takes images r, r + world_size, ...
+
+    No image is repeated to even the ranks out, so that ranks may differ by one image and a rank may have none.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+
+    def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        _check_batch_size(batch_size)
+        self.indices, self.batch_size = range(rank, n, world_size), batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[start : start + self.batch_size])
+
+
+def worker_init(worker_id: int) -> None:
+    """For `DataLoader(worker_init_fn=)`: one thread per worker, and Ctrl-C is the main process's to handle."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _hash(*parts: int | str) -> int:
+    """63 well-mixed bits, the same in every process and version of Python."""
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"--batch_size {batch_size} must be at least 1")

@@ -1,0 +1,142 @@
+"""One image file to one upright RGB tensor, or to one line that says what is wrong with the file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+# An allow-list: without it a file named .jpg that holds PostScript starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pictures between PIL's limit and twice that are large, not hostile; catch_warnings would not be safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class ImageError(ValueError):
+    """A file that cannot be used as an image; the message is one line and starts with the file's path.
+
+    A DataLoader raises it again with the worker's whole traceback as its message: of that only the last line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rstrip().rpartition("\n")[2].rpartition("ImageError: ")[2])
+
+
+def decode_image(path: str | os.PathLike[str]) -> Tensor:
+    """Reads an image file as an upright 8-bit RGB picture.
+
+    The EXIF orientation is applied, 16-bit grey is scaled to 8 bits, transparency is laid on white, an animation gives
+    its first frame.
+
+    Returns:
+        uint8 `[3, H, W]`, a view of `[H, W, 3]` memory: the layout torchvision's resize is fastest on.
+
+    Raises:
+        ImageError: (a ValueError) the file is missing, unreadable, empty, no image, truncated, larger than PIL's limit
+            against decompression bombs, or has float or 32-bit integer pixels, whose range nobody knows.
+    """
+    with _opened(path) as image:
+        image.load()
+        orientation = _orientation(image)
+        rgb = _to_rgb(image)
+        if orientation in UPRIGHT:
+            rgb = rgb.transpose(UPRIGHT[orientation])
+        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # [3, H, W]
+
+
+def check_image(path: str | os.PathLike[str]) -> None:
+    """Reads a file far enough to know that it is a whole image, in a fraction of the time of `decode_image`.
+
+    A JPEG is decoded at an eighth of its size (which reads all of it), a PNG has its checksums verified, the other
+    formats are decoded.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
+    with _opened(path) as image:
+        if image.format == "PNG":
+            image.verify()
+        else:
+            image.draft(None, (1, 1))
+            image.load()
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Opens an image file; whatever goes wrong inside the block becomes an ImageError that names the file."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{path}: is a folder with an image's name; expected a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{path}: is a device, pipe or socket; expected a file")
+        if status.st_size == 0:
+            raise ImageError(f"{path}: is empty (0 bytes); copy it again or remove it")
+        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
+                pixels = "float" if image.mode == "F" else "32-bit integer"
+                raise ImageError(f"{path}: has {pixels} pixels of unknown range; allowed: 8 or 16 bits per channel")
+            yield image
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        what = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist (any more)"
+        raise ImageError(f"{path}: {what}") from None
+    except PermissionError:
+        raise ImageError(f"{path}: is not readable for this user; change its permissions") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: is not an image; allowed: {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"{path}: has more pixels than the limit of {limit:,}; make it smaller or remove it") from None
+    # On damaged bytes PIL's plugins raise anything: OSError, SyntaxError, struct.error, zlib.error, IndexError.
+    except Exception as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: is truncated or damaged ({detail}); copy it again or remove it") from None
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where there is none."""
+    try:
+        return image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # unreadable EXIF does not make the picture unreadable
+        return 1
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    # Mode "I" holds 32 bits, but PIL also uses it for 16-bit PGM and, before version 11.3, for 16-bit PNG.
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if _is_16_bit(image):
+        grey = np.asarray(image).astype(np.uint32)  # [H, W]
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[grey == clear] = 65535
+        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        # On white, as a browser shows it: what lies under full transparency is arbitrary, often black or noise.
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,192 @@
+"""A split of a data set: one folder per class, one class list for all splits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .decode import decode_image
+
+IMAGE_EXTENSIONS = {
+    *(".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+}
+LAYOUT = "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>"
+SHOWN = 5  # names listed in an error
+
+Transform = Callable[[Tensor, "int | None"], Tensor]
+
+
+class Sample(NamedTuple):
+    """What a sampler asks for: an image, the seed of its augmentation, the scale of its batch (None: the default)."""
+
+    index: int
+    seed: int
+    size: int | None = None
+
+
+class ImageFolder(Dataset[tuple[Tensor, int, int]]):
+    """The images of `<root>/<class>/**`, sorted by path.
+
+    Args:
+        root: folder of the split.
+        classes: names in logit order, from the training split or a checkpoint. A class without images is then allowed
+            and shifts no label. None: the folder names, sorted, each of which must hold an image.
+        transform: called with the image and the batch's scale.
+        only_class: index of the one class to scan; the files of the others are never looked at.
+
+    Attributes:
+        root, classes: as above.
+        paths, labels: file and class index of every image.
+        ignored: number of files left out because they are hidden or not named like an image.
+
+    Raises:
+        ValueError: `root` is missing or holds no images, a class folder is empty or not among `classes`, `only_class`
+            is out of range or has no images.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        classes: Sequence[str] | None = None,
+        transform: Transform | None = None,
+        only_class: int | None = None,
+    ) -> None:
+        self.root = Path(root)
+        folders = list_classes(self.root)
+        if classes is not None:
+            _check_known(self.root, folders, classes)
+        self.classes = list(folders if classes is None else classes)
+        self.transform = transform
+        self.paths: list[Path] = []
+        self.labels: list[int] = []
+        self.ignored = sum(entry.is_file() for entry in os.scandir(self.root))
+
+        wanted = range(len(self.classes))
+        if only_class is not None:
+            if only_class not in wanted:
+                allowed = f"0 to {len(wanted) - 1} ({len(wanted)} classes)"
+                raise ValueError(f"class index {only_class} is out of range; allowed for {self.root}: {allowed}")
+            wanted = range(only_class, only_class + 1)
+        present, empty = set(folders), []
+        for label in wanted:
+            name = self.classes[label]
+            before = len(self.paths)
+            if name in present:
+                self._scan(self.root / name, label)
+            if len(self.paths) == before:
+                empty.append(name)
+        if empty and (classes is None or only_class is not None):
+            raise ValueError(f"{self.root}: no image in class {_shown(empty)}; expected {_extensions()}")
+        if not self.paths:
+            raise ValueError(f"{self.root}: no image in any of {len(folders)} class folders; expected {_extensions()}")
+
+    def _scan(self, folder: Path, label: int) -> None:
+        images = []
+        for path in _walk(os.fspath(folder), frozenset()):
+            if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS and not os.path.basename(path).startswith("."):
+                images.append(path)
+            else:
+                self.ignored += 1
+        self.paths += map(Path, sorted(images))
+        self.labels += [label] * len(images)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, request: Sample | int) -> tuple[Tensor, int, int]:
+        """The image uint8 `[3, H, W]`, its label and its index; an int asks for the default scale and a fixed seed.
+
+        The augmentation depends on the request alone, so that it is the same in any worker and after a resume.
+
+        Raises:
+            ValueError: the file cannot be decoded.
+        """
+        index, seed, size = request if isinstance(request, tuple) else Sample(request, seed=request)
+        image = decode_image(self.paths[index])
+        if self.transform is not None:
+            # Only the CPU's generator: torch.manual_seed would also reset that of the GPU, which dropout draws from.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                image = self.transform(image, size)
+        return image, self.labels[index], index
+
+
+def list_classes(split_dir: str | os.PathLike[str]) -> list[str]:
+    """Sorted names of the class folders; hidden folders do not count.
+
+    Raises:
+        ValueError: the folder is missing or has no class folder.
+    """
+    root = Path(split_dir)
+    if not root.is_dir():
+        raise ValueError(f"no folder {root}; expected {LAYOUT}")
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        loose = sum(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in os.scandir(root))
+        hint = f"; {loose} images lie in it directly: move each into a folder named by its class" if loose else ""
+        raise ValueError(f"{root}: no class folder; expected {LAYOUT}{hint}")
+    return names
+
+
+def open_split(
+    dataset_path: str | os.PathLike[str],
+    dataset_name: str,
+    split: str,
+    classes: Sequence[str] | None = None,
+    transform: Transform | None = None,
+    only_class: int | None = None,
+) -> ImageFolder:
+    """The split `<dataset_path>/<dataset_name>/<split>` as an ImageFolder.
+
+    Raises:
+        ValueError: a folder on the way is missing (the message lists those that are there), or as `ImageFolder`.
+    """
+    base = Path(dataset_path)
+    steps = [("--dataset_path", base), ("--dataset_name", base / dataset_name), ("split", base / dataset_name / split)]
+    for (what, folder), (_, parent) in zip(steps, [steps[0], *steps], strict=False):
+        if not folder.is_dir():
+            there = [] if folder == parent else _subfolders(parent)
+            found = f"; folders in {parent}: {_shown(there) if there else 'none'}" if folder != parent else ""
+            raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{found}")
+    return ImageFolder(base / dataset_name / split, classes, transform, only_class)
+
+
+def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Paths of all files below a folder; links are followed, except to a folder that the walk is inside of."""
+    status = os.stat(folder)
+    identity = (status.st_dev, status.st_ino)
+    if identity in ancestors:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                yield entry.path
+            elif not entry.name.startswith("."):
+                yield from _walk(entry.path, ancestors | {identity})
+
+
+def _check_known(root: Path, folders: list[str], classes: Sequence[str]) -> None:
+    unknown = sorted(set(folders) - set(classes))
+    if unknown:
+        known = f"the {len(classes)} classes of the training split or checkpoint ({_shown(classes)})"
+        raise ValueError(f"{root}: folder {_shown(unknown)} is not among {known}; remove or rename it")
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _shown(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + rest
+
+
+def _extensions() -> str:
+    return "files ending in " + " ".join(sorted(IMAGE_EXTENSIONS))

@@ -1,0 +1,163 @@
+"""Train and eval presets, side by side, on uint8 tensors: INTR's recipe (any aspect ratio) and the square one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms.v2 import functional as F
+
+# INTR's numbers (DETR's recipe) are for a short side of 800; other image sizes scale them.
+REFERENCE_SIZE = 800
+LONGEST = 1333
+SCALES = (480, 544, 608, 672, 736, 800)  # every other of INTR's 11: few shapes keep cudnn and compiled code warm
+ZOOMS = (400, 500, 600)
+CROPS = (384, 600)
+
+MIN_SIDE = 32  # one cell of a stride-32 feature map
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+
+
+def training_scales(image_size: int) -> list[int]:
+    """The short sides that INTR's recipe trains with, in pixels: one is drawn per batch."""
+    return sorted({max(MIN_SIDE, _scaled(scale, image_size)) for scale in SCALES})
+
+
+def train_transform(
+    image_size: int = REFERENCE_SIZE, square: bool = False, crop_min: float = 0.08, hflip: float = 0.5
+) -> Callable[[Tensor, int | None], Tensor]:
+    """Random augmentation of a uint8 `[3, H, W]` image; draws from torch's generator only.
+
+    Args:
+        image_size: short side (or both sides, if `square`), in pixels, at the largest scale.
+        square: random resized crop to a square; otherwise INTR's recipe.
+        crop_min: smallest crop as a share of the picture's area (square only).
+        hflip: probability of a horizontal flip.
+
+    Returns:
+        `transform(image, size)` -> uint8 `[3, h, w]`; `size` is the scale of the batch, None for `image_size`.
+
+    Raises:
+        ValueError: `image_size` below 32, `crop_min` outside (0, 1], `hflip` outside [0, 1].
+    """
+    _check_size(image_size)
+    if not 0 < crop_min <= 1:
+        raise ValueError(f"--crop_min {crop_min} must be above 0 and at most 1 (a share of the picture's area)")
+    if not 0 <= hflip <= 1:
+        raise ValueError(f"--hflip {hflip} must be from 0 to 1 (a probability)")
+    return SquareTrain(image_size, crop_min, hflip) if square else AspectTrain(image_size, hflip)
+
+
+def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> Callable[..., Tensor]:
+    """The picture resized as a whole: to a square, or to a short side of `image_size` with INTR's arithmetic.
+
+    Returns:
+        `transform(image, size=None)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` replaces `image_size`.
+
+    Raises:
+        ValueError: `image_size` below 32.
+    """
+    _check_size(image_size)
+    return SquareEval(image_size) if square else AspectEval(image_size)
+
+
+class AspectTrain:
+    """INTR's augmentation: flip, then half of the time zoom and crop, then the scale of the batch."""
+
+    def __init__(self, image_size: int, hflip: float) -> None:
+        self.image_size, self.hflip = image_size, hflip
+
+    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
+        image = _random_flip(image, self.hflip)
+        if torch.rand(()) < 0.5:
+            zoom = ZOOMS[int(torch.randint(len(ZOOMS), ()))]
+            # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
+            image = resize_short_side(image, _scaled(zoom, self.image_size), longest=10 * self.image_size)
+            image = _random_crop(image, *(_scaled(side, self.image_size) for side in CROPS))
+        return resize_short_side(image, size or self.image_size, _scaled(LONGEST, self.image_size))
+
+
+class AspectEval:
+    """Short side to `image_size`, long side at most 1333/800 of it."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
+        size = size or self.image_size
+        return resize_short_side(image, size, _scaled(LONGEST, size))
+
+
+class SquareTrain:
+    """A random part of the picture, resized to a square (Szegedy et al. 2015), and a flip."""
+
+    def __init__(self, image_size: int, crop_min: float, hflip: float) -> None:
+        self.image_size, self.crop_min, self.hflip = image_size, crop_min, hflip
+
+    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
+        size = size or self.image_size
+        box = RandomResizedCrop.get_params(image, [self.crop_min, 1.0], list(ASPECT_RATIOS))
+        image = F.resized_crop(image, *box, size=[size, size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+        return _random_flip(image, self.hflip)
+
+
+class SquareEval:
+    """The whole picture as a square, no part cut off: an attribution map then covers all of it."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+
+    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
+        size = size or self.image_size
+        return _resize(image, size, size)
+
+
+def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
+    """Height and width after the short side became `short`, with INTR's rounding.
+
+    A long side above `longest` shrinks the short one instead. No side is below 32 pixels: a strip too narrow for that
+    loses its aspect ratio.
+    """
+    small, large = min(height, width), max(height, width)
+    if large / small * short > longest:
+        short = round(longest * small / large)
+    if small == short:
+        new_small, new_large = small, large
+    elif short < MIN_SIDE:
+        new_small, new_large = MIN_SIDE, max(MIN_SIDE, min(longest, int(MIN_SIDE * large / small)))
+    else:
+        new_small, new_large = short, int(short * large / small)
+    return (new_small, new_large) if height <= width else (new_large, new_small)
+
+
+def resize_short_side(image: Tensor, short: int, longest: int) -> Tensor:
+    """`[3, H, W]` -> `[3, h, w]`, sizes as `short_side_size`."""
+    return _resize(image, *short_side_size(*image.shape[-2:], short, longest))
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    return F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
+
+
+def _random_flip(image: Tensor, probability: float) -> Tensor:
+    return F.horizontal_flip(image) if torch.rand(()) < probability else image
+
+
+def _random_crop(image: Tensor, smallest: int, largest: int) -> Tensor:
+    """A box whose sides are drawn independently from `smallest` to `largest`, as far as the picture goes."""
+    height, width = image.shape[-2:]
+    crop_height, crop_width = (int(torch.randint(min(smallest, side), min(largest, side) + 1, ())) for side in (height, width))
+    top = int(torch.randint(height - crop_height + 1, ()))
+    left = int(torch.randint(width - crop_width + 1, ()))
+    return image[:, top : top + crop_height, left : left + crop_width]
+
+
+def _scaled(pixels: int, image_size: int) -> int:
+    return round(pixels * image_size / REFERENCE_SIZE)
+
+
+def _check_size(image_size: int) -> None:
+    if image_size < MIN_SIDE:
+        raise ValueError(f"--image_size {image_size} must be at least {MIN_SIDE} pixels")
