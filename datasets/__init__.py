@@ -2,7 +2,7 @@
 
 from .batching import EvalSampler, ImageBatch, TrainSampler, collate, worker_init
 from .decode import ImageError, check_image, decode_image
-from .image_folder import IMAGE_EXTENSIONS, ImageFolder, Sample, list_classes, open_split
+from .image_folder import IMAGE_EXTENSIONS, ImageFolder, Sample, class_names, list_classes, open_split
 from .transforms import eval_transform, train_transform, training_scales
 from .verify import verify_images
 
@@ -15,6 +15,7 @@ __all__ = [
     "Sample",
     "TrainSampler",
     "check_image",
+    "class_names",
     "collate",
     "decode_image",
     "eval_transform",

@@ -149,13 +149,26 @@ def open_split(
         ValueError: a folder on the way is missing (the message lists those that are there), or as `ImageFolder`.
     """
     base = Path(dataset_path)
-    steps = [("--dataset_path", base), ("--dataset_name", base / dataset_name), ("split", base / dataset_name / split)]
-    for (what, folder), (_, parent) in zip(steps, [steps[0], *steps], strict=False):
-        if not folder.is_dir():
-            there = [] if folder == parent else _subfolders(parent)
-            found = f"; folders in {parent}: {_shown(there) if there else 'none'}" if folder != parent else ""
-            raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{found}")
+    _check_folder("--dataset_path", base)
+    _check_folder("--dataset_name", base / dataset_name)
+    _check_folder("split", base / dataset_name / split)
     return ImageFolder(base / dataset_name / split, classes, transform, only_class)
+
+
+def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: str, count: int) -> list[str]:
+    """Names for a checkpoint that has none (INTR's): the class folders of train, or where there is no train, of `split`.
+
+    Raises:
+        ValueError: there are not `count` of them, or no such folder.
+    """
+    source = "train" if (Path(dataset_path) / dataset_name / "train").is_dir() else split
+    names = open_split(dataset_path, dataset_name, source).classes
+    if len(names) != count:
+        raise ValueError(
+            f"the checkpoint has {count} classes and no names for them, {Path(dataset_path) / dataset_name / source} has "
+            f"{len(names)} class folders: there must be as many"
+        )
+    return names
 
 
 def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
@@ -179,8 +192,14 @@ def _check_known(root: Path, folders: list[str], classes: Sequence[str]) -> None
         raise ValueError(f"{root}: folder {_shown(unknown)} is not among {known}; remove or rename it")
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+def _check_folder(what: str, folder: Path) -> None:
+    if folder.is_dir():
+        return
+    found = ""
+    if folder.parent.is_dir():
+        names = sorted(e.name for e in os.scandir(folder.parent) if e.is_dir() and not e.name.startswith("."))
+        found = f"; folders in {folder.parent}: {_shown(names) or 'none'}"
+    raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{found}")
 
 
 def _shown(names: Sequence[str]) -> str:

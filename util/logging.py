@@ -1,0 +1,68 @@
+"""What a run writes beside its checkpoints: log.txt, one JSON object per epoch, and TensorBoard's files on request."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class RunLog:
+    """log.txt of a run (and TensorBoard with `tensorboard`).
+
+    Args:
+        folder: where log.txt stands; None writes nothing.
+        tensorboard: also write TensorBoard's files into `folder`.
+        start_epoch: lines of this epoch and later ones are dropped: a resumed run writes them again.
+
+    Raises:
+        ValueError: TensorBoard is not installed, or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path | None, tensorboard: bool = False, start_epoch: int = 0) -> None:
+        self.path = None if folder is None else folder / "log.txt"
+        self.writer: Any = None
+        if self.path is not None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._forget(start_epoch)
+            except OSError as error:
+                raise ValueError(f"--output_dir: {self.path.parent} cannot be written to ({error.strerror})") from None
+        if tensorboard:
+            if folder is None:
+                raise ValueError("--tensorboard needs an --output_dir to write to")
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ValueError("--tensorboard: the package tensorboard is not installed (pip install tensorboard)") from None
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_epoch)
+
+    def epoch(self, stats: dict[str, Any]) -> None:
+        """Write the numbers of one epoch; `stats["epoch"]` counts from 0."""
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(stats) + "\n")
+        if self.writer is not None:
+            for key, value in stats.items():
+                if isinstance(value, (int, float)) and key != "epoch":
+                    self.writer.add_scalar(key.replace("_", "/", 1), value, stats["epoch"])
+            self.writer.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def _forget(self, start_epoch: int) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line).get("epoch", -1) < start_epoch:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, AttributeError):  # a line that a kill cut short
+                continue
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        os.replace(temporary, self.path)

@@ -1,0 +1,50 @@
+"""Sums over images that become accuracies and losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def top_k_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Bool `[B]`: whether the label is among the `k` highest of `logits` `[B, C]`; all False where a logit is not finite."""
+    if k > logits.shape[1]:
+        raise ValueError(f"acc@{k} needs at least {k} classes, there are {logits.shape[1]}")
+    hit = (logits.topk(k, dim=1).indices == labels[:, None]).any(1)
+    return hit & logits.isfinite().all(1)
+
+
+class Sums:
+    """Loss and hits summed on the device, read only when somebody asks.
+
+    `acc5` is None with fewer than 5 classes: there it would be a hit by definition, or another number under its name.
+    """
+
+    def __init__(self, device: torch.device, num_classes: int) -> None:
+        self.top5 = num_classes >= 5
+        self.values = torch.zeros(4, dtype=torch.float64, device=device)  # loss, top-1 hits, top-5 hits, images
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: `logits` `[B, C]`, `labels` `[B]`."""
+        logits = logits.detach().float()
+        row = [
+            F.cross_entropy(logits, labels, reduction="sum"),
+            top_k_correct(logits, labels, 1).sum(),
+            top_k_correct(logits, labels, 5).sum() if self.top5 else torch.zeros((), device=logits.device),
+            torch.tensor(len(labels), device=logits.device),
+        ]
+        self.values += torch.stack([value.double() for value in row])
+
+    def means(self) -> dict[str, float | None]:
+        """`loss` (nats per image), `acc1` and `acc5` (percent), over all images so far."""
+        loss, hits1, hits5, images = self.values.tolist()
+        count = max(images, 1)
+        return {"loss": loss / count, "acc1": 100 * hits1 / count, "acc5": 100 * hits5 / count if self.top5 else None}
+
+
+def describe(stats: dict[str, float | None]) -> str:
+    """`loss 0.1234  acc@1 91.20 %  acc@5 99.10 %`, and a word where acc@5 does not exist."""
+    acc5 = stats["acc5"]
+    last = "acc@5 n/a (fewer than 5 classes)" if acc5 is None else f"acc@5 {acc5:.2f} %"
+    return f"loss {stats['loss']:.4f}  acc@1 {stats['acc1']:.2f} %  {last}"

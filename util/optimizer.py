@@ -1,0 +1,47 @@
+"""AdamW as DETR sets it up, and its learning rates as a pure function of the epoch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def make_optimizer(model: nn.Module, lr: float, lr_backbone: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what is trained, the backbone in a group of its own; each group keeps its first rate as `base_lr`."""
+    rest: dict[str, Any] = {"params": [], "lr": lr, "base_lr": lr}
+    backbone: dict[str, Any] = {"params": [], "lr": lr_backbone, "base_lr": lr_backbone}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (backbone if name.startswith("backbone.") else rest)["params"].append(parameter)
+    return torch.optim.AdamW([group for group in (rest, backbone) if group["params"]], weight_decay=weight_decay)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a saved state (ICN's or INTR's); rates and weight decay stay those that `optimizer` was made with.
+
+    Raises:
+        ValueError: the state belongs to other parameters.
+    """
+    kept = [{key: group[key] for key in ("lr", "base_lr", "weight_decay")} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the optimizer state of the checkpoint does not fit ({error}): start anew with --finetune") from None
+    for group, values in zip(optimizer.param_groups, kept, strict=True):
+        group.update(values)
+
+
+def learning_rate(base: float, epoch: int, scheduler: str, *, lr_drop: int, epochs: int, min_lr: float) -> float:
+    """Learning rate of an epoch, as torch's schedulers of the same names give it to INTR.
+
+    Args:
+        base: rate of the first epoch.
+        epoch: counted from 0.
+        scheduler: `StepLR`: a tenth after every `lr_drop` epochs; `CosineAnnealingLR`: half a cosine down to `min_lr`.
+    """
+    if scheduler == "StepLR":
+        return base * 0.1 ** (epoch // lr_drop)
+    return min_lr + (base - min_lr) * (1 + math.cos(math.pi * epoch / epochs)) / 2
