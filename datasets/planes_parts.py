@@ -1,0 +1,266 @@
+"""The aeroplane of the factorial planes: flat pieces in space, one list for each variant of each slot.
+
+Aeroplane coordinates: x forward, y towards the viewer, z up; the whole aircraft is about 1.3 long. A piece is a polygon with
+a place in the painting order; round bodies (fuselage, nacelles, nose) are their profile in the plane y = const. Nothing here
+is random: see planes_scene.py for that.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+SLOTS: dict[str, tuple[str, ...]] = {
+    "nose": ("round", "pointed", "drooped"),
+    "engines": ("underwing", "rear", "four"),
+    "wingtip": ("plain", "winglet", "fence"),
+    "tail": ("low", "T", "twin"),
+}
+PARTS = ("fuselage", "wings", *SLOTS, "roundel")  # index in a part map = position + 1; 0 is everything that is not aeroplane
+
+NOSE_JOINT = 0.34
+FUSELAGE_RADIUS = 0.105
+WING_ROOT, WING_TIP = 0.07, 0.72  # distance from the axis
+
+# Painting order, far to near.
+(
+    FAR_POD,
+    FAR_WING,
+    FAR_TIP,
+    FAR_TAIL,
+    FAR_REAR_POD,
+    FUSELAGE,
+    NOSE,
+    FIN,
+    NEAR_TAIL,
+    NEAR_POD,
+    NEAR_WING,
+    NEAR_REAR_POD,
+    NEAR_TIP,
+) = range(13)
+
+
+class Piece(NamedTuple):
+    """One polygon. `paint` names its colour, `tone` is its shade, `solid` False for a detail that lies on another piece."""
+
+    part: str
+    points: np.ndarray  # [n, 3]
+    order: int
+    paint: str
+    tone: float = 1.0
+    solid: bool = True
+    anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)  # where it is attached: the fixed point of the attachment jitter
+
+
+def _profile(points: list[tuple[float, float]], y: float = 0.0, z: float = 0.0) -> np.ndarray:
+    """(x, z) outline in the plane `y` -> [n, 3]."""
+    flat = np.asarray(points, dtype=np.float64)
+    return np.stack([flat[:, 0], np.full(len(flat), y), flat[:, 1] + z], axis=1)
+
+
+def _arc(
+    centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, steps: int = 12
+) -> list[tuple[float, float]]:
+    """Elliptic arc in (x, z); angles in degrees, 0 = forward, 90 = up."""
+    angles = np.radians(np.linspace(start, stop, steps))
+    return [(centre[0] + radii[0] * float(np.cos(t)), centre[1] + radii[1] * float(np.sin(t))) for t in angles]
+
+
+def _leading_edge(y: float) -> float:
+    return 0.23 - 0.35 * (abs(y) - WING_ROOT) / (WING_TIP - WING_ROOT)
+
+
+def _wing_height(y: float) -> float:
+    return -0.045 + 0.08 * (abs(y) - WING_ROOT) / (WING_TIP - WING_ROOT)
+
+
+def _wing(side: int) -> list[Piece]:
+    root_chord, tip_chord = 0.31, 0.17
+    y0, y1 = WING_ROOT * side, WING_TIP * side
+    x0, x1, z0, z1 = _leading_edge(y0), _leading_edge(y1), _wing_height(y0), _wing_height(y1)
+    order = NEAR_WING if side > 0 else FAR_WING
+    outline = np.array([[x0, y0, z0], [x1, y1, z1], [x1 - tip_chord, y1, z1], [x0 - root_chord, y0, z0]])
+    flap = np.array([outline[3], outline[2], outline[2] + [0.05, 0, 0], outline[3] + [0.08, 0, 0]])
+    tone = 1.0 if side > 0 else 0.86
+    return [Piece("wings", outline, order, "wings", tone), Piece("wings", flap, order, "wings", tone * 0.82, solid=False)]
+
+
+def body() -> list[Piece]:
+    """Fuselage and wings: the same for every class."""
+    r, joint = FUSELAGE_RADIUS, NOSE_JOINT
+    top = [(joint, r - 0.004), (0.1, r), (-0.3, r), (-0.6, 0.088)]
+    bottom = [(-0.63, 0.06), (-0.6, 0.035), (-0.42, -0.05), (-0.26, -0.092), (-0.1, -r), (joint, 0.004 - r)]
+    belly = [(joint, -0.05), (-0.1, -0.055), (-0.33, -0.03), (-0.6, 0.045), *bottom[1:]]
+    stripe = [(joint, 0.002), (-0.3, 0.01), (-0.6, 0.065), (-0.6, 0.045), (-0.3, -0.022), (joint, -0.03)]
+    shine = [(joint, 0.09), (-0.35, 0.092), (-0.35, 0.07), (joint, 0.068)]
+    cockpit = [(joint - 0.005, 0.082), (joint - 0.07, 0.088), (joint - 0.085, 0.038), (joint - 0.005, 0.033)]
+    pieces = [
+        Piece("fuselage", _profile(top + bottom), FUSELAGE, "fuselage"),
+        Piece("fuselage", _profile(belly), FUSELAGE, "fuselage", 0.78, solid=False),
+        Piece("fuselage", _profile(stripe), FUSELAGE, "stripe", solid=False),
+        Piece("fuselage", _profile(shine), FUSELAGE, "fuselage", 1.12, solid=False),
+        Piece("fuselage", _profile(cockpit), FUSELAGE, "glass", solid=False),
+    ]
+    for x in np.arange(-0.3, 0.22, 0.065):
+        window = [(x, 0.056), (x + 0.026, 0.056), (x + 0.026, 0.026), (x, 0.026)]
+        pieces.append(Piece("fuselage", _profile(window), FUSELAGE, "glass", solid=False))
+    return pieces + _wing(-1) + _wing(+1)
+
+
+def roundel() -> list[Piece]:
+    """The shortcut: a cockade on the forward fuselage. Its colours are the roundel's own, not the scene's."""
+    discs = ((0.072, "rim"), (0.062, "outer"), (0.034, "inner"))
+    return [
+        Piece("roundel", _profile(_arc((0.19, 0.005), (r, r), 0, 345, 24)), FUSELAGE, paint, solid=paint == "rim")
+        for r, paint in discs
+    ]
+
+
+def _nose(variant: str) -> list[Piece]:
+    r, start = FUSELAGE_RADIUS - 0.004, NOSE_JOINT - 0.008
+    joint = NOSE_JOINT
+    if variant == "round":
+        outline = [(start, r), *_arc((joint + 0.02, 0.0), (0.115, r), 88, -88, 17), (start, -r)]
+        shade = [(start, -0.05), (joint + 0.11, -0.05), *_arc((joint + 0.02, 0.0), (0.115, r), -45, -88, 7), (start, -r)]
+    elif variant == "pointed":
+        outline = [(start, r), (joint + 0.05, r * 0.86), (joint + 0.17, r * 0.42), (joint + 0.33, 0.004)]
+        outline += [(x, -z) for x, z in outline[::-1]]
+        shade = [(start, -0.04), (joint + 0.33, -0.002), (joint + 0.17, -r * 0.42), (joint + 0.05, -r * 0.86), (start, -r)]
+    else:
+        upper = [(start, r), (joint + 0.06, r * 0.92), (joint + 0.13, r * 0.5), (joint + 0.19, -r * 0.25), (joint + 0.235, -0.24)]
+        lower = [(joint + 0.2, -0.245), (joint + 0.11, -r * 1.3), (joint + 0.06, -r * 1.05), (start, -r)]
+        outline = upper + lower
+        shade = [(start, -0.05), (joint + 0.08, -0.06), (joint + 0.15, -0.1), (joint + 0.22, -0.235), *lower]
+    anchor = (joint, 0.0, 0.0)
+    return [
+        Piece("nose", _profile(outline), NOSE, "nose", anchor=anchor),
+        Piece("nose", _profile(shade), NOSE, "nose", 0.76, solid=False, anchor=anchor),
+    ]
+
+
+def _pod(front: float, back: float, radius: float, y: float, z: float, order: int) -> list[Piece]:
+    """A nacelle seen from the side: barrel, shaded belly and a dark intake."""
+    length = front - back
+    upper = [(front, 0.88), (front - 0.3 * length, 1.0), (front - 0.65 * length, 0.86), (back, 0.5)]
+    outline = [(x, radius * k) for x, k in upper] + [(x, -radius * k) for x, k in upper[::-1]]
+    shade = [(front, -0.3 * radius), (back, -0.2 * radius), *[(x, -radius * k) for x, k in upper[::-1]]]
+    intake = _arc((front, 0.0), (0.3 * radius, 0.88 * radius), 0, 345, 16)
+    band = [(front - 0.42 * length, radius * 0.96), (front - 0.55 * length, radius * 0.9)]
+    band += [(x, -z) for x, z in band[::-1]]
+    anchor = ((front + back) / 2, y, z)
+    return [
+        Piece("engines", _profile(outline, y, z), order, "engines", anchor=anchor),
+        Piece("engines", _profile(shade, y, z), order, "engines", 0.74, solid=False, anchor=anchor),
+        Piece("engines", _profile(band, y, z), order, "stripe", 0.9, solid=False, anchor=anchor),
+        Piece("engines", _profile(intake, y, z), order, "intake", solid=True, anchor=anchor),
+    ]
+
+
+def _engines(variant: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    for side in (-1, 1):
+        if variant == "rear":
+            order = NEAR_REAR_POD if side > 0 else FAR_REAR_POD
+            height = 0.055 if side > 0 else 0.085
+            pieces += _pod(-0.1, -0.36, 0.073, 0.21 * side, height, order)
+            continue
+        places = ((0.41, 0.07, 0.23),) if variant == "underwing" else ((0.34, 0.055, 0.2), (0.58, 0.055, 0.2))
+        for y, radius, length in places:
+            back = _leading_edge(y) + (0.01 if side > 0 else 0.04)  # the far wing would hide more of its own
+            order = NEAR_POD if side > 0 else FAR_POD
+            pieces += _pod(back + length, back, radius, y * side, _wing_height(y) - 0.035, order)
+    return pieces
+
+
+def _wingtip(variant: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    x, z = _leading_edge(WING_TIP), _wing_height(WING_TIP)
+    for side in (-1, 1):
+        y = WING_TIP * side
+        order = NEAR_TIP if side > 0 else FAR_TIP
+        anchor = (x - 0.08, y, z)
+        tone = 1.0 if side > 0 else 0.88
+        if variant == "winglet":
+            outward = y + 0.05 * side
+            blade = [(x, y, z), (x - 0.16, outward, z + 0.1), (x - 0.3, outward, z + 0.25), (x - 0.42, outward, z + 0.25)]
+            blade += [(x - 0.3, outward, z + 0.06), (x - 0.18, y, z - 0.015)]
+            pieces.append(Piece("wingtip", np.array(blade), order, "wingtip", tone, anchor=anchor))
+        elif variant == "fence":
+            fence = [(x + 0.04, 0.0), (x - 0.2, 0.16), (x - 0.3, 0.16), (x - 0.2, 0.0), (x - 0.3, -0.16), (x - 0.2, -0.16)]
+            pieces.append(Piece("wingtip", _profile(fence, y, z), order, "wingtip", tone, anchor=anchor))
+    return pieces
+
+
+def _tail(variant: str) -> list[Piece]:
+    anchor = (-0.5, 0.0, 0.08)
+    pieces: list[Piece] = []
+
+    def add(
+        points: list[tuple[float, float, float]], order: int, paint: str = "tail", tone: float = 1.0, solid: bool = True
+    ) -> None:
+        pieces.append(Piece("tail", np.array(points), order, paint, tone, solid, anchor))
+
+    for side in (-1, 1):
+        order = NEAR_TAIL if side > 0 else FAR_TAIL
+        tone = 1.0 if side > 0 else 0.86
+        if variant == "T":
+            top = 0.37  # broad and hardly swept: seen from above, a slim one would pass for a taller fin
+            add([(-0.4, 0, top), (-0.56, 0.33 * side, top), (-0.73, 0.33 * side, top), (-0.72, 0, top)], NEAR_TAIL, tone=tone)
+        else:
+            span, tip_chord = (0.4, 0.11) if variant == "low" else (0.3, 0.16)
+            back = -0.68 if variant == "low" else -0.58
+            tip = (back + tip_chord, span * side, 0.06)
+            add([(-0.42, 0.03 * side, 0.05), tip, (back, span * side, 0.06), (-0.6, 0.03 * side, 0.05)], order, tone=tone)
+        if variant == "twin":
+            y = 0.3 * side
+            add([(-0.4, y, 0.03), (-0.53, y, 0.36), (-0.66, y, 0.36), (-0.6, y, 0.03)], order, tone=tone)
+            add([(-0.479, y, 0.23), (-0.499, y, 0.28), (-0.645, y, 0.28), (-0.635, y, 0.23)], order, "stripe", solid=False)
+    if variant == "low":
+        add([(-0.3, 0, 0.1), (-0.44, 0, 0.17), (-0.56, 0, 0.4), (-0.66, 0, 0.4), (-0.61, 0, 0.08)], FIN)
+        add([(-0.49, 0, 0.26), (-0.515, 0, 0.31), (-0.643, 0, 0.31), (-0.633, 0, 0.26)], FIN, "stripe", solid=False)
+    elif variant == "T":
+        add([(-0.36, 0, 0.1), (-0.46, 0, 0.37), (-0.66, 0, 0.37), (-0.61, 0, 0.08)], FIN)
+        add([(-0.41, 0, 0.23), (-0.429, 0, 0.28), (-0.643, 0, 0.28), (-0.635, 0, 0.23)], FIN, "stripe", solid=False)
+    return pieces
+
+
+_BUILDERS = {"nose": _nose, "engines": _engines, "wingtip": _wingtip, "tail": _tail}
+
+
+@cache
+def slot_pieces(slot: str, variant: str | None) -> tuple[Piece, ...]:
+    """The pieces of one variant; none for a removed part (None) and for `plain`, which is an absence."""
+    return () if variant is None else tuple(_BUILDERS[slot](variant))
+
+
+@cache
+def body_pieces() -> tuple[Piece, ...]:
+    return tuple(body())
+
+
+@cache
+def samples(slot: str, variant: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points that stand for the area of a variant: points [m, 3], their anchors [m, 3], weights [m] (sum 1; m = 0 for `plain`).
+
+    Each solid piece is filled with a lattice in the two coordinates in which it is widest; a piece weighs what its area there is.
+    """
+    points, anchors, weights = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
+    for piece in slot_pieces(slot, variant):
+        if not piece.solid:
+            continue
+        low, size = piece.points.min(axis=0), np.ptp(piece.points, axis=0)
+        axes = sorted(np.argsort(size)[1:])
+        flat = piece.points[:, axes]
+        lattice = np.stack(np.meshgrid(*((np.arange(14) + 0.5) / 14,) * 2), axis=-1).reshape(-1, 2) * size[axes] + low[axes]
+        outline = flat.astype(np.float32)
+        inside = np.array([cv2.pointPolygonTest(outline, (float(a), float(b)), False) >= 0 for a, b in lattice])
+        plane = np.linalg.lstsq(np.column_stack([flat, np.ones(len(flat))]), piece.points, rcond=None)[0]  # [3, 3]
+        filled = np.column_stack([lattice[inside], np.ones(inside.sum())]) @ plane
+        points.append(filled)
+        anchors.append(np.tile(np.asarray(piece.anchor), (len(filled), 1)))
+        weights.append(np.full(len(filled), size[axes].prod()))
+    weight = np.concatenate(weights)
+    return np.concatenate(points), np.concatenate(anchors), weight / max(weight.sum(), 1e-12)
