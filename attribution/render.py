@@ -3,7 +3,7 @@
 Pictures are uint8 RGB `[H, W, 3]`. A map is non-negative and is drawn on the scale of its own minimum and maximum, in the
 turbo colours; they are blended into the picture with a weight that rises with the map from `WEIGHT[0]` to `WEIGHT[1]`, so
 that the picture stays visible where nothing was looked at. In a panel every picture has a long side of `TILE` pixels
-(`GRID_TILE` where many maps stand side by side).
+(`GRID_TILE` where many maps stand side by side); on its own it keeps its size, up to a long side of `FULL`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from PIL import Image, ImageDraw, ImageFont
 WEIGHT = (0.25, 0.65)
 TILE = 448
 GRID_TILE = 224
+FULL = 1024
 
 MARGIN, GAP, TEXT, TITLE = 20, 12, 15, 20
 MIN_COLUMN = 128
-MAX_WIDTH = 2400
+MIN_WIDTH, MAX_WIDTH = 760, 2400
 BACKGROUND, INK, FAINT = (255, 255, 255), (25, 25, 25), (110, 110, 110)
 GREEN, RED = (10, 120, 60), (185, 30, 30)
 CONSTANT = 1e-5
@@ -63,14 +64,20 @@ def display_maps(
         float32 `[N, *size]` within 0..1.
     """
     extents = [maps.shape[axis + 1] * valid_size[axis] / padded_size[axis] for axis in (0, 1)]  # in cells
-    rows, columns = (max(1, int(np.ceil(round(extent, 6)))) for extent in extents)
-    cells = maps[:, :rows, :columns].astype(np.float32)
+    cells = valid_cells(maps, padded_size, valid_size).astype(np.float32)
+    rows, columns = cells.shape[1:]
     low, high = cells.min((1, 2), keepdims=True), cells.max((1, 2), keepdims=True)
     spread = high - low
     constant = spread <= CONSTANT * np.abs(high)  # what rounding leaves of a constant map is not a pattern
     scaled = np.where(constant, 0, (cells - low) / np.where(constant, 1, spread)).astype(np.float32)
     enlarged = _cubic(size[0], rows, extents[0]) @ scaled @ _cubic(size[1], columns, extents[1]).T
-    return enlarged.clip(0, 1)
+    return enlarged.clip(0, 1, out=enlarged)
+
+
+def valid_cells(maps: np.ndarray, padded_size: tuple[int, int], valid_size: tuple[int, int]) -> np.ndarray:
+    """The cells `[N, rows, columns]` of maps `[N, h, w]` that lie on the picture, at least partly; sizes as above."""
+    rows, columns = (-(-maps.shape[axis + 1] * valid_size[axis] // padded_size[axis]) for axis in (0, 1))
+    return maps[:, :rows, :columns]
 
 
 def _cubic(pixels: int, cells: int, extent: float) -> np.ndarray:
@@ -140,7 +147,7 @@ def panel(title: str, verdict: str, right: bool, sections: list[Section], note: 
     fitting = max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (column + GAP))
     longest = max(len(section.tiles) for section in sections)
     per_row = -(-longest // -(-longest // fitting))
-    width = max(2 * MARGIN + per_row * (column + GAP) - GAP, 640)
+    width = max(2 * MARGIN + per_row * (column + GAP) - GAP, MIN_WIDTH)
     rows = [
         (section.heading if start == 0 else "", section.tiles[start : start + per_row])
         for section in sections
@@ -188,4 +195,4 @@ def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, note: str
     blended = overlay(np.full((*ramp.shape, 3), 128, np.uint8), ramp)
     draw.text((MARGIN, y), "low", FAINT, _font(TEXT))
     sheet.paste(Image.fromarray(blended), (MARGIN + 34, y + 2))
-    draw.text((MARGIN + 162, y), shorten(f"high   {note}", room - 162), FAINT, _font(TEXT))
+    draw.text((MARGIN + 162, y), shorten(f"high · {note}", room - 162), FAINT, _font(TEXT))
