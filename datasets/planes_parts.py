@@ -123,17 +123,17 @@ def _nose(variant: str) -> list[Piece]:
     r, start = FUSELAGE_RADIUS - 0.004, NOSE_JOINT - 0.008
     joint = NOSE_JOINT
     if variant == "round":
-        outline = [(start, r), *_arc((joint + 0.02, 0.0), (0.115, r), 88, -88, 17), (start, -r)]
-        shade = [(start, -0.05), (joint + 0.11, -0.05), *_arc((joint + 0.02, 0.0), (0.115, r), -45, -88, 7), (start, -r)]
+        outline = [(start, r), *_arc((joint + 0.04, 0.0), (0.125, r), 88, -88, 17), (start, -r)]
+        shade = [(start, -0.05), (joint + 0.14, -0.05), *_arc((joint + 0.04, 0.0), (0.125, r), -45, -88, 7), (start, -r)]
     elif variant == "pointed":
         outline = [(start, r), (joint + 0.05, r * 0.86), (joint + 0.17, r * 0.42), (joint + 0.33, 0.004)]
         outline += [(x, -z) for x, z in outline[::-1]]
         shade = [(start, -0.04), (joint + 0.33, -0.002), (joint + 0.17, -r * 0.42), (joint + 0.05, -r * 0.86), (start, -r)]
     else:
-        upper = [(start, r), (joint + 0.06, r * 0.92), (joint + 0.13, r * 0.5), (joint + 0.19, -r * 0.25), (joint + 0.235, -0.24)]
-        lower = [(joint + 0.2, -0.245), (joint + 0.11, -r * 1.3), (joint + 0.06, -r * 1.05), (start, -r)]
+        upper = [(start, r), (joint + 0.06, r * 0.92), (joint + 0.13, r * 0.5), (joint + 0.19, -r * 0.25), (joint + 0.225, -0.22)]
+        lower = [(joint + 0.18, -0.225), (joint + 0.11, -r * 1.3), (joint + 0.06, -r * 1.05), (start, -r)]
         outline = upper + lower
-        shade = [(start, -0.05), (joint + 0.08, -0.06), (joint + 0.15, -0.1), (joint + 0.22, -0.235), *lower]
+        shade = [(start, -0.05), (joint + 0.08, -0.06), (joint + 0.15, -0.1), (joint + 0.2, -0.21), *lower]
     anchor = (joint, 0.0, 0.0)
     return [
         Piece("nose", _profile(outline), NOSE, "nose", anchor=anchor),
@@ -164,10 +164,9 @@ def _engines(variant: str) -> list[Piece]:
     for side in (-1, 1):
         if variant == "rear":
             order = NEAR_REAR_POD if side > 0 else FAR_REAR_POD
-            height = 0.055 if side > 0 else 0.085
-            pieces += _pod(-0.1, -0.36, 0.073, 0.21 * side, height, order)
+            pieces += _pod(-0.19, -0.43, 0.072, 0.31 * side, 0.06, order)
             continue
-        places = ((0.41, 0.07, 0.23),) if variant == "underwing" else ((0.34, 0.055, 0.2), (0.58, 0.055, 0.2))
+        places = ((0.5, 0.07, 0.23),) if variant == "underwing" else ((0.34, 0.055, 0.2), (0.58, 0.055, 0.2))
         for y, radius, length in places:
             back = _leading_edge(y) + (0.01 if side > 0 else 0.04)  # the far wing would hide more of its own
             order = NEAR_POD if side > 0 else FAR_POD
@@ -185,8 +184,8 @@ def _wingtip(variant: str) -> list[Piece]:
         tone = 1.0 if side > 0 else 0.88
         if variant == "winglet":
             outward = y + 0.05 * side
-            blade = [(x, y, z), (x - 0.16, outward, z + 0.1), (x - 0.3, outward, z + 0.25), (x - 0.42, outward, z + 0.25)]
-            blade += [(x - 0.3, outward, z + 0.06), (x - 0.18, y, z - 0.015)]
+            blade = [(x, y, z), (x - 0.16, outward, z + 0.09), (x - 0.29, outward, z + 0.22), (x - 0.4, outward, z + 0.22)]
+            blade += [(x - 0.29, outward, z + 0.05), (x - 0.18, y, z - 0.015)]
             pieces.append(Piece("wingtip", np.array(blade), order, "wingtip", tone, anchor=anchor))
         elif variant == "fence":
             fence = [(x + 0.04, 0.0), (x - 0.2, 0.16), (x - 0.3, 0.16), (x - 0.2, 0.0), (x - 0.3, -0.16), (x - 0.2, -0.16)]
@@ -207,23 +206,25 @@ def _tail(variant: str) -> list[Piece]:
         order = NEAR_TAIL if side > 0 else FAR_TAIL
         tone = 1.0 if side > 0 else 0.86
         if variant == "T":
-            top = 0.37  # broad and hardly swept: seen from above, a slim one would pass for a taller fin
-            add([(-0.4, 0, top), (-0.56, 0.33 * side, top), (-0.73, 0.33 * side, top), (-0.72, 0, top)], NEAR_TAIL, tone=tone)
+            top = 0.34  # broad and hardly swept: seen from above, a slim one would pass for a taller fin
+            add([(-0.41, 0, top), (-0.54, 0.29 * side, top), (-0.7, 0.29 * side, top), (-0.7, 0, top)], NEAR_TAIL, tone=tone)
         else:
-            span, tip_chord = (0.4, 0.11) if variant == "low" else (0.3, 0.16)
-            back = -0.68 if variant == "low" else -0.58
-            tip = (back + tip_chord, span * side, 0.06)
-            add([(-0.42, 0.03 * side, 0.05), tip, (back, span * side, 0.06), (-0.6, 0.03 * side, 0.05)], order, tone=tone)
+            span, front, back = (0.4, -0.57, -0.69) if variant == "low" else (0.28, -0.45, -0.6)
+            add(
+                [(-0.42, 0.03 * side, 0.05), (front, span * side, 0.06), (back, span * side, 0.06), (-0.6, 0.03 * side, 0.05)],
+                order,
+                tone=tone,
+            )
         if variant == "twin":
-            y = 0.3 * side
-            add([(-0.4, y, 0.03), (-0.53, y, 0.36), (-0.66, y, 0.36), (-0.6, y, 0.03)], order, tone=tone)
-            add([(-0.479, y, 0.23), (-0.499, y, 0.28), (-0.645, y, 0.28), (-0.635, y, 0.23)], order, "stripe", solid=False)
+            y = 0.28 * side
+            add([(-0.42, y, 0.03), (-0.54, y, 0.33), (-0.66, y, 0.33), (-0.61, y, 0.03)], order, tone=tone)
+            add([(-0.496, y, 0.22), (-0.516, y, 0.27), (-0.65, y, 0.27), (-0.642, y, 0.22)], order, "stripe", solid=False)
     if variant == "low":
-        add([(-0.3, 0, 0.1), (-0.44, 0, 0.17), (-0.56, 0, 0.4), (-0.66, 0, 0.4), (-0.61, 0, 0.08)], FIN)
-        add([(-0.49, 0, 0.26), (-0.515, 0, 0.31), (-0.643, 0, 0.31), (-0.633, 0, 0.26)], FIN, "stripe", solid=False)
+        add([(-0.3, 0, 0.1), (-0.43, 0, 0.16), (-0.54, 0, 0.38), (-0.66, 0, 0.38), (-0.61, 0, 0.08)], FIN)
+        add([(-0.48, 0, 0.26), (-0.505, 0, 0.31), (-0.645, 0, 0.31), (-0.637, 0, 0.26)], FIN, "stripe", solid=False)
     elif variant == "T":
-        add([(-0.36, 0, 0.1), (-0.46, 0, 0.37), (-0.66, 0, 0.37), (-0.61, 0, 0.08)], FIN)
-        add([(-0.41, 0, 0.23), (-0.429, 0, 0.28), (-0.643, 0, 0.28), (-0.635, 0, 0.23)], FIN, "stripe", solid=False)
+        add([(-0.39, 0, 0.1), (-0.46, 0, 0.34), (-0.66, 0, 0.34), (-0.61, 0, 0.08)], FIN)
+        add([(-0.428, 0, 0.23), (-0.443, 0, 0.28), (-0.643, 0, 0.28), (-0.635, 0, 0.23)], FIN, "stripe", solid=False)
     return pieces
 
 

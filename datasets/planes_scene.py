@@ -207,7 +207,7 @@ def _pose(
     )
     low, high = corners.min(axis=0), corners.max(axis=0)
     room = 1 - 2 * MARGIN
-    scale = rng.uniform(0.78, 1.0) * room / float((high - low).max())
+    scale = rng.uniform(0.68, 1.0) * room / float((high - low).max())
     free = room - scale * (high - low)
     offset = MARGIN + rng.random(2) * free - scale * low
     return scale * camera, offset, sweep, span
