@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -56,7 +56,7 @@ class ImageBatch:
         images = self.images.float().div_(255).sub_(shift).div_(scale)  # [B, 3, H, W]
         return images if self.padding_mask is None else images.masked_fill_(self.padding_mask[:, None], 0.0)
 
-    def _map(self, change) -> ImageBatch:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
         mask = None if self.padding_mask is None else change(self.padding_mask)
         return ImageBatch(change(self.images), mask, change(self.labels), change(self.indices))
 

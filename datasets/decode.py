@@ -30,6 +30,8 @@ UPRIGHT = {
 
 # Pictures between PIL's limit and twice that are large, not hostile; catch_warnings would not be safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# EXIF that PIL cannot parse costs the orientation, nothing else, and web photographs are full of it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 class ImageError(ValueError):

@@ -148,11 +148,7 @@ def open_split(
     Raises:
         ValueError: a folder on the way is missing (the message lists those that are there), or as `ImageFolder`.
     """
-    base = Path(dataset_path)
-    _check_folder("--dataset_path", base)
-    _check_folder("--dataset_name", base / dataset_name)
-    _check_folder("split", base / dataset_name / split)
-    return ImageFolder(base / dataset_name / split, classes, transform, only_class)
+    return ImageFolder(_split_folder(dataset_path, dataset_name, split), classes, transform, only_class)
 
 
 def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: str, count: int) -> list[str]:
@@ -162,11 +158,12 @@ def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: 
         ValueError: there are not `count` of them, or no such folder.
     """
     source = "train" if (Path(dataset_path) / dataset_name / "train").is_dir() else split
-    names = open_split(dataset_path, dataset_name, source).classes
+    folder = _split_folder(dataset_path, dataset_name, source)
+    names = list_classes(folder)
     if len(names) != count:
         raise ValueError(
-            f"the checkpoint has {count} classes and no names for them, {Path(dataset_path) / dataset_name / source} has "
-            f"{len(names)} class folders: there must be as many"
+            f"the checkpoint has {count} classes and no names for them, {folder} has {len(names)} class folders: "
+            "there must be as many"
         )
     return names
 
@@ -190,6 +187,14 @@ def _check_known(root: Path, folders: list[str], classes: Sequence[str]) -> None
     if unknown:
         known = f"the {len(classes)} classes of the training split or checkpoint ({_shown(classes)})"
         raise ValueError(f"{root}: folder {_shown(unknown)} is not among {known}; remove or rename it")
+
+
+def _split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split: str) -> Path:
+    base = Path(dataset_path)
+    _check_folder("--dataset_path", base)
+    _check_folder("--dataset_name", base / dataset_name)
+    _check_folder("split", base / dataset_name / split)
+    return base / dataset_name / split
 
 
 def _check_folder(what: str, folder: Path) -> None:

@@ -123,10 +123,10 @@ def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[
     small, large = min(height, width), max(height, width)
     if large / small * short > longest:
         short = round(longest * small / large)
-    if small == short:
-        new_small, new_large = small, large
-    elif short < MIN_SIDE:
+    if short < MIN_SIDE:
         new_small, new_large = MIN_SIDE, max(MIN_SIDE, min(longest, int(MIN_SIDE * large / small)))
+    elif small == short:
+        new_small, new_large = small, large
     else:
         new_small, new_large = short, int(short * large / small)
     return (new_small, new_large) if height <= width else (new_large, new_small)
@@ -134,7 +134,7 @@ def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[
 
 def resize_short_side(image: Tensor, short: int, longest: int) -> Tensor:
     """`[3, H, W]` -> `[3, h, w]`, sizes as `short_side_size`."""
-    return _resize(image, *short_side_size(*image.shape[-2:], short, longest))
+    return _resize(image, *short_side_size(image.shape[1], image.shape[2], short, longest))
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:

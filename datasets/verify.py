@@ -4,42 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from util.progress import Progress
 
 from .decode import check_image
 
 SHOWN = 20  # bad files listed in the error
 CHUNK = 16  # files per task
-
-
-class ProgressLine:
-    """One line on stderr, `label 512/4000 (12 %), 0:31 left`, if the work takes longer than two seconds.
-
-    On a terminal the line is rewritten in place; in a log file it appears every half minute.
-    """
-
-    def __init__(self, label: str, patience: float = 2.0) -> None:
-        self.label = label
-        self.terminal = sys.stderr.isatty()
-        self.started = time.monotonic()
-        self.next = self.started + patience
-        self.shown = False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now < self.next and not (self.shown and done == total):
-            return
-        left = round((now - self.started) / max(done, 1) * (total - done))
-        minutes, seconds = divmod(left, 60)
-        line = f"{self.label} {done}/{total} ({100 * done // max(total, 1)} %), {minutes}:{seconds:02} left"
-        end = "\n" if done == total or not self.terminal else ""
-        print(("\r\033[K" if self.terminal else "") + line, end=end, file=sys.stderr, flush=True)
-        self.next = now + (0.2 if self.terminal else 30.0)
-        self.shown = True
 
 
 def verify_images(
@@ -56,7 +30,7 @@ def verify_images(
         workers: threads that check.
         cache: remember success in `${XDG_CACHE_HOME:-~/.cache}/icn/verified`, by path, size and time of change of
             every file, so that a second run only looks at those.
-        progress: called with (files done, files in all); by default one line on stderr if it takes a while.
+        progress: called with (files done, files in all), besides the line on stderr that appears if it takes a while.
 
     Raises:
         ValueError: some files cannot be used; the first line stands alone, the next ones list up to 20 files.
@@ -64,12 +38,13 @@ def verify_images(
     mark = _mark(paths) if cache else None
     if mark is not None and mark.exists():
         return
-    progress = progress or ProgressLine("checking images")
-    bad, done = [], 0
-    for errors, count in _check_all(paths, max(1, workers)):
-        bad += errors
-        done += count
-        progress(done, len(paths))
+    bad = []
+    with Progress(len(paths), "checking images") as line:
+        for errors, count in _check_all(paths, max(1, workers)):
+            bad += errors
+            line.step(count)
+            if progress is not None:
+                progress(line.done, len(paths))
     if bad:
         first = bad[0] if len(bad) == 1 else f"the first: {bad[0]}"
         lines = [f"{len(bad)} of {len(paths)} images cannot be used; {first}"]

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/prepare_dataset.py` works too
 
-from datasets.verify import ProgressLine
+from util.progress import Progress
 
 FASHION_CLASSES = (
     *("t-shirt_top", "trouser", "pullover", "dress", "coat"),
@@ -164,16 +164,14 @@ def dataset_folder(out: Path, name: str) -> Path:
 def write_dataset(target: Path, pictures: Sequence[Picture]) -> None:
     """Writes all pictures as PNG, or nothing: they go to a sibling folder that is renamed at the end."""
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    progress = ProgressLine(f"writing {target.name}", patience=0.5)
     chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
     pool = ThreadPoolExecutor(2)
     try:
         for folder in {os.path.dirname(name) for name, _ in pictures}:
             (partial / folder).mkdir(parents=True, exist_ok=True)
-        done = 0
-        for count in pool.map(lambda chunk: write_pngs(partial, chunk), chunks):
-            done += count
-            progress(done, len(pictures))
+        with Progress(len(pictures), f"writing {target.name}") as line:
+            for count in pool.map(lambda chunk: write_pngs(partial, chunk), chunks):
+                line.step(count)
         partial.rename(target)
     finally:
         pool.shutdown(cancel_futures=True)
