@@ -78,7 +78,7 @@ def draw_panels(
             Section(" · ".join(_caption(explained, row, names)), _grid_tiles(explained, small, row))
             for row in range(len(explained.classes))
         ]
-    note = f"{layer} · each map on its own scale · peak: attention of its strongest cell, as a multiple of the mean"
+    note = f"{layer} · each map on its own scale · peak: strongest cell over mean"
     verdict = _verdict(explained, names)
     return {kind: panel(title, verdict, explained.right, content, note) for kind, content in sections.items()}
 

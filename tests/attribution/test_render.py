@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from attribution import render, report
+from attribution import panels, render, report
 
 NOTE = "a note"
 
@@ -139,6 +139,59 @@ def test_shorten_keeps_what_fits() -> None:
     cut = render.shorten("Boeing 737-800 " * 20, 200)
     assert cut.endswith("…") and "Boeing 737-800".startswith(cut[:14])
     assert render._font(render.TEXT).getlength(cut) <= 200
+
+
+def explained(queries: int, heads: int, shape: tuple[int, int] = (60, 90)) -> panels.Explained:
+    """An image in the upper left of a padded input; every map peaks in its upper left cell, and higher on the padding."""
+    maps = np.full((queries, heads, 4, 6), 0.01, np.float32)
+    maps[..., 0, 0] = 0.3
+    maps[..., 3, 5] = 0.9
+    order = list(range(queries))
+    return panels.Explained(
+        picture=np.full((*shape, 3), 128, np.uint8),
+        padded_size=(128, 192),
+        valid_size=(96, 144),
+        true=queries - 1,
+        predicted=0,
+        predicted_score=0.9,
+        classes=order,
+        ranks=[index + 1 for index in order],
+        logits=[1.0] * queries,
+        scores=[0.9] * queries,
+        maps=maps,
+    )
+
+
+@pytest.mark.parametrize(("queries", "heads"), [(1, 1), (2, 3), (5, 8), (3, 16)])
+def test_panels_and_overlays_of_any_model(queries: int, heads: int) -> None:
+    one = explained(queries, heads)
+    names = [f"class {index}" for index in range(queries)]
+    drawn = panels.draw_panels(one, names, "title", "layer 0")
+    assert list(drawn) == ["heads", "queries", "query_heads"]
+    assert list(panels.draw_panels(one, names, "title", "layer 0", heads=False, query_heads=False)) == ["queries"]
+    overlays = panels.draw_overlays(one, names)
+    expected = [f"head_{head}" for head in range(heads)] + ["mean"] + [f"query_{q + 1}_class_{q}" for q in range(queries)]
+    assert list(overlays) == expected and all(report.OWN_OVERLAY.fullmatch(f"{stem}.png") for stem in expected)
+    for picture in overlays.values():
+        redness = picture[..., 0].astype(int) - picture[..., 2]
+        assert redness[5, 5] > 60 and redness[-5, -5] <= 0
+    frame = drawn["queries"][render.MARGIN + 60 :]  # below the title, which has one of these colours too
+    assert (frame == render.GREEN).all(2).any()  # round the true class
+    assert (frame == render.RED).all(2).any() == (queries > 1)  # round the wrong prediction
+
+
+def test_overlays_keep_the_size_of_their_picture_and_panels_do_not() -> None:
+    for shape in ((30, 20), (500, 700)):
+        one = explained(2, 2, shape)
+        assert all(picture.shape[:2] == shape for picture in panels.draw_overlays(one, ["a", "b"]).values())
+    small, large = (panels.draw_panels(explained(2, 2, shape), ["a", "b"], "t", "l")["heads"] for shape in ((30, 20), (600, 400)))
+    assert small.shape == large.shape
+
+
+def test_peak_is_relative_to_the_mean_over_the_picture() -> None:
+    """0.3 in one of 3 x 5 cells (4.5 wide: the fifth lies partly on the picture), 0.01 in the others."""
+    one = explained(1, 2)
+    assert panels._peaks(one, one.maps[0]) == [f"peak {0.3 / ((0.3 + 14 * 0.01) / 15):.1f}"] * 2
 
 
 @pytest.mark.parametrize("name", ['a/b\\c:d*?"<>|', "..", "", "Ünïcode 飛行機", "x" * 500, "é" * 500, "/etc/passwd", "a\0b"])
