@@ -43,6 +43,7 @@ class MultiheadAttention(nn.Module):
         value: Tensor,
         key_padding_mask: Tensor | None = None,
         need_weights: bool = False,
+        weights_shape: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from `query` to `key` and read `value`.
 
@@ -51,10 +52,11 @@ class MultiheadAttention(nn.Module):
             key, value: `[B, S, D]`.
             key_padding_mask: bool `[B, S]`, True where a key is padding; every row needs at least one valid key.
             need_weights: also return the weights, at the cost of holding them.
+            weights_shape: view of the weights to return, such as one with the key axis unfolded to an image grid.
 
         Returns:
-            Output `[B, N, D]`, and the weights `[B, heads, N, S]` or None. The weights are those before dropout, so that
-            their rows sum to 1, and the output is computed from them, so that gradients reach them.
+            Output `[B, N, D]`, and the weights `[B, heads, N, S]` (or in `weights_shape`) or None. The weights are those
+            before dropout, so that their rows sum to 1; the output is computed from them, so that gradients reach them.
         """
         q, k, v = (self._split_heads(x) for x in self._project(query, key, value))  # [B, heads, N or S, d]
         valid = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]  # [B, 1, 1, S]
@@ -65,8 +67,9 @@ class MultiheadAttention(nn.Module):
             scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)  # [B, heads, N, S]
             if valid is not None:
                 scores = scores.masked_fill(~valid, float("-inf"))
-            weights = scores.softmax(-1)
-            out = F.dropout(weights, dropout).to(v.dtype) @ v  # [B, heads, N, d]
+            weights = scores.softmax(-1).view(weights_shape or scores.shape)
+            # Read back from what is returned: a view taken afterwards would have no gradient of the output.
+            out = F.dropout(weights.view(scores.shape), dropout).to(v.dtype) @ v  # [B, heads, N, d]
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)  # [B, heads, N, d]
         return self.out_proj(out.transpose(1, 2).flatten(2)), weights  # [B, N, D]

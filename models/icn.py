@@ -17,7 +17,8 @@ class ICNOutput(NamedTuple):
     logits: `[B, C]`, one score per class, before the softmax.
     features: `[B, D, h, w]`, the encoder memory.
     attention: `[L, B, heads, C, h, w]`, cross-attention of the layers asked for; each `[h, w]` sums to 1 over the valid
-        cells and is 0 on padding. None when nothing was asked for.
+        cells and is 0 on padding. None when nothing was asked for. With a single layer it is the very tensor that the
+        logits were computed from, so that `torch.autograd.grad(logit, attention)` is its gradient.
     """
 
     logits: Tensor
@@ -85,7 +86,9 @@ class ICN(nn.Module):
             self.input_proj(features), pos, self.query_embed.weight, mask, attention_layers=layers
         )
         logits = self.presence_vector(answers).squeeze(-1)  # [B, C]
-        return ICNOutput(logits, memory, torch.stack(weights) if weights else None)
+        # One layer is returned uncopied: the gradient of a logit reaches it.
+        kept = torch.cat(weights) if len(weights) > 1 else next(iter(weights), None)
+        return ICNOutput(logits, memory, kept)
 
     def _attention_layers(self, attention: int | str | None) -> range:
         depth = self.num_decoder_layers

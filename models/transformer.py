@@ -69,19 +69,19 @@ class DecoderLayer(Layer):
         self.pre_norm = pre_norm
 
     def forward(
-        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, need_weights: bool
+        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """`tgt` `[B or 1, C, D]`, `query` `[1, C, D]`, `memory` `[B, S, D]`.
+        """`tgt` `[B or 1, C, D]`, `query` `[1, C, D]`, `memory` `[B, h*w, D]`.
 
-        Returns the target `[B, C, D]` and the cross-attention `[B, heads, C, S]` if `need_weights`.
+        Returns the target `[B, C, D]`, and the cross-attention `[1, B, heads, C, h, w]` if a `grid` `(h, w)` asks for it.
         """
         if self.pre_norm:
             tgt = tgt + self._talk(self.norm1(tgt), query)
-            found, weights = self._search(self.norm2(tgt), query, memory, padding_mask, need_weights)
+            found, weights = self._search(self.norm2(tgt), query, memory, padding_mask, grid)
             tgt = tgt + found
             return tgt + self.feed_forward(self.norm3(tgt)), weights
         tgt = self.norm1(tgt + self._talk(tgt, query))
-        found, weights = self._search(tgt, query, memory, padding_mask, need_weights)
+        found, weights = self._search(tgt, query, memory, padding_mask, grid)
         tgt = self.norm2(tgt + found)
         return self.norm3(tgt + self.feed_forward(tgt)), weights
 
@@ -90,10 +90,11 @@ class DecoderLayer(Layer):
         return self.dropout(self.self_attn(q, k, tgt)[0])
 
     def _search(
-        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, need_weights: bool
+        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int] | None
     ) -> tuple[Tensor, Tensor | None]:
         q = (tgt + query).expand(len(memory), -1, -1)
-        found, weights = self.multihead_attn(q, memory, memory, padding_mask, need_weights)
+        shape = None if grid is None else (1, len(memory), self.multihead_attn.num_heads, q.shape[1], *grid)
+        found, weights = self.multihead_attn(q, memory, memory, padding_mask, grid is not None, shape)
         return self.dropout(found), weights
 
 
@@ -121,7 +122,12 @@ class Decoder(nn.Module):
         self.dropout = layers[0].dropout.p
 
     def forward(
-        self, query: Tensor, memory: Tensor, padding_mask: Tensor | None, attention_layers: Collection[int]
+        self,
+        query: Tensor,
+        memory: Tensor,
+        padding_mask: Tensor | None,
+        grid: tuple[int, int],
+        attention_layers: Collection[int],
     ) -> tuple[Tensor, list[Tensor]]:
         """`query` `[C, D]`; returns the answers `[B, C, D]` and the weights of `attention_layers`, in layer order."""
         # The target of the first self-attention is zero, so that its result is the same for every image: computed once,
@@ -130,7 +136,7 @@ class Decoder(nn.Module):
         tgt = torch.zeros_like(query).expand(1 if shared else len(memory), -1, -1)
         kept = []
         for index, layer in enumerate(self.layers):
-            tgt, weights = layer(tgt, query[None], memory, padding_mask, index in attention_layers)
+            tgt, weights = layer(tgt, query[None], memory, padding_mask, grid if index in attention_layers else None)
             if weights is not None:
                 kept.append(weights)
         return self.norm(tgt), kept
@@ -181,11 +187,11 @@ class Transformer(nn.Module):
             attention_layers: decoder layers whose cross-attention is returned.
 
         Returns:
-            The queries' answers `[B, C, D]`, the encoder memory `[B, D, h, w]`, and one `[B, heads, C, h, w]` per layer.
+            The queries' answers `[B, C, D]`, the encoder memory `[B, D, h, w]`, and one `[1, B, heads, C, h, w]` per layer.
         """
-        grid = src.shape[-2:]
+        grid = (src.shape[-2], src.shape[-1])
         mask = None if padding_mask is None else padding_mask.flatten(1)  # [B, h*w]
         tokens = src.flatten(2).transpose(1, 2)  # [B, h*w, D]
         memory = self.encoder(tokens, pos.flatten(2).transpose(1, 2).to(tokens.dtype), mask)
-        answers, weights = self.decoder(query, memory, mask, attention_layers)
-        return answers, memory.transpose(1, 2).unflatten(2, grid), [w.unflatten(-1, grid) for w in weights]
+        answers, weights = self.decoder(query, memory, mask, grid, attention_layers)
+        return answers, memory.transpose(1, 2).unflatten(2, grid), weights

@@ -1,0 +1,69 @@
+"""Small data and small models that the tests share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from main import get_args_parser
+from models import ICN, build_model
+from util.cli import parse
+
+torch.set_num_threads(2)
+
+TINY = "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2"
+
+
+def tiny_flags(*more: str) -> argparse.Namespace:
+    """Flags of a model that trains in seconds."""
+    return parse(get_args_parser(), [*TINY.split(), "--device", "cpu", "--num_workers", "0", *map(str, more)])
+
+
+def tiny_model(num_classes: int = 3, seed: int = 0, **changes: object) -> ICN:
+    """An untrained small ICN on a frozen-norm ResNet-18, in evaluation mode."""
+    torch.manual_seed(seed)
+    args = tiny_flags()
+    args.num_queries, args.backbone_norm = num_classes, "frozen"
+    for key, value in changes.items():
+        setattr(args, key, value)
+    model = build_model(args).eval()
+    with torch.no_grad():  # biases start at zero, where mistakes in them would not show
+        for parameter in model.transformer.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def make_images(root: Path, splits: dict[str, int], classes: dict[str, tuple[int, int, int]], size: tuple[int, int]) -> Path:
+    """A data set whose classes are colours: `splits` counts the images of each class."""
+    rng = np.random.default_rng(0)
+    for split, count in splits.items():
+        for name, colour in classes.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                noise = rng.normal(0, 20, (*size, 3))
+                cv2.imwrite(str(folder / f"{index}.png"), np.clip(np.array(colour[::-1]) + noise, 0, 255).astype(np.uint8))
+    return root
+
+
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`<root>/colours/{train,val}/<class>/*.png`: 8 and 4 images of each of three colours, 40 x 48 pixels; returns the root."""
+    root = tmp_path_factory.mktemp("datasets")
+    make_images(root / "colours", {"train": 8, "val": 4}, COLOURS, (40, 48))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test remembers survives it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
