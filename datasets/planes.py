@@ -166,9 +166,10 @@ def _amodal(scene: Scene, pieces: list[Piece], size: int, scale: int) -> dict[st
     big, width = size * scale, _outline_width(scene, size * scale)
     masks: dict[str, np.ndarray] = {}
     for piece in pieces:
-        mask = masks.setdefault(piece.part, np.zeros((big, big), np.uint8))
+        if piece.part not in masks:
+            masks[piece.part] = np.zeros((big, big), np.uint8)
         corners = _pixels(scene.project(piece.part, piece.points, piece.anchor), big)
-        _stamp(mask, corners, width if piece.solid else 0, 255, 255)
+        _stamp(masks[piece.part], corners, width if piece.solid else 0, 255, 255)
     return masks
 
 

@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,15 +124,16 @@ def already_there(root: Path, description: dict[str, Any]) -> bool:
     return True
 
 
-def _limit_threads() -> None:
+def _start_worker() -> None:
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
 
 
 def _run(jobs: list[Job], num_workers: int) -> Iterator[dict[str, Any]]:
     if num_workers <= 1:
         yield from map(write_picture, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_limit_threads) as pool:
+    with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_start_worker) as pool:
         yield from pool.imap(write_picture, jobs, chunksize=16)
 
 
@@ -155,6 +157,8 @@ def export(
         raise ValueError(f"size is {size}: it must be at least {MIN_SIZE} pixels")
     if image_format not in FORMATS:
         raise ValueError(f"format is '{image_format}': choose from {', '.join(FORMATS)}")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}: it must not be negative")
     if seed < 0:
         raise ValueError(f"seed is {seed}: it must not be negative")
     for split, count in counts.items():

@@ -7,6 +7,7 @@ is random: see planes_scene.py for that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -242,14 +243,13 @@ def body_pieces() -> tuple[Piece, ...]:
     return tuple(body())
 
 
-@cache
-def samples(slot: str, variant: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points that stand for the area of a variant: points [m, 3], their anchors [m, 3], weights [m] (sum 1; m = 0 for `plain`).
+def samples(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points that stand for the area of pieces: points [m, 3], their anchors [m, 3], weights [m] (sum 1; m = 0 for none).
 
     Each solid piece is filled with a lattice in the two coordinates in which it is widest; a piece weighs what its area there is.
     """
     points, anchors, weights = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
-    for piece in slot_pieces(slot, variant):
+    for piece in pieces:
         if not piece.solid:
             continue
         low, size = piece.points.min(axis=0), np.ptp(piece.points, axis=0)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
 
-from datasets.planes_parts import SLOTS, body_pieces, samples, slot_pieces
+from datasets.planes_parts import SLOTS, body_pieces, roundel, samples, slot_pieces
 
 MAX_ROTATION = 35.0  # degrees
 MAX_OCCLUDED = 0.18  # of any variant, by all occluders together
@@ -125,7 +125,7 @@ def _place(
     return placed
 
 
-@lru_cache(maxsize=1)
+@cache
 def _all_corners() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Corners [n, 3] and anchors [n, 3] of every variant of every slot, and of the body."""
     groups = {slot: [p for v in variants for p in slot_pieces(slot, v)] for slot, variants in SLOTS.items()}
@@ -139,21 +139,22 @@ def _all_corners() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-@lru_cache(maxsize=1)
+@cache
 def _all_samples() -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Sample points of every slot, and the matrix [variants, points] that averages a covered-or-not vector over each variant."""
+    """Sample points and anchors of all variants of each slot and of the roundel, and the matrix [variants, points] that
+    averages a covered-or-not vector over each variant."""
+    shapes = {slot: [slot_pieces(slot, v) for v in variants] for slot, variants in SLOTS.items()} | {"roundel": [roundel()]}
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    rows: list[tuple[int, np.ndarray]] = []
+    weights: list[np.ndarray] = []
+    for part, variants in shapes.items():
+        drawn = [samples(pieces) for pieces in variants]
+        points[part] = (np.concatenate([d[0] for d in drawn]), np.concatenate([d[1] for d in drawn]))
+        weights += [d[2] for d in drawn]
+    average = np.zeros((len(weights), sum(map(len, weights))))
     start = 0
-    for slot, variants in SLOTS.items():
-        drawn = [samples(slot, v) for v in variants]
-        points[slot] = (np.concatenate([d[0] for d in drawn]), np.concatenate([d[1] for d in drawn]))
-        for d in drawn:
-            rows.append((start, d[2]))
-            start += len(d[2])
-    average = np.zeros((len(rows), start))
-    for row, (first, weights) in zip(average, rows, strict=True):
-        row[first : first + len(weights)] = weights
+    for row, weight in zip(average, weights, strict=True):
+        row[start : start + len(weight)] = weight
+        start += len(weight)
     return points, average
 
 

@@ -51,15 +51,17 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def _progress(out: Callable[[str], object], interval: float = 2.0) -> Callable[[int, int], None]:
     """A callback that prints a line with the time left, every few seconds and at the end."""
-    start = last = time.monotonic()
+    first: float | None = None  # the first picture's time: the start of the workers is no measure of their speed
+    last = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal first, last
         now = time.monotonic()
-        if now - last < interval and done < total:
+        first = now if first is None else first
+        if done == 1 or (now - last < interval and done < total):
             return
         last = now
-        rate = done / max(now - start, 1e-9)
+        rate = (done - 1) / max(now - first, 1e-9)
         left = round((total - done) / rate)
         out(f"{done}/{total} pictures  {rate:.0f}/s  ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}")
 
@@ -116,6 +118,8 @@ def main(argv: list[str] | None = None) -> int:
             counts = {split: getattr(args, split) for split in SPLITS}
             made = export(root, preset, args.size, counts, args.seed, args.num_workers, args.format, _progress(print))
             print(f"{root}: {'made' if made else 'already there'}, {len(preset.classes)} classes")
+    except KeyboardInterrupt:
+        parser.exit(130, "make_planes: stopped, nothing was kept\n")
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:
