@@ -191,8 +191,8 @@ def test_colours_do_not_tell_the_class(renders):
     for slot, options in F16.slots.items():
         assert probe(features, np.array([options.index(r.record["variants"][slot]) for r in renders])) < 0.57, slot
     leaking = features.copy()
-    leaking[:, 0] += 0.02 * labels  # the probe would see a leak
-    assert probe(leaking, labels) > 1 / 16 + 0.1
+    leaking[np.arange(len(labels)), 4 * labels] += 0.03  # the probe would see a colour of its own for each class
+    assert probe(leaking, labels) > 0.25
 
 
 def test_silhouette_area_hardly_tells_the_class(renders):
@@ -202,8 +202,8 @@ def test_silhouette_area_hardly_tells_the_class(renders):
     for slot, options in F16.slots.items():
         assert probe(area**powers, np.array([options.index(r.record["variants"][slot]) for r in renders])) < 0.64, slot
     round_nose = np.array([r.record["variants"]["nose"] == "round" for r in renders]).astype(int)
-    leaking = area * (1 + 0.5 * round_nose[:, None])  # the probe would see a leak
-    assert probe(leaking**powers, round_nose) > 0.7
+    leaking = area * (1 + 0.6 * round_nose[:, None])  # the probe would see a leak
+    assert probe(leaking**powers, round_nose) > 0.66
 
 
 def test_the_mean_position_of_the_evidence_does_not_hit_it(renders):
