@@ -16,7 +16,7 @@ Reproduction is byte for byte with the same numpy and OpenCV; another JPEG libra
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from datasets.planes_parts import PARTS, SLOTS, Piece, body_pieces, roundel, slot_pieces
-from datasets.planes_scene import Colour, Scene, Sensor, draw_scene
+from datasets.planes_scene import Colour, Scene, Sensor, draw_scene, stream
 
 VERSION = 1
 MIN_SIZE = 48
@@ -50,7 +50,9 @@ class Preset:
     @property
     def classes(self) -> dict[str, Variants]:
         """Class name -> variants, in the order of the sorted names (the order of the logits)."""
-        combinations = (dict(zip(self.slots, choice, strict=True)) for choice in itertools.product(*self.slots.values()))
+        combinations: Iterator[Variants] = (
+            dict(zip(self.slots, choice, strict=True)) for choice in itertools.product(*self.slots.values())
+        )
         return dict(sorted((class_name(v), v) for v in combinations))
 
     def roundel_of(self, name: str, z: int) -> int | None:
@@ -58,7 +60,7 @@ class Preset:
         if self.rate is None:
             return None
         own = list(self.classes).index(name)
-        chance, other = np.random.default_rng([z, 6]).random(2)
+        chance, other = stream(z, "roundel").random(2)
         if chance < self.rate:
             return own
         return (own + 1 + int(other * (len(ROUNDELS) - 1))) % len(ROUNDELS)
@@ -206,11 +208,11 @@ def _expose(image: np.ndarray, sensor: Sensor, z: int) -> np.ndarray:
     """Blur, noise of z, JPEG 4:4:4."""
     kernel = 2 * sensor.blur_radius + 1
     image = cv2.GaussianBlur(image, (kernel, kernel), sensor.blur)
-    rng = np.random.default_rng([z, 7])
-    grain = np.rint(rng.standard_normal(image.shape, dtype=np.float32) * sensor.noise)
+    grain = np.rint(stream(z, "noise").standard_normal(image.shape, dtype=np.float32) * sensor.noise)
     image = np.clip(image + grain, 0, 255).astype(np.uint8)
     options = [cv2.IMWRITE_JPEG_QUALITY, sensor.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return cv2.imdecode(cv2.imencode(".jpg", image, options)[1], cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(cv2.imencode(".jpg", image, options)[1], cv2.IMREAD_COLOR)  # red and blue are swapped twice
+    return np.asarray(decoded)
 
 
 def _keypoint(scene: Scene, pieces: list[Piece], part: str, size: int) -> tuple[float, float]:
@@ -239,7 +241,7 @@ def render(
     masks = _amodal(scene, pieces, size, scale)
     for part in (p for p in PARTS if p in masks):
         mask = masks[part]
-        seen = cv2.countNonZero(cv2.compare(labels, PARTS.index(part) + 1, cv2.CMP_EQ))
+        seen = np.count_nonzero(labels == PARTS.index(part) + 1)
         amodal[part] = touched = _touched(mask, size)
         visible[part] = round(seen / cv2.countNonZero(mask), 4)
         x, y, w, h = cv2.boundingRect(touched.astype(np.uint8))

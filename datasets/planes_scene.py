@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import cv2
@@ -21,7 +21,15 @@ MAX_ROTATION = 35.0  # degrees
 MAX_OCCLUDED = 0.18  # of any variant, by all occluders together
 MARGIN = 0.025  # of the frame, free on every side of the aeroplane
 
+# Each group of draws has a stream of its own, so that a change to one leaves the others alone.
+STREAMS = ("attachment", "pose", "colours", "sensor", "occluders", "clouds", "roundel", "noise", "distractors")
+
 Colour = tuple[float, float, float]  # RGB, 0-255
+
+
+def stream(z: int, name: str) -> np.random.Generator:
+    """The random numbers of one group of draws for seed z."""
+    return np.random.default_rng([z, STREAMS.index(name)])
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,6 @@ class Scene:
     colours: dict[str, Colour]
     sky: tuple[Colour, Colour, Colour]  # top, bottom, cloud
     cloud_cover: float
-    cloud_seed: int
     distractors: tuple[Shape, ...]
     occluders: tuple[Shape, ...]
     sensor: Sensor
@@ -100,7 +107,7 @@ class Scene:
 
     def background(self, size: int) -> np.ndarray:
         """Sky and clouds: uint8 [size, size, 3]."""
-        rng = np.random.default_rng([self.z, self.cloud_seed])
+        rng = stream(self.z, "clouds")
         small = 72
         clouds = np.zeros((small, small), np.float32)
         for cells, weight in ((3, 0.5), (6, 0.3), (12, 0.2)):
@@ -253,9 +260,8 @@ def _occluders(rng: np.random.Generator, scene: Scene) -> tuple[Shape, ...]:
 
 
 def draw_scene(z: int) -> Scene:
-    """The nuisance of seed z. Each group has its own stream, so that a change to one leaves the others alone."""
-    streams = [np.random.default_rng([z, k]) for k in range(5)]
-    rng = streams[0]
+    """The nuisance of seed z."""
+    rng = stream(z, "attachment")
     jitter = {}
     for slot in SLOTS:
         scale = np.full(3, rng.uniform(0.94, 1.08))
@@ -265,13 +271,14 @@ def draw_scene(z: int) -> Scene:
         elif slot == "wingtip":
             shift *= (0.5, 0.0, 0.0)
         jitter[slot] = (scale, shift)
-    camera, offset, sweep, span = _pose(streams[1], jitter)
-    rng = streams[2]
+    camera, offset, sweep, span = _pose(stream(z, "pose"), jitter)
+    rng = stream(z, "colours")
     colours = {name: _paint(rng) for name in ("fuselage", "wings", *SLOTS, "stripe")}
     dark = rng.uniform(18, 55)
     colours |= {"glass": (dark, dark, dark + 22), "intake": (dark, dark, dark)}
     sky, cover = _sky(rng), rng.random()
-    rng = streams[3]
+    rng = stream(z, "sensor")
     sensor = Sensor(blur=rng.uniform(0.3, 0.75), noise=rng.uniform(1.0, 7.0), quality=int(rng.uniform(62, 96)))
-    scene = Scene(z, camera, offset, sweep, span, jitter, colours, sky, cover, 5, _distractors(rng), (), sensor)
-    return Scene(**{**scene.__dict__, "occluders": _occluders(streams[4], scene)})
+    distractors = _distractors(stream(z, "distractors"))
+    bare = Scene(z, camera, offset, sweep, span, jitter, colours, sky, cover, distractors, (), sensor)
+    return replace(bare, occluders=_occluders(stream(z, "occluders"), bare))

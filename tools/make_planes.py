@@ -75,8 +75,8 @@ def _paint_parts(drawn: Render) -> np.ndarray:
 
 def contact_sheet(preset: Preset, size: int, seed: int) -> np.ndarray:
     """One aeroplane of each class, with its parts in colour and its name beneath: uint8 [H, W, 3] RGB."""
-    columns = max(1, round(len(preset.classes) ** 0.5 * 0.7))
-    columns = next(c for c in range(columns, 0, -1) if len(preset.classes) % c == 0)
+    count = len(preset.classes)
+    columns = min((c for c in range(1, count + 1) if count % c == 0), key=lambda c: abs(c - (count / 2) ** 0.5))
     tiles = []
     for index, (name, variants) in enumerate(preset.classes.items()):
         z = seed * 1000 + index

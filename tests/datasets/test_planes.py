@@ -191,8 +191,8 @@ def test_colours_do_not_tell_the_class(renders):
     for slot, options in F16.slots.items():
         assert probe(features, np.array([options.index(r.record["variants"][slot]) for r in renders])) < 0.57, slot
     leaking = features.copy()
-    leaking[np.arange(len(labels)), 4 * labels] += 0.03  # the probe would see a colour of its own for each class
-    assert probe(leaking, labels) > 0.25
+    leaking[np.arange(len(labels)), 4 * labels] += 0.01  # the probe would see a colour of its own for each class
+    assert probe(leaking, labels) > 0.3
 
 
 def test_silhouette_area_hardly_tells_the_class(renders):
