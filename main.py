@@ -291,6 +291,7 @@ def make_loader(args: argparse.Namespace, dataset: ImageFolder, sampler: Any, de
         collate_fn=collate,
         num_workers=args.num_workers,
         worker_init_fn=worker_init,
+        generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
         persistent_workers=args.num_workers > 0,
         pin_memory=device.type == "cuda",
     )

@@ -143,7 +143,7 @@ def _fetch(url: str) -> Path:
 def _refusal(path: Path, message: str) -> str:
     """torch's refusals are paragraphs of advice; what matters is what the file wanted."""
     for line in message.splitlines():
-        if "GLOBAL" in line or "Unsupported" in line:
+        if "GLOBAL" in line or "Unsupported global" in line or "Unsupported class" in line:
             wanted = line.split("WeightsUnpickler error:")[-1].strip().rstrip(".")
             return f"checkpoint {path} is refused, nothing in it was run: it holds more than plain values ({wanted[:160]})"
     return f"checkpoint {path} is truncated or no checkpoint at all ({_first_line(message)[:160]})"

@@ -74,10 +74,15 @@ class ICN(nn.Module):
             attention: decoder layer whose cross-attention is returned (negative from the end), `"all"`, or None.
 
         Raises:
-            ValueError: the layer does not exist.
+            ValueError: the layer does not exist, or the feature grid has a single cell.
         """
         layers = self._attention_layers(attention)
         features = self.backbone[0](images)  # [B, C', h, w]
+        if features.shape[-2:].numel() == 1:
+            raise ValueError(
+                f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a single cell, where every class finds the same: "
+                "use larger images (--image_size) or a smaller --feature_stride"
+            )
         mask = None
         if padding_mask is not None:
             mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()  # [B, h, w]

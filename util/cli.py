@@ -31,13 +31,15 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse, and add `given`: the list of the flags (their `dest`) that stood on the command line."""
     args = parser.parse_args(argv)
-    defaults = {action: action.default for action in parser._actions}
+    defaults, parser._defaults = parser._defaults, {}
+    actions = {action: action.default for action in parser._actions}
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     try:
         args.given = sorted(vars(parser.parse_args(argv)))
     finally:
-        for action, default in defaults.items():
+        parser._defaults = defaults
+        for action, default in actions.items():
             action.default = default
     return args
 

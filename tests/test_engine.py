@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, tiny_flags, tiny_model
+from torch.utils.data import DataLoader
+
+import main
+from datasets import EvalSampler, collate, eval_transform, open_split
+from engine import evaluate, train_one_epoch
+from util.metrics import Sums, describe
+from util.optimizer import learning_rate, make_optimizer, restore_optimizer
+
+NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+CPU = torch.device("cpu")
+RECIPE = "--square --image_size 48 --feature_stride 16 --batch_size 6 --lr 1e-3 --lr_backbone 1e-3 --clip_max_norm 1"
+
+
+def run_main(colours: Path, out: Path, *more: object) -> dict:
+    words = [*RECIPE.split(), "--dataset_path", colours, "--dataset_name", "colours", "--output_dir", out, *more]
+    return main.main(tiny_flags(*words))
+
+
+def loader(colours: Path, batch_size: int) -> DataLoader:
+    data = open_split(colours, "colours", "val", None, eval_transform(64, True))
+    return DataLoader(data, batch_sampler=EvalSampler(len(data), batch_size), collate_fn=collate)
+
+
+def test_training_learns_and_writes_everything(colours: Path, tmp_path: Path) -> None:
+    stats = run_main(colours, tmp_path, "--epochs", 6, "--lr_drop", 4, "--tensorboard")
+    folder = tmp_path / "colours" / "output_sub"
+    lines = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(6)) and lines[-1] == stats
+    losses = [line["train_loss"] for line in lines]
+    assert losses[-1] < 0.5 * losses[0] and stats["test_acc1"] > 90
+    assert stats["test_acc5"] is None and stats["train_data_wait"] <= 1 and stats["train_img_per_s"] > 0
+    names = {"checkpoint.pth", "checkpoint_best.pth", "checkpoint0003.pth", "checkpoint0005.pth", "log.txt", "tensorboard"}
+    assert {path.name for path in folder.iterdir()} == names and list((folder / "tensorboard").iterdir())
+    last = torch.load(folder / "checkpoint.pth", weights_only=True)
+    best = torch.load(folder / "checkpoint_best.pth", weights_only=True)
+    assert last["classes"] == ["blue", "green", "red"] and last["epoch"] == 5 and last["step"] == 24 and last["version"] == 1
+    assert best["epoch"] == last["best"]["epoch"] and last["best"]["acc1"] == max(line["test_acc1"] for line in lines)
+    json.dumps(last["args"])
+
+
+def test_resumed_equals_uninterrupted(colours: Path, tmp_path: Path) -> None:
+    run_main(colours, tmp_path / "whole", "--epochs", 4, "--lr_drop", 2)
+    run_main(colours, tmp_path / "parts", "--epochs", 2, "--lr_drop", 2)
+    part = tmp_path / "parts" / "colours" / "output_sub"
+    with (part / "log.txt").open("a") as log:  # a line of an epoch that was killed before its checkpoint, and half a line
+        log.write('{"epoch": 2}\n{"epoch": 3, "tr')
+    # The recipe comes from the file: batch size, rates and seed are not typed again.
+    words = f"--resume {part}/checkpoint.pth --epochs 4 --num_workers 2 --dataset_path {colours} --dataset_name colours"
+    main.main(tiny_flags(*words.split(), "--output_dir", tmp_path / "parts"))
+    whole, resumed = (
+        torch.load(tmp_path / name / "colours" / "output_sub" / "checkpoint.pth", weights_only=True)
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole["model"][key], resumed["model"][key]) for key in whole["model"])
+    assert whole["best"] == resumed["best"] and whole["step"] == resumed["step"]
+    states = zip(whole["optimizer"]["state"].values(), resumed["optimizer"]["state"].values(), strict=True)
+    assert all(torch.equal(a[key], b[key]) for a, b in states for key in a)
+    logs = [(tmp_path / name / "colours" / "output_sub" / "log.txt").read_text().splitlines() for name in ("whole", "parts")]
+    losses = [[json.loads(line)["train_loss"] for line in lines] for lines in logs]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_an_earlier_run_is_not_overwritten(colours: Path, tmp_path: Path) -> None:
+    run_main(colours, tmp_path, "--epochs", 1)
+    file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="checkpoint.pth is there already.*--resume.*--output_sub_dir"):
+        run_main(colours, tmp_path, "--epochs", 1)
+    with pytest.raises(ValueError, match="nothing to train: 1 epochs are done and --epochs is 1"):
+        run_main(colours, tmp_path, "--epochs", 1, "--resume", file)
+    assert file.read_bytes() == before
+
+
+def test_no_output_folder_without_output_dir(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_main(colours, "", "--epochs", 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_set_smaller_than_a_batch_trains(colours: Path) -> None:
+    assert run_main(colours, "", "--epochs", 1, "--batch_size", 100)["step"] == 1
+
+
+def test_nan_stops_with_one_line_and_keeps_the_last_good_checkpoint(colours: Path, tmp_path: Path) -> None:
+    run_main(colours, tmp_path, "--epochs", 1)
+    file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
+    before = file.read_bytes()
+    with pytest.raises(SystemExit, match="the loss is nan .*epoch 2.*last good checkpoint is .*checkpoint.pth"):
+        run_main(colours, tmp_path, "--epochs", 2, "--resume", file, "--lr", 1e38)
+    assert file.read_bytes() == before
+
+
+def test_evaluation_sums_over_images_whatever_the_batches(colours: Path) -> None:
+    model = tiny_model()
+    found = [evaluate(model, loader(colours, size), CPU, NORMALISATION, 3) for size in (1, 5, 12)]
+    with torch.no_grad():
+        batch = next(iter(loader(colours, 12)))
+        logits = model(batch.normalise(**NORMALISATION)).logits
+    assert found[0].stats["loss"] == pytest.approx(F.cross_entropy(logits, batch.labels).item(), rel=1e-5)
+    assert found[0].stats["acc1"] == pytest.approx(100 * (logits.argmax(1) == batch.labels).float().mean().item())
+    for other in found[1:]:
+        assert other.stats["loss"] == pytest.approx(found[0].stats["loss"], rel=1e-5)
+        assert np.array_equal(other.predictions, found[0].predictions) and np.array_equal(other.labels, found[0].labels)
+    assert found[0].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and found[0].stats["images"] == 12
+
+
+def test_frozen_parameters_stay_and_get_no_gradient(colours: Path) -> None:
+    model = tiny_model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = make_optimizer(model, 1e-3, 1e-3, 0.1)
+    train_one_epoch(model, loader(colours, 6), optimizer, CPU, 0, 1, NORMALISATION, 3, max_norm=0.1)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    stem = {key for key in before if ".body.conv1." in key or ".body.layer1." in key or ".bn" in key or "downsample.1" in key}
+    assert not changed & stem and changed | stem == set(before)
+    assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
+    assert all(key in dict(model.named_parameters()) for key in changed)
+
+
+def test_top_k_metrics() -> None:
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [4, 5, 6, 7, 8, 9], [0, 0, 0, 0, 1, 0]])
+    sums = Sums(CPU, 6)
+    sums.add(logits, torch.tensor([0, 0, 4]))
+    means = sums.means()
+    assert means["acc1"] == pytest.approx(200 / 3) and means["acc5"] == pytest.approx(200 / 3)
+    few = Sums(CPU, 3)
+    few.add(logits[:, :3], torch.tensor([0, 2, 0]))
+    assert few.means()["acc5"] is None and "n/a (fewer than 5 classes)" in describe(few.means())
+
+
+@pytest.mark.parametrize("scheduler", ["StepLR", "CosineAnnealingLR"])
+def test_learning_rates_are_those_of_torch(scheduler: str) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    make = {
+        "StepLR": lambda: torch.optim.lr_scheduler.StepLR(optimizer, 3),
+        "CosineAnnealingLR": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10, eta_min=1e-3),
+    }
+    schedule = make[scheduler]()
+    for epoch in range(10):
+        ours = learning_rate(0.5, epoch, scheduler, lr_drop=3, epochs=10, min_lr=1e-3)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_optimizer_state_of_intr_is_taken_over() -> None:
+    """INTR groups the parameters alike, in the same order, and writes torch's own group entries only."""
+    model = tiny_model()
+    theirs = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in model.named_parameters() if "backbone" not in n and p.requires_grad]},
+            {"params": [p for n, p in model.named_parameters() if "backbone" in n and p.requires_grad], "lr": 1e-5},
+        ],
+        lr=5e-6,
+    )
+    model(torch.randn(1, 3, 64, 64)).logits.sum().backward()
+    theirs.step()
+    ours = make_optimizer(model, 5e-5, 1e-5, 1e-6)
+    restore_optimizer(ours, theirs.state_dict())
+    assert [group["lr"] for group in ours.param_groups] == [5e-5, 1e-5] and ours.param_groups[0]["weight_decay"] == 1e-6
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            assert torch.equal(ours.state[parameter]["exp_avg"], theirs.state[parameter]["exp_avg"])
+    with pytest.raises(ValueError, match="does not fit"):
+        restore_optimizer(make_optimizer(tiny_model(enc_layers=2), 1, 1, 1), theirs.state_dict())
+
+
+def test_backbone_alone_is_scratch_with_learned_norms(colours: Path, tmp_path: Path) -> None:
+    run_main(colours, tmp_path, "--epochs", 1)
+    saved = torch.load(tmp_path / "colours" / "output_sub" / "checkpoint.pth", weights_only=True)
+    assert saved["args"]["backbone_norm"] == "batch" and saved["args"]["backbone"] == TINY.split()[1]
+    assert "backbone.0.body.bn1.num_batches_tracked" in saved["model"]
