@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from threading import Thread
 
 import torch
 from torch import Tensor
@@ -166,22 +163,13 @@ def worker_init(worker_id: int) -> None:
     """For `DataLoader(worker_init_fn=)`: one thread per worker, and signals are the main process's to handle.
 
     Ctrl-C and a preemption reach every process of a job. A worker outlives them, so that the main process can finish
-    its step and save; it ends when the main process ends it, or is gone.
+    its step and save; it ends when the main process says so or is gone.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None and hasattr(signal, "sigwaitinfo"):
-        # Ignoring SIGTERM would also ignore the main process's own, and a stuck worker would never end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_exit_when_told_by, args=(parent.pid,), daemon=True).start()
-
-
-def _exit_when_told_by(pid: int | None) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
-        pass
-    os._exit(0)
+    # A second SIGTERM ends the worker: were it ignored for good, the main process could not stop one that hangs.
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _hash(*parts: int | str) -> int:
