@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from engine import evaluate, train_one_epoch
 from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
 from models.checkpoint import VERSION, read_checkpoint
 from util.checkpoint import BEST, LAST, milestone, rng_state, save_checkpoint, set_rng_state
-from util.cli import Parser, parse, run, select_device
+from util.cli import Parser, launch, select_device
 from util.logging import RunLog
 from util.metrics import describe
 from util.optimizer import learning_rate, make_optimizer, restore_optimizer
@@ -322,5 +321,4 @@ def named(classes: list[str] | None) -> str:
 
 
 if __name__ == "__main__":
-    flags = parse(Parser("main.py", parents=[get_args_parser()], description=__doc__))
-    sys.exit(run(main, flags, "main.py"))
+    launch(main, Parser("main.py", parents=[get_args_parser()], description=__doc__))

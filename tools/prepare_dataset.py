@@ -17,13 +17,13 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
 
 import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/prepare_dataset.py` works too
 
+from util.cli import Parser, launch
 from util.progress import Progress
 
 FASHION_CLASSES = (
@@ -39,14 +39,7 @@ CHUNK = 64  # pictures per task
 Picture = tuple[str, np.ndarray]  # path below the data set's folder, uint8 [H, W] or BGR [H, W, 3]
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"prepare_dataset: error: {message}\n")
-
-
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> Parser:
     parser = Parser("prepare_dataset", description="Writes a public data set as <out>/<name>/<split>/<class>/<image>")
     datasets = parser.add_subparsers(title="data sets", dest="dataset", required=True, metavar="<data set>")
 
@@ -187,19 +180,17 @@ def write_pngs(folder: Path, pictures: Sequence[Picture]) -> int:
     return len(pictures)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
+def main(args: argparse.Namespace) -> None:
+    """Write the data set that the sub-command names.
+
+    Raises:
+        ValueError: a source that is missing or damaged, or a folder that cannot be written to.
+    """
     try:
         args.prepare(args)
-    except ValueError as error:
-        parser.error(str(error))
     except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        parser.exit(130, "prepare_dataset: interrupted, nothing was written\n")
-    return 0
+        raise ValueError(f"{error.filename}: {error.strerror}") from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch(main, get_args_parser())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,7 @@ from attribution.report import OVERLAYS, Row, clear, index_html, panel_name, saf
 from datasets import ImageBatch, ImageFolder, class_names, collate, eval_transform, open_split, verify_images, worker_init
 from main import INPUT, add_data_flags, add_model_flags, adopt, given
 from models import ICN, load_checkpoint
-from util.cli import Parser, parse, run, select_device
+from util.cli import Parser, launch, select_device
 from util.progress import Progress
 
 PROG = "python -m tools.visualization"
@@ -273,4 +272,4 @@ def in_threads(show: Callable[[Path, Explained], Row], explained: Iterable[tuple
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, parse(get_args_parser()), PROG))
+    launch(main, get_args_parser())

@@ -44,22 +44,22 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
     return args
 
 
-def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, prog: str) -> int:
-    """Call `main(args)`; an error that a user can mend becomes one line on stderr and exit code 2.
+def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and call `main(args)`; what a user can mend becomes one line on stderr.
 
     ICN_DEBUG=1 in the environment shows the traceback instead.
+
+    Raises:
+        SystemExit: with code 2 after a wrong flag or a ValueError, 130 after Ctrl-C.
     """
     try:
-        main(args)
+        main(parse(parser, argv))
     except ValueError as error:
         if os.environ.get("ICN_DEBUG") == "1":
             raise
-        print(f"{prog}: error: {_message(error)}", file=sys.stderr)
-        return 2
+        parser.exit(2, f"{parser.prog}: error: {_message(error)}\n")
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        parser.exit(130, f"{parser.prog}: interrupted\n")
 
 
 def _message(error: Exception) -> str:
