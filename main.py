@@ -193,7 +193,8 @@ def train(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
             set_rng_state(checkpoint["rng"][0])
         print(f"going on from {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}")
     if args.start_epoch >= args.epochs:
-        raise ValueError(f"nothing to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
+        print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
+        return {"epoch": args.start_epoch - 1, "step": step, "best_acc1": best["acc1"]}
 
     sizes = None if args.square else training_scales(args.image_size)
     sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes)

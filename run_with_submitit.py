@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     try:
         result = job.result()
     except (FailedJobError, UncompletedJobError) as error:
-        reason = str(error).strip().splitlines()[-1]
+        # The message holds the job's traceback, and advice behind it.
+        raised = [line for line in str(error).splitlines() if re.match(r"[A-Za-z_.]+(Error|Exception|Exit|Interrupt)\b", line)]
+        reason = raised[-1] if raised else str(error).strip().splitlines()[0]
         if reason.startswith("ValueError: "):
             raise ValueError(reason.removeprefix("ValueError: ")) from None
         raise SystemExit(f"run_with_submitit.py: error: job {job.job_id} failed: {reason} (see {job.paths.stderr})") from None

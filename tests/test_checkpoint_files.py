@@ -1,0 +1,65 @@
+"""Checkpoints on disk: whole or not there, under several names without several copies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from util.checkpoint import LAST, milestone, rng_state, save_checkpoint, set_rng_state
+from util.logging import RunLog
+
+
+def test_names_share_one_file_and_no_temporary_stays(tmp_path: Path) -> None:
+    save_checkpoint({"model": {}, "epoch": 1}, tmp_path / "new", [milestone(79)])
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"checkpoint.pth", "checkpoint0079.pth"}
+    assert os.path.samefile(tmp_path / "new" / LAST, tmp_path / "new" / "checkpoint0079.pth")
+    save_checkpoint({"model": {}, "epoch": 2}, tmp_path / "new")
+    assert torch.load(tmp_path / "new" / LAST)["epoch"] == 2 and torch.load(tmp_path / "new" / milestone(79))["epoch"] == 1
+    assert (tmp_path / "new" / LAST).stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint({"model": {}, "epoch": 1}, tmp_path)
+
+    def full(state: object, file: object) -> None:
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ValueError, match="cannot be written.*No space left.*intact"):
+        save_checkpoint({"model": {}, "epoch": 2}, tmp_path)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [LAST] and torch.load(tmp_path / LAST)["epoch"] == 1
+
+
+def test_without_hard_links_the_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    save_checkpoint({"model": {}, "epoch": 3}, tmp_path, ["checkpoint_best.pth"])
+    assert torch.load(tmp_path / "checkpoint_best.pth")["epoch"] == 3 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_random_state_returns() -> None:
+    state = rng_state()
+    first = torch.rand(3)
+    set_rng_state(state)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_log_without_folder_writes_nothing_and_tensorboard_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunLog(None).epoch({"epoch": 0})
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="--tensorboard needs an --output_dir"):
+        RunLog(None, tensorboard=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
