@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+OLDEST := .venv-oldest
 WEIGHTS := weights/tf_efficientnet_lite0.pth
 PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
 RUN := --dataset_path data --dataset_name planes-f16 --device cpu
 CODE := main.py engine.py run_with_submitit.py models datasets attribution util tools tests
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-oldest lint format clean
 
 demo: $(DEMO)/.trained
 	$(PY) main.py --eval --resume $(DEMO)/checkpoint.pth $(RUN) --output_sub_dir demo --batch_size 32
@@ -21,6 +22,14 @@ demo: $(DEMO)/.trained
 test: $(READY)
 	$(PY) -m pytest
 
+# The oldest versions that requirements.txt admits, in an environment of their own.
+test-oldest:
+	@if $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then \
+		$(MAKE) --no-print-directory $(OLDEST)/.ready && $(OLDEST)/bin/python -m pytest; \
+	else \
+		echo "skipped: numpy 1.26 has no package for this Python; the oldest versions need Python 3.10 to 3.12"; \
+	fi
+
 lint: $(READY)
 	$(VENV)/bin/ruff check $(CODE)
 	$(VENV)/bin/ruff format --check $(CODE)
@@ -31,11 +40,16 @@ format: $(READY)
 	$(VENV)/bin/ruff format $(CODE)
 
 clean:
-	rm -rf $(VENV) data weights output
+	rm -rf $(VENV) $(OLDEST) data weights output
 
 $(READY): requirements.txt requirements-dev.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $@
+
+$(OLDEST)/.ready: requirements-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-oldest.txt
 	touch $@
 
 $(WEIGHTS): | $(READY)

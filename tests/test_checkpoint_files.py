@@ -17,7 +17,7 @@ def test_names_share_one_file_and_no_temporary_stays(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"checkpoint.pth", "checkpoint0079.pth"}
     assert os.path.samefile(tmp_path / "new" / LAST, tmp_path / "new" / "checkpoint0079.pth")
     save_checkpoint({"model": {}, "epoch": 2}, tmp_path / "new")
-    assert torch.load(tmp_path / "new" / LAST)["epoch"] == 2 and torch.load(tmp_path / "new" / milestone(79))["epoch"] == 1
+    assert _load(tmp_path / "new" / LAST)["epoch"] == 2 and _load(tmp_path / "new" / milestone(79))["epoch"] == 1
     assert (tmp_path / "new" / LAST).stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
@@ -32,7 +32,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ValueError, match="cannot be written.*No space left.*intact"):
         save_checkpoint({"model": {}, "epoch": 2}, tmp_path)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == [LAST] and torch.load(tmp_path / LAST)["epoch"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == [LAST] and _load(tmp_path / LAST)["epoch"] == 1
 
 
 def test_without_hard_links_the_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_without_hard_links_the_file_is_copied(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "link", refuse)
     save_checkpoint({"model": {}, "epoch": 3}, tmp_path, ["checkpoint_best.pth"])
-    assert torch.load(tmp_path / "checkpoint_best.pth")["epoch"] == 3 and len(list(tmp_path.iterdir())) == 2
+    assert _load(tmp_path / "checkpoint_best.pth")["epoch"] == 3 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_random_state_returns() -> None:
@@ -57,6 +57,10 @@ def test_log_without_folder_writes_nothing_and_tensorboard_needs_one(tmp_path: P
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="--tensorboard needs an --output_dir"):
         RunLog(None, tensorboard=True)
+
+
+def _load(path: Path) -> dict:
+    return torch.load(path, weights_only=True)
 
 
 def _umask() -> int:
