@@ -84,7 +84,7 @@ def train_one_epoch(
         mark = time.monotonic()
         if mark - logged >= LOG_EVERY or step == steps:
             logged = mark
-            stats = _finite(sums, epoch, step, lr)  # waits for the device: only when a line is due
+            stats = _finite(sums, f" by step {step} (learning rate {lr:.2e})")  # waits for the device: only when a line is due
             mark = time.monotonic()
             seconds = mark - start
             left = seconds / step * (steps - step)
@@ -107,7 +107,11 @@ def evaluate(
     num_classes: int,
     label: str = "evaluation",
 ) -> Evaluation:
-    """Score every image of `loader` once; arguments as for `train_one_epoch`. Sums over images, not means of batches."""
+    """Score every image of `loader` once; arguments as for `train_one_epoch`. Sums over images, not means of batches.
+
+    Raises:
+        FloatingPointError: the loss is not a finite number.
+    """
     assert isinstance(loader, Sized)
     model.eval()
     sums = Sums(device, num_classes)
@@ -122,12 +126,12 @@ def evaluate(
             predictions.append(logits.argmax(1))
             progress.step()
     order = torch.cat(indices).argsort()
-    stats = {**sums.means(), "images": len(order)}
+    stats = {**_finite(sums, f" on {label}"), "images": len(order)}
     return Evaluation(stats, *(torch.cat(column)[order].cpu().numpy() for column in (labels, predictions)))
 
 
-def _finite(sums: Sums, epoch: int, step: int, lr: float) -> dict[str, Any]:
+def _finite(sums: Sums, where: str = "") -> dict[str, Any]:
     stats = sums.means()
-    if stats["loss"] is None or not math.isfinite(stats["loss"]):
-        raise FloatingPointError(f"the loss is {stats['loss']} by step {step} of epoch {epoch + 1} (learning rate {lr:.2e})")
+    if not math.isfinite(stats["loss"]):
+        raise FloatingPointError(f"the loss is {stats['loss']}{where}")
     return stats

@@ -36,6 +36,8 @@ def submit(args: argparse.Namespace) -> submitit.Job[dict[str, Any]]:
     icn.check_flags(args)
     if args.timeout < 1:
         raise ValueError(f"--timeout {args.timeout} must be at least 1 minute")
+    if not args.job_dir and not args.output_dir:
+        raise ValueError("--output_dir '' writes nothing: give --job_dir, a job needs a folder for its logs and its result")
     folder = Path(args.job_dir) if args.job_dir else icn.output_folder(args) / "jobs"
     # The job starts where this process stands, and must find the same modules from there.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -160,16 +160,12 @@ class EvalSampler(Sampler[list[int]]):
 
 
 def worker_init(worker_id: int) -> None:
-    """For `DataLoader(worker_init_fn=)`: one thread per worker, and signals are the main process's to handle.
+    """For `DataLoader(worker_init_fn=)`: one thread per worker, and Ctrl-C is the main process's to handle.
 
-    Ctrl-C and a preemption reach every process of a job. A worker outlives them, so that the main process can finish
-    its step and save; it ends when the main process says so or is gone.
+    Ctrl-C reaches every process of a terminal; without this each worker would print a traceback of its own.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    # A second SIGTERM ends the worker: were it ignored for good, the main process could not stop one that hangs.
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _hash(*parts: int | str) -> int:

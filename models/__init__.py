@@ -82,7 +82,8 @@ def load_checkpoint(
     Args:
         path: the file.
         device: where the model goes.
-        overrides: flags that the user gave; those of the architecture must agree with the file.
+        overrides: flags that the user gave; those of the architecture must agree with the file, `dropout` and
+            `lr_backbone` replace the file's.
         checkpoint: the file's content, when it has been read already.
 
     Raises:
@@ -149,5 +150,6 @@ def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mappin
     for key in ARCHITECTURE:
         if key in given and given[key] != known[key]:
             raise ValueError(f"--{key} {given[key]} contradicts {path}, which has {known[key]}: leave the flag out")
-    defaults = {"dropout": 0.1, "lr_backbone": 1e-5}
-    return {**defaults, **known, "backbone_weights": "none"}
+    free = {"dropout": 0.1, "lr_backbone": 1e-5}  # no part of the weights: what is given wins
+    training = {key: given.get(key, known.get(key, default)) for key, default in free.items()}
+    return {**known, **training, "backbone_weights": "none"}

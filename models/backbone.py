@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -35,8 +36,11 @@ class Backbone(nn.Module):
         self.stem = stem
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` to features `[B, num_channels, h, w]`."""
-        features = self.body(images)
+        """Images `[B, 3, H, W]` to features `[B, num_channels, h, w]`; ValueError for a size that the network cannot take."""
+        try:
+            features = self.body(images)
+        except AssertionError as error:  # timm's networks of a fixed input size
+            raise ValueError(f"the backbone refuses images of {images.shape[-2]} x {images.shape[-1]} pixels: {error}") from None
         return features[0] if isinstance(features, (list, tuple)) else features
 
     def freeze(self, all_of_it: bool) -> None:
@@ -75,7 +79,7 @@ def build_backbone(
 def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, norm: str, weights: str) -> Backbone:
     last = 16 if dilation else 32
     strides = {s: stage for s, stage in RESNET_STAGES.items() if s < last} | {last: "layer4"}
-    stride = feature_stride or last
+    stride = last if feature_stride is None else feature_stride
     if stride not in strides:
         raise ValueError(_no_such_stride(name, stride, strides, dilation))
     norm_layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
@@ -111,12 +115,14 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, norm: str
     options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}
     if dilation:
         options["output_stride"] = 16
-    strides: list[int] = _timm_create(name, options).feature_info.reduction()
+    with torch.device("meta"):  # only to read what it offers
+        offered = _timm_create(name, options).feature_info
+    strides: list[int] = offered.reduction()
     if feature_stride is not None and feature_stride not in strides:
         raise ValueError(_no_such_stride(name, feature_stride, strides, dilation))
     # The deepest of the maps that have the stride asked for.
-    index = max(i for i, stride in enumerate(strides) if feature_stride in (None, stride))
-    options["out_indices"] = (index,)
+    last = max(i for i, stride in enumerate(strides) if feature_stride in (None, stride))
+    options["out_indices"] = (offered.out_indices[last],)
     if weights == "default":
         body = _fetch(lambda: _timm_create(name, {**options, "pretrained": True}), name)
     else:

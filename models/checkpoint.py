@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -77,15 +80,19 @@ def is_detection(checkpoint: Mapping[str, Any]) -> bool:
     return "class_embed.weight" in checkpoint["model"]
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, flag: str = "--backbone_weights") -> dict[str, Tensor]:
     """Read a bare state dict (torchvision, timm; .pth or .safetensors), also one wrapped as `state_dict` or `model`.
+
+    Args:
+        path: the file.
+        flag: what gave it, for the errors.
 
     Raises:
         ValueError: no such file, or not a state dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"--backbone_weights {path} does not exist: give none, default, or the path of a state-dict file")
+        raise ValueError(f"{flag} {path} does not exist: give the path of a state-dict file")
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -97,12 +104,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from None
     except Exception as error:  # safetensors has error types of its own
-        raise ValueError(f"--backbone_weights {path} is truncated or no state dict ({_first_line(error)})") from None
+        raise ValueError(f"{flag} {path} is truncated or no state dict ({_first_line(error)})") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"--backbone_weights {path} is no state dict: a mapping of names to tensors is needed")
+        raise ValueError(f"{flag} {path} is no state dict: a mapping of names to tensors is needed")
     return dict(state)
 
 
@@ -130,12 +137,16 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _fetch(url: str) -> Path:
-    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    """The file behind a URL, fetched once; a name that ends in a hash (`detr-r50-e632da11.pth`) is checked against it."""
+    name = Path(urlparse(url).path).name
+    # Two addresses may end in the same name.
+    target = Path(torch.hub.get_dir()) / "checkpoints" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    digest = re.search(r"-([0-9a-f]{8,})\.", name)
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(target))
-        except (OSError, ValueError, RuntimeError) as error:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(target), hash_prefix=digest[1] if digest else None)
+        except (OSError, ValueError, RuntimeError, HTTPException) as error:
             raise ValueError(f"checkpoint {url} cannot be fetched ({_first_line(error)})") from None
     return target
 

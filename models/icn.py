@@ -91,9 +91,10 @@ class ICN(nn.Module):
             self.input_proj(features), pos, self.query_embed.weight, mask, attention_layers=layers
         )
         logits = self.presence_vector(answers).squeeze(-1)  # [B, C]
+        if not weights:
+            return ICNOutput(logits, memory)
         # One layer is returned uncopied: the gradient of a logit reaches it.
-        kept = torch.cat(weights) if len(weights) > 1 else next(iter(weights), None)
-        return ICNOutput(logits, memory, kept)
+        return ICNOutput(logits, memory, weights[0] if len(weights) == 1 else torch.cat(weights))
 
     def _attention_layers(self, attention: int | str | None) -> range:
         depth = self.num_decoder_layers

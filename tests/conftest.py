@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from main import get_args_parser
+from flags import get_args_parser
 from models import ICN, build_model
 from util.cli import parse
 

@@ -11,7 +11,7 @@ from conftest import tiny_flags, tiny_model
 from PIL import Image
 
 import main
-from main import get_args_parser
+from flags import get_args_parser
 from util.cli import Parser, launch
 
 FLAGS = (
@@ -149,6 +149,25 @@ def test_output_that_cannot_be_written(capsys: pytest.CaptureFixture, data: Path
     (data.parent / "file").write_text("in the way")
     words = [*FLAGS.split(), "--dataset_path", data, "--dataset_name", "colours", "--output_dir", data.parent / "file"]
     assert "--output_dir" in error_of(capsys, *words) and (data.parent / "file").read_text() == "in the way"
+
+
+def test_a_single_class(capsys: pytest.CaptureFixture, data: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("blue", "green"):
+            shutil.rmtree(data / "colours" / split / name)
+    assert "a single class, red" in train(capsys, data)
+
+
+def test_random_weights_are_not_frozen(capsys: pytest.CaptureFixture, data: Path) -> None:
+    assert "--lr_backbone 0 would freeze random weights" in train(capsys, data, "--lr_backbone", 0)
+    assert "--backbone_norm frozen would freeze random weights" in train(capsys, data, "--backbone_norm", "frozen")
+
+
+def test_a_model_of_nan(capsys: pytest.CaptureFixture, data: Path, checkpoint: Path) -> None:
+    file = torch.load(checkpoint, weights_only=True)
+    file["model"]["presence_vector.bias"].fill_(float("nan"))
+    torch.save(file, checkpoint)
+    assert "icn.pth: the loss is nan on val" in score(capsys, data, checkpoint)
 
 
 def test_values_out_of_range(capsys: pytest.CaptureFixture, data: Path) -> None:

@@ -15,6 +15,7 @@ from datasets import EvalSampler, collate, eval_transform, open_split
 from engine import evaluate, train_one_epoch
 from util.metrics import Sums, describe
 from util.optimizer import learning_rate, make_optimizer, restore_optimizer
+from util.results import write_results
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 CPU = torch.device("cpu")
@@ -94,9 +95,35 @@ def test_nan_stops_with_one_line_and_keeps_the_last_good_checkpoint(colours: Pat
     run_main(colours, tmp_path, "--epochs", 1)
     file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
     before = file.read_bytes()
-    with pytest.raises(SystemExit, match="the loss is nan .*epoch 2.*last good checkpoint is .*checkpoint.pth"):
+    with pytest.raises(SystemExit, match="epoch 2: the loss is nan .*last good checkpoint is .*checkpoint.pth"):
         run_main(colours, tmp_path, "--epochs", 2, "--resume", file, "--lr", 1e38)
     assert file.read_bytes() == before
+
+
+def test_a_model_that_blew_up_in_the_last_step_is_not_saved(colours: Path, tmp_path: Path) -> None:
+    """The training loss is measured before the last update; the score after it is what tells."""
+    with pytest.raises(SystemExit, match="epoch 1: the loss is nan on val; none was saved yet"):
+        run_main(colours, tmp_path, "--epochs", 1, "--batch_size", 24, "--lr", 1e30)
+    assert [path.name for path in (tmp_path / "colours" / "output_sub").iterdir()] == []
+
+
+def test_the_best_so_far_counts_where_its_file_is(colours: Path, tmp_path: Path) -> None:
+    run_main(colours, tmp_path / "a", "--epochs", 1)
+    file = tmp_path / "a" / "colours" / "output_sub" / "checkpoint.pth"
+    state = torch.load(file, weights_only=True)
+    torch.save({**state, "best": {"acc1": 100.5, "epoch": 0}}, file)
+    run_main(colours, tmp_path / "b", "--epochs", 2, "--resume", file)
+    best = torch.load(tmp_path / "b" / "colours" / "output_sub" / "checkpoint_best.pth", weights_only=True)
+    assert best["best"]["epoch"] == 1 and best["best"]["acc1"] <= 100
+    assert run_main(colours, tmp_path / "a", "--epochs", 2, "--resume", file)["best_acc1"] == 100.5
+
+
+def test_a_resumed_run_takes_the_flags_that_are_given(colours: Path, tmp_path: Path) -> None:
+    run_main(colours, tmp_path, "--epochs", 1)
+    file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
+    assert run_main(colours, tmp_path, "--resume", file, "--epochs", 2, "--lr", 2e-4)["train_lr"] == 2e-4
+    with pytest.raises(ValueError, match="optimizer state .* does not fit"):  # other parameters would be trained
+        run_main(colours, tmp_path, "--resume", file, "--epochs", 3, "--lr_backbone", 0)
 
 
 def test_evaluation_sums_over_images_whatever_the_batches(colours: Path) -> None:
@@ -169,6 +196,10 @@ def test_optimizer_state_of_intr_is_taken_over() -> None:
     for parameter in model.parameters():
         if parameter.grad is not None:
             assert torch.equal(ours.state[parameter]["exp_avg"], theirs.state[parameter]["exp_avg"])
+    # With --lr_backbone 0 INTR writes a group without parameters.
+    frozen = make_optimizer(tiny_model(lr_backbone=0.0), 5e-5, 0.0, 1e-6)
+    restore_optimizer(frozen, frozen.state_dict())
+    assert len(frozen.param_groups) == 2 and not frozen.param_groups[1]["params"]
     with pytest.raises(ValueError, match="does not fit"):
         restore_optimizer(make_optimizer(tiny_model(enc_layers=2), 1, 1, 1), theirs.state_dict())
 
@@ -178,3 +209,9 @@ def test_backbone_alone_is_scratch_with_learned_norms(colours: Path, tmp_path: P
     saved = torch.load(tmp_path / "colours" / "output_sub" / "checkpoint.pth", weights_only=True)
     assert saved["args"]["backbone_norm"] == "batch" and saved["args"]["backbone"] == TINY.split()[1]
     assert "backbone.0.body.bn1.num_batches_tracked" in saved["model"]
+
+
+def test_class_names_are_no_formulas(tmp_path: Path) -> None:
+    write_results(tmp_path, ["a $\\foo$", "b$"], np.array([0, 1, 1]), np.array([0, 0, 1]), {})
+    assert (tmp_path / "confusion_matrix.png").stat().st_size > 0
+    assert (tmp_path / "per_class.csv").read_text().splitlines()[2] == "1,b$,2,1,50.00,100.00,a $\\foo$,1"

@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny_flags
 
 import main
-from main import get_args_parser
+from flags import get_args_parser
 from tools.visualization import get_args_parser as visualization_parser
 from util.cli import Parser, parse, select_device
 
@@ -58,9 +58,9 @@ def test_given_holds_what_was_typed_and_nothing_else() -> None:
 
 
 def test_flags_from_a_file(tmp_path: Path) -> None:
-    (tmp_path / "recipe.args").write_text("# what it is for\n--lr 1e-3 --square\n\n--epochs 5  # few\n")
+    (tmp_path / "recipe.args").write_text("# what it is for\n--lr 1e-3 --square\n\n--epochs 5 --output_dir 'my results'  # few\n")
     args = parse(get_args_parser(), [f"@{tmp_path / 'recipe.args'}", "--epochs", "6"])
-    assert (args.lr, args.square, args.epochs) == (1e-3, True, 6)
+    assert (args.lr, args.square, args.epochs, args.output_dir) == (1e-3, True, 6, "my results")
 
 
 @pytest.mark.parametrize("words", [["--epochs", "many"], ["--no_such_flag"], ["--lr_scheduler", "cosine"], ["--epoch", "3"]])
@@ -83,6 +83,10 @@ def test_parser_errors_are_one_line(words: list[str], capsys: pytest.CaptureFixt
         (["--lr", "-1"], "--lr -1.0 must not be negative"),
         (["--lr", "nan"], "--lr nan must not be negative"),
         (["--num_workers", "-2"], "--num_workers -2"),
+        (["--dim_feedforward", "0"], "--dim_feedforward 0 must be at least 1"),
+        (["--hidden_dim", "-32"], "--hidden_dim -32 must be at least 1"),
+        (["--seed", "99999999999999999999"], "--seed 99999999999999999999"),
+        (["--device", "meta"], "--device 'meta' is not supported"),
     ],
 )
 def test_flags_that_make_no_sense(words: list[str], message: str) -> None:
@@ -91,9 +95,11 @@ def test_flags_that_make_no_sense(words: list[str], message: str) -> None:
 
 
 def test_a_launcher_with_several_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="several processes"):
-        main.main(tiny_flags())
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.setenv(name, "2")
+        with pytest.raises(ValueError, match="several processes"):
+            main.main(tiny_flags())
+        monkeypatch.delenv(name)
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out.exists():
         print(f"{args.out} is there already")
         return
-    source = read_state_dict(args.source)
+    source = read_state_dict(args.source, "--source")
     if args.backbone in RESNETS:
         target = torchvision.models.get_model(args.backbone, weights=None).state_dict()
     elif timm.is_model(args.backbone):
@@ -44,10 +44,13 @@ def main(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"{args.source}: {theirs} is {tuple(tensor.shape)} where {args.backbone} has {ours} {tuple(wanted.shape)}"
             )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_suffix(".tmp")
-    torch.save(dict(zip(target, source.values(), strict=True)), temporary)
-    temporary.replace(args.out)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(zip(target, source.values(), strict=True)), temporary)
+        temporary.replace(args.out)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"--out {args.out} cannot be written ({error})") from None
     print(f"{len(target)} tensors of {args.source} under the names of {args.backbone}: {args.out}")
 
 

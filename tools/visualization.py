@@ -27,7 +27,7 @@ from attribution.panels import Explained, draw_overlays, draw_panels
 from attribution.render import FULL, WEIGHT, fit
 from attribution.report import OVERLAYS, Row, clear, index_html, panel_name, safe_name
 from datasets import ImageBatch, ImageFolder, class_names, collate, eval_transform, open_split, verify_images, worker_init
-from main import INPUT, add_data_flags, add_model_flags, adopt, given
+from flags import INPUT, add_data_flags, add_model_flags, adopt, given
 from models import ICN, load_checkpoint
 from util.cli import Parser, launch, select_device
 from util.progress import Progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -24,8 +25,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """A line of an @-file: any number of words, `#` starts a comment."""
-        return arg_line.split("#", 1)[0].split()
+        """A line of an @-file: words as in a shell, `#` starts a comment."""
+        return shlex.split(arg_line, comments=True)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,12 +81,13 @@ def select_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"--device {name!r} is not a device: choose cuda, cuda:<index> or cpu") from None
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(f"--device {name!r} is not supported: choose cuda, cuda:<index> or cpu")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             print("warning: no CUDA device is available, running on the CPU (--device cpu says so)", file=sys.stderr)
             return torch.device("cpu")
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
-    elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps is not available on this machine: choose cpu")
+        torch.cuda.set_device(device)  # else pinned memory would open a context on the first one
     return device

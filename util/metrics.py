@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,27 +25,25 @@ class Sums:
 
     def __init__(self, device: torch.device, num_classes: int) -> None:
         self.top5 = num_classes >= 5
-        self.values = torch.zeros(4, dtype=torch.float64, device=device)  # loss, top-1 hits, top-5 hits, images
+        self.values = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1 hits, top-5 hits
+        self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: `logits` `[B, C]`, `labels` `[B]`."""
         logits = logits.detach().float()
-        row = [
-            F.cross_entropy(logits, labels, reduction="sum"),
-            top_k_correct(logits, labels, 1).sum(),
-            top_k_correct(logits, labels, 5).sum() if self.top5 else torch.zeros((), device=logits.device),
-            torch.tensor(len(labels), device=logits.device),
-        ]
-        self.values += torch.stack([value.double() for value in row])
+        hits = top_k_correct(logits, labels, 1).sum()
+        hits5 = top_k_correct(logits, labels, 5).sum() if self.top5 else hits
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        self.values += torch.stack([loss.double(), hits.double(), hits5.double()])
+        self.images += len(labels)
 
-    def means(self) -> dict[str, float | None]:
-        """`loss` (nats per image), `acc1` and `acc5` (percent), over all images so far."""
-        loss, hits1, hits5, images = self.values.tolist()
-        count = max(images, 1)
-        return {"loss": loss / count, "acc1": 100 * hits1 / count, "acc5": 100 * hits5 / count if self.top5 else None}
+    def means(self) -> dict[str, Any]:
+        """`loss` (nats per image), `acc1` and `acc5` (percent), over all images so far; waits for the device."""
+        loss, hits, hits5 = (self.values / max(self.images, 1)).tolist()
+        return {"loss": loss, "acc1": 100 * hits, "acc5": 100 * hits5 if self.top5 else None}
 
 
-def describe(stats: dict[str, float | None]) -> str:
+def describe(stats: dict[str, Any]) -> str:
     """`loss 0.1234  acc@1 91.20 %  acc@5 99.10 %`, and a word where acc@5 does not exist."""
     acc5 = stats["acc5"]
     last = "acc@5 n/a (fewer than 5 classes)" if acc5 is None else f"acc@5 {acc5:.2f} %"

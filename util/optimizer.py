@@ -10,13 +10,16 @@ from torch import nn
 
 
 def make_optimizer(model: nn.Module, lr: float, lr_backbone: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what is trained, the backbone in a group of its own; each group keeps its first rate as `base_lr`."""
+    """AdamW over what is trained, the backbone in a group of its own (empty when it is frozen, as in INTR's files).
+
+    Each group keeps its first rate as `base_lr`.
+    """
     rest: dict[str, Any] = {"params": [], "lr": lr, "base_lr": lr}
     backbone: dict[str, Any] = {"params": [], "lr": lr_backbone, "base_lr": lr_backbone}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (backbone if name.startswith("backbone.") else rest)["params"].append(parameter)
-    return torch.optim.AdamW([group for group in (rest, backbone) if group["params"]], weight_decay=weight_decay)
+    return torch.optim.AdamW([rest, backbone], weight_decay=weight_decay)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

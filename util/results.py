@@ -77,6 +77,7 @@ def _draw(path: Path, classes: list[str], matrix: np.ndarray) -> None:
     axes.set_ylabel("true")
     if count <= 50:
         names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
-        axes.set_xticks(range(count), names, rotation=90, fontsize=7)
-        axes.set_yticks(range(count), names, fontsize=7)
+        # A class name is no formula, whatever dollar signs it has.
+        axes.set_xticks(range(count), names, rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(range(count), names, fontsize=7, parse_math=False)
     FigureCanvasAgg(figure).print_png(str(path))

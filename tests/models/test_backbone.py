@@ -34,6 +34,16 @@ def test_features_have_the_channels_and_the_stride(name: str, options: dict, cha
     assert features.shape == (1, channels, 224 // stride, 224 // stride) and backbone.num_channels == channels
 
 
+def test_the_whole_network_is_run() -> None:
+    """timm's default maps of a ViT are those of its last blocks: their position in that list is no depth."""
+    assert len(build_backbone("vit_tiny_patch16_224").body.model.blocks) == 12
+
+
+def test_a_size_that_the_network_cannot_take() -> None:
+    with pytest.raises(ValueError, match="refuses images of 96 x 96 pixels: .*224"):
+        build_backbone("vit_tiny_patch16_224")(torch.zeros(1, 3, 96, 96))
+
+
 @pytest.mark.parametrize(
     "name, options, message",
     [
@@ -41,6 +51,7 @@ def test_features_have_the_channels_and_the_stride(name: str, options: dict, cha
         ("vgg", {}, "is neither"),
         ("resnet50", {"feature_stride": 12}, "--feature_stride 12: resnet50 has feature maps of stride 4, 8, 16, 32"),
         ("convnext_atto", {"feature_stride": 2}, "--feature_stride 2: convnext_atto has feature maps of stride 4, 8, 16, 32"),
+        ("resnet50", {"feature_stride": 0}, "--feature_stride 0: resnet50 has"),
         ("resnet18", {"dilation": True}, "--dilation is not possible with --backbone resnet18"),
         ("vit_tiny_patch16_224", {"dilation": True}, "cannot give its features with --dilation"),
         ("resnet18", {"norm": "layer"}, "--backbone_norm 'layer'"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -83,6 +86,34 @@ def test_a_flag_that_contradicts_the_file_names_both(tmp_path: Path, flag: str, 
     with pytest.raises(ValueError, match=f"--{flag} {value} contradicts .*intr.pth, which has {theirs}"):
         load_checkpoint(tmp_path / "intr.pth", overrides={flag: value})
     load_checkpoint(tmp_path / "intr.pth", overrides={flag: theirs})
+
+
+def test_what_is_no_part_of_the_weights_is_replaced_by_the_flag(tmp_path: Path) -> None:
+    save_intr(tmp_path / "intr.pth")
+    model, meta = load_checkpoint(tmp_path / "intr.pth", overrides={"dropout": 0.3, "lr_backbone": 0.0})
+    assert model.transformer.decoder.layers[0].dropout.p == 0.3 == meta.args["dropout"]
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    model, _ = load_checkpoint(tmp_path / "intr.pth")
+    assert model.transformer.decoder.layers[0].dropout.p == 0.1
+    assert any(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "site").mkdir()
+    save_intr(tmp_path / "site" / "intr.pth")
+    save_intr(tmp_path / "site" / "intr-00000000.pth")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        site = f"http://127.0.0.1:{server.server_port}"
+        assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
+        (tmp_path / "site" / "intr.pth").unlink()
+        assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
+        for name in ("intr-00000000.pth", "nowhere.pth"):
+            with pytest.raises(ValueError, match=f"checkpoint {site}/{name} cannot be fetched"):
+                read_checkpoint(f"{site}/{name}")
+        server.shutdown()
 
 
 def finetune(path: Path, classes: int, noise_frac: float = 0.1, seed: int = 42) -> tuple[torch.nn.Module, str]:

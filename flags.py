@@ -1,0 +1,139 @@
+"""The command line of training and evaluation: INTR's names and defaults, and what may stand beside what."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from models import ARCHITECTURE
+from util.cli import Parser
+
+# How large images are: a checkpoint says it, unless the flag is given.
+INPUT = ("image_size", "square")
+# How to train, not where things are: a resumed run takes these from its checkpoint unless they are given.
+RECIPE = (
+    "lr",
+    "lr_backbone",
+    "min_lr",
+    "weight_decay",
+    "batch_size",
+    "epochs",
+    "lr_drop",
+    "lr_scheduler",
+    "clip_max_norm",
+    "dropout",
+    "seed",
+    "crop_min",
+    "hflip",
+    *INPUT,
+)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """All flags of training and evaluation, with INTR's names and defaults; no help flag, to be a parent parser."""
+    parser = Parser("main.py", add_help=False)
+    add_model_flags(parser)
+    add_data_flags(parser)
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--lr", default=5e-5, type=float, help="learning rate of everything but the backbone")
+    group.add_argument("--min_lr", default=1e-6, type=float, help="last learning rate of CosineAnnealingLR")
+    group.add_argument("--weight_decay", default=1e-6, type=float, help="weight decay of AdamW")
+    group.add_argument("--epochs", default=140, type=int, help="epochs in all, those before a resume included")
+    group.add_argument("--lr_drop", default=80, type=int, help="StepLR: a tenth of the rate after so many epochs")
+    group.add_argument("--lr_scheduler", default="StepLR", choices=["StepLR", "CosineAnnealingLR"], help="course of the rate")
+    group.add_argument("--clip_max_norm", default=0.1, type=float, help="largest norm of the gradients; 0 does not clip")
+    group.add_argument("--noise_frac", default=0.1, type=float, help="noise in queries that repeat those of --finetune")
+    group.add_argument("--backbone_weights", default="none", metavar="none|default|FILE", help="the backbone's first weights")
+    group.add_argument("--finetune", default="", help="start from the weights of a DETR, INTR or ICN file (path or URL)")
+    group.add_argument("--start_epoch", default=0, type=int, metavar="N", help="first epoch; --resume sets it")
+    group.add_argument("--seed", default=42, type=int, help="of weights, data order, augmentation and dropout")
+    group.add_argument("--crop_min", default=0.08, type=float, help="--square: smallest random crop, as a share of the area")
+    group.add_argument("--hflip", default=0.5, type=float, help="probability of a random horizontal flip")
+
+    group = parser.add_argument_group("run")
+    group.add_argument("--eval", action="store_true", help="score the checkpoint of --resume and stop")
+    group.add_argument("--resume", default="", help="go on from, or score, this checkpoint (ICN's or INTR's; path or URL)")
+    group.add_argument("--output_sub_dir", default="output_sub", help="results: <output_dir>/<dataset_name>/<output_sub_dir>")
+    group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard's files")
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the architecture. A checkpoint knows them: next to --resume they may only agree with it."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--backbone", default=ARCHITECTURE["backbone"], help="a torchvision ResNet or a timm model, by name")
+    group.add_argument(
+        "--backbone_norm",
+        choices=["frozen", "batch"],
+        help="batch norms: fixed as in DETR, or learned; None: learned when training from scratch, else fixed",
+    )
+    group.add_argument("--lr_backbone", default=1e-5, type=float, help="learning rate of the backbone; 0 freezes it")
+    group.add_argument("--dilation", action="store_true", help="the last stage keeps its resolution (DC5)")
+    group.add_argument("--feature_stride", type=int, help="pixels per cell of the map; None: that of the last stage")
+    group.add_argument(
+        "--position_embedding", default=ARCHITECTURE["position_embedding"], choices=["sine", "learned"], help="of the encoder"
+    )
+    group.add_argument("--enc_layers", default=ARCHITECTURE["enc_layers"], type=int, help="encoder layers")
+    group.add_argument("--dec_layers", default=ARCHITECTURE["dec_layers"], type=int, help="decoder layers")
+    group.add_argument("--dim_feedforward", default=ARCHITECTURE["dim_feedforward"], type=int, help="width of the feed-forward")
+    group.add_argument("--hidden_dim", default=ARCHITECTURE["hidden_dim"], type=int, help="width of the transformer")
+    group.add_argument("--dropout", default=0.1, type=float, help="dropout in the transformer")
+    group.add_argument("--nheads", default=ARCHITECTURE["nheads"], type=int, help="attention heads")
+    group.add_argument("--num_queries", type=int, help="number of classes; None: that of the data or the checkpoint")
+    group.add_argument("--pre_norm", action="store_true", help="normalise before each step, not after it")
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which images are read, how large, and where the results go."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
+    group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
+    group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is scored")
+    group.add_argument("--batch_size", default=12, type=int, help="images per step")
+    group.add_argument("--num_workers", default=2, type=int, help="processes that load images; 0: none but this one")
+    group.add_argument("--image_size", default=800, type=int, help="short side in pixels (the long one: up to 5/3 of it)")
+    group.add_argument("--square", action="store_true", help="images of image_size x image_size")
+    group.add_argument("--output_dir", default="output", help="folder of the results; '' writes nothing")
+    group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
+    group.add_argument("--world_size", default=1, type=int, help="number of processes (one is supported)")
+    group.add_argument("--dist_url", default="env://", help="how processes find each other (accepted, not needed for one)")
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other or that nothing can be done with."""
+    if args.resume and args.finetune:
+        raise ValueError("--resume goes on with a run, --finetune starts one from other weights: give one of them")
+    if args.eval and not args.resume:
+        raise ValueError("--eval needs --resume <checkpoint>: there is nothing to score")
+    if (args.resume or args.finetune) and "backbone_weights" in args.given:
+        raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
+    if args.world_size > 1 or _launched_ranks() > 1:
+        raise ValueError("several processes are not supported: start one, with --world_size 1 and without a launcher")
+    for name in ("epochs", "lr_drop", "batch_size", "dim_feedforward", "hidden_dim", "nheads"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
+    for name in ("lr", "lr_backbone", "min_lr", "weight_decay", "clip_max_norm", "noise_frac", "num_workers", "start_epoch"):
+        if not getattr(args, name) >= 0:
+            raise ValueError(f"--{name} {getattr(args, name)} must not be negative")
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"--seed {args.seed} must be at least 0 and below 2^63")
+
+
+def _launched_ranks() -> int:
+    """How many processes torchrun or srun started; 1 in an allocation without srun."""
+    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that the user typed."""
+    return {key: getattr(args, key) for key in args.given}
+
+
+def adopt(args: argparse.Namespace, source: dict[str, Any], names: Iterable[str]) -> None:
+    """Take the flags `names` from a checkpoint's, unless the user typed them."""
+    for name in names:
+        if name not in args.given and source.get(name) is not None:
+            setattr(args, name, source[name])
