@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -116,8 +117,8 @@ def check_flags(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
     for name in ("lr", "lr_backbone", "min_lr", "weight_decay", "clip_max_norm", "noise_frac", "num_workers", "start_epoch"):
-        if not getattr(args, name) >= 0:
-            raise ValueError(f"--{name} {getattr(args, name)} must not be negative")
+        if not (getattr(args, name) >= 0 and math.isfinite(getattr(args, name))):
+            raise ValueError(f"--{name} {getattr(args, name)} must be a number that is not negative")
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed {args.seed} must be at least 0 and below 2^63")
 
@@ -133,7 +134,19 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def adopt(args: argparse.Namespace, source: dict[str, Any], names: Iterable[str]) -> None:
-    """Take the flags `names` from a checkpoint's, unless the user typed them."""
+    """Take the flags `names` from a checkpoint's, unless the user typed them.
+
+    Raises:
+        ValueError: the file has a value there that the command line would not take.
+    """
+    actions = {action.dest: action for action in get_args_parser()._actions}
     for name in names:
-        if name not in args.given and source.get(name) is not None:
-            setattr(args, name, source[name])
+        value = source.get(name)
+        if name in args.given or value is None:
+            continue
+        action = actions[name]
+        kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(action.default), (str,))
+        wrong_kind = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+        if wrong_kind or (action.choices and value not in action.choices):
+            raise ValueError(f"the checkpoint has {name} = {value!r} among its flags: give --{name}, or another file")
+        setattr(args, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,12 @@ def train(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     checkpoint = read_checkpoint(args.resume) if args.resume else None
     if checkpoint is not None:
         adopt(args, checkpoint["args"], RECIPE)
+        check_flags(args)
     train_set, val_set = open_training_data(args)
     classes = train_set.classes
     model, normalisation = make_model(args, classes, checkpoint)
     folder = output_folder(args) if args.output_dir else None
-    refuse_to_overwrite(args.resume, folder)
+    refuse_to_overwrite(args.resume, checkpoint, folder)
     verify_images([*train_set.paths, *val_set.paths], workers=max(1, args.num_workers))
 
     model.to(device, memory_format=torch.channels_last)
@@ -95,10 +97,11 @@ def train(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
             restore_optimizer(optimizer, checkpoint["optimizer"])
         if checkpoint.get("rng"):
             set_rng_state(checkpoint["rng"][0])
-        print(f"going on from {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}")
     if args.start_epoch >= args.epochs:
         print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
         return {"epoch": args.start_epoch - 1, "step": step, "best_acc1": best["acc1"]}
+    if checkpoint is not None:
+        print(f"going on from {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}")
 
     sizes = None if args.square else training_scales(args.image_size)
     sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes)
@@ -211,7 +214,7 @@ def make_loader(args: argparse.Namespace, dataset: ImageFolder, sampler: Any, de
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
-        num_workers=args.num_workers,
+        num_workers=min(args.num_workers, len(sampler)),
         worker_init_fn=worker_init,
         generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
         persistent_workers=args.num_workers > 0,
@@ -228,12 +231,22 @@ def is_same_run(resume: str, folder: Path | None) -> bool:
     return bool(resume) and folder is not None and Path(resume).resolve().parent == folder.resolve()
 
 
-def refuse_to_overwrite(resume: str, folder: Path | None) -> None:
-    if folder is not None and (folder / LAST).exists() and not is_same_run(resume, folder):
+def refuse_to_overwrite(resume: str, checkpoint: dict[str, Any] | None, folder: Path | None) -> None:
+    """A ValueError where this run would write over an earlier one, or over later epochs of its own."""
+    if folder is None or not (folder / LAST).exists():
+        return
+    if checkpoint is None or not is_same_run(resume, folder):
         raise ValueError(
             f"{folder / LAST} is there already: go on from it with --resume {folder / LAST}, "
             "or choose another --output_sub_dir; nothing was overwritten"
         )
+    if not os.path.samefile(resume, folder / LAST):
+        last = read_checkpoint(folder / LAST).get("epoch") or 0
+        if last > (checkpoint.get("epoch") or 0):
+            raise ValueError(
+                f"--resume {resume} would write over the later epochs of {folder / LAST} (up to {last + 1}): "
+                "choose another --output_sub_dir; nothing was overwritten"
+            )
 
 
 def named(classes: list[str] | None) -> str:

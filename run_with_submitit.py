@@ -42,7 +42,7 @@ def submit(args: argparse.Namespace) -> submitit.Job[dict[str, Any]]:
     # The job starts where this process stands, and must find the same modules from there.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=args.cluster)
+    executor = submitit.AutoExecutor(folder=folder, cluster=args.cluster)
     executor.update_parameters(name="icn", timeout_min=args.timeout)
     return executor.submit(icn.main, args)
 

@@ -128,6 +128,9 @@ def list_classes(split_dir: str | os.PathLike[str]) -> list[str]:
     if not root.is_dir():
         raise ValueError(f"no folder {root}; expected {LAYOUT}")
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    for name in names:
+        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"{root}: the name of the class folder {name!r} is not UTF-8; rename it")
     if not names:
         loose = sum(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in os.scandir(root))
         hint = f"; {loose} images lie in it directly: move each into a folder named by its class" if loose else ""

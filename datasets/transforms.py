@@ -16,6 +16,7 @@ SCALES = (480, 544, 608, 672, 736, 800)  # every other of INTR's 11: few shapes 
 ZOOMS = (400, 500, 600)
 CROPS = (384, 600)
 
+MAX_SIDE = 8192
 MIN_SIDE = 32  # one cell of a stride-32 feature map
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
@@ -159,5 +160,5 @@ def _scaled(pixels: int, image_size: int) -> int:
 
 
 def _check_size(image_size: int) -> None:
-    if image_size < MIN_SIDE:
-        raise ValueError(f"--image_size {image_size} must be at least {MIN_SIDE} pixels")
+    if not MIN_SIDE <= image_size <= MAX_SIDE:
+        raise ValueError(f"--image_size {image_size} must be from {MIN_SIDE} to {MAX_SIDE} pixels")

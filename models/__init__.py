@@ -137,8 +137,9 @@ def load_finetune(path: str | Path, args: argparse.Namespace, given: Mapping[str
 
 def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The file's flags, completed; a ValueError where a given flag of the architecture says something else."""
-    queries = checkpoint["model"].get("query_embed.weight")
-    if queries is None:
+    state = checkpoint["model"]
+    queries = state.get("query_embed.weight")
+    if queries is None or queries.ndim != 2:
         raise ValueError(f"{path} has no class queries (query_embed.weight): it is not a checkpoint of ICN or INTR")
     known = {**ARCHITECTURE, **{key: value for key, value in checkpoint["args"].items() if value is not None}}
     if not checkpoint["args"]:
@@ -147,9 +148,27 @@ def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mappin
     for key, default in ARCHITECTURE.items():
         if default is not None and type(known[key]) is not type(default):
             raise ValueError(f"{path} has {key} = {known[key]!r} among its flags where a {type(default).__name__} is needed")
+    for key, value in _measured(state).items():  # before a model is built to the measure of a damaged flag
+        if known[key] != value:
+            raise ValueError(f"{path} is of another architecture: its flags say {key} = {known[key]}, its tensors {value}")
     for key in ARCHITECTURE:
         if key in given and given[key] != known[key]:
             raise ValueError(f"--{key} {given[key]} contradicts {path}, which has {known[key]}: leave the flag out")
     free = {"dropout": 0.1, "lr_backbone": 1e-5}  # no part of the weights: what is given wins
     training = {key: given.get(key, known.get(key, default)) for key, default in free.items()}
+    for key, value in training.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{path} has {key} = {value!r} among its flags where a number is needed")
     return {**known, **training, "backbone_weights": "none"}
+
+
+def _measured(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """What the tensors themselves say of the architecture."""
+    layers = [key.split(".")[1:4] for key in state if key.startswith("transformer.")]
+    measures = {
+        f"{half[:3]}_layers": len({index for stack, word, index in layers if stack == half and word == "layers"})
+        for half in ("encoder", "decoder")
+    }
+    measures["hidden_dim"] = state["query_embed.weight"].shape[1]
+    width = state.get("transformer.decoder.layers.0.linear1.bias")
+    return measures if width is None else {**measures, "dim_feedforward": len(width)}

@@ -7,7 +7,7 @@ import hashlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -18,6 +18,30 @@ import torch
 from torch import Tensor, nn
 
 VERSION = 1
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_normalisation(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), list) and len(value[key]) == 3 and all(isinstance(x, (int, float)) for x in value[key])
+        for key in ("mean", "std")
+    )
+
+
+# Entries that may be missing (INTR's and DETR's files lack most of them), but not be something else.
+_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "epoch": ("a number from 0", _is_count),
+    "step": ("a number from 0", _is_count),
+    "version": ("a number from 0", _is_count),
+    "classes": ("a list of names", lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value)),
+    "normalisation": ("a mean and a std of three numbers", _is_normalisation),
+    "best": ("a table with acc1 and epoch", lambda value: isinstance(value, dict) and {"acc1", "epoch"} <= value.keys()),
+    "optimizer": ("a state dict", lambda value: isinstance(value, dict)),
+    "rng": ("a list of states", lambda value: isinstance(value, list) and all(isinstance(x, dict) for x in value)),
+}
 
 
 @dataclass
@@ -64,12 +88,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} is truncated or no checkpoint at all ({_first_line(error)})") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), Mapping):
         raise ValueError(f"checkpoint {path} has no entry 'model' with a state dict: it was not written by ICN, INTR or DETR")
-    if not all(isinstance(value, Tensor) for value in checkpoint["model"].values()):
-        raise ValueError(f"checkpoint {path}: the entry 'model' holds something else than tensors")
+    for name, value in checkpoint["model"].items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            raise ValueError(f"checkpoint {path}: the entry 'model' holds something else than named tensors ({name!r})")
     if isinstance(checkpoint.get("args"), argparse.Namespace):
         checkpoint["args"] = vars(checkpoint["args"])
     if not isinstance(checkpoint.setdefault("args", {}), dict):
         raise ValueError(f"checkpoint {path}: the entry 'args' is no table of flags")
+    for name, (description, fits) in _ENTRIES.items():
+        if checkpoint.get(name) is not None and not fits(checkpoint[name]):
+            raise ValueError(f"checkpoint {path}: the entry {name!r} is damaged, {description} is needed")
     if (checkpoint.get("version") or 0) > VERSION:
         raise ValueError(f"checkpoint {path} has format {checkpoint['version']}, this ICN reads up to {VERSION}: update ICN")
     return checkpoint

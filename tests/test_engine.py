@@ -81,6 +81,30 @@ def test_an_earlier_run_is_not_overwritten(colours: Path, tmp_path: Path) -> Non
     assert file.read_bytes() == before
 
 
+def test_later_epochs_of_the_same_run_are_not_overwritten(colours: Path, tmp_path: Path) -> None:
+    run_main(colours, tmp_path, "--epochs", 2, "--lr_drop", 1)
+    folder = tmp_path / "colours" / "output_sub"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match="checkpoint0000.pth would write over the later epochs .*up to 2"):
+        run_main(colours, tmp_path, "--epochs", 3, "--resume", folder / "checkpoint0000.pth")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert run_main(colours, tmp_path, "--epochs", 3, "--resume", folder / "checkpoint0001.pth")["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    "flag, value", [("lr", "x"), ("square", "no"), ("lr_scheduler", "foo"), ("batch_size", 2.5), ("lr", -1.0)]
+)
+def test_a_damaged_recipe_is_refused(colours: Path, tmp_path: Path, flag: str, value: object) -> None:
+    run_main(colours, tmp_path, "--epochs", 1)
+    file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
+    state = torch.load(file, weights_only=True)
+    state["args"][flag] = value
+    torch.save(state, file)
+    words = f"--resume {file} --epochs 2 --dataset_path {colours} --dataset_name colours --output_dir {tmp_path}"
+    with pytest.raises(ValueError, match=flag):
+        main.main(tiny_flags(*words.split()))
+
+
 def test_no_output_folder_without_output_dir(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_main(colours, "", "--epochs", 1)

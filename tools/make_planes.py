@@ -18,6 +18,7 @@ from datasets.planes_parts import PARTS
 from util.cli import Parser, launch
 from util.progress import Progress
 
+MAX_SIZE = 4096
 # One colour a part, RGB: fuselage, wings, nose, engines, wingtip, tail, roundel.
 PART_COLOURS = ((150, 150, 150), (95, 95, 95), (230, 60, 60), (250, 170, 30), (60, 180, 75), (60, 120, 230), (220, 60, 220))
 
@@ -83,8 +84,8 @@ def main(args: argparse.Namespace) -> None:
     if args.name is not None and (not args.name or Path(args.name).name != args.name):
         raise ValueError(f"--name '{args.name}': give a plain folder name, without a path")
     preset = get_preset(args.preset)
-    if args.size < MIN_SIZE:
-        raise ValueError(f"--size {args.size} must be at least {MIN_SIZE} pixels")
+    if not MIN_SIZE <= args.size <= MAX_SIZE:
+        raise ValueError(f"--size {args.size} must be at least {MIN_SIZE} and at most {MAX_SIZE} pixels")
     if args.sheet is not None:
         _write_sheet(args.sheet, preset, args.size, args.seed)
     if args.out is not None:

@@ -46,16 +46,16 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 
 
 def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and call `main(args)`; what a user can mend becomes one line on stderr.
+    """Parse the command line and call `main(args)`; what a user can mend (or a disk refuses) becomes one line on stderr.
 
     ICN_DEBUG=1 in the environment shows the traceback instead.
 
     Raises:
-        SystemExit: with code 2 after a wrong flag or a ValueError, 130 after Ctrl-C.
+        SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 130 after Ctrl-C.
     """
     try:
         main(parse(parser, argv))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("ICN_DEBUG") == "1":
             raise
         parser.exit(2, f"{parser.prog}: error: {_message(error)}\n")

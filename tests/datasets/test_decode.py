@@ -3,7 +3,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +240,18 @@ def test_damaged_bytes_never_escape_as_another_exception(tmp_path, picture):
                     function(path)
                 except ImageError as error:
                     assert "\n" not in str(error)
+
+
+def test_a_png_whose_checksums_are_right_around_a_bad_stream(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", b"no deflate stream") + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    for function in (decode_image, check_image):
+        with pytest.raises(ImageError, match="a.png"):
+            function(tmp_path / "a.png")
 
 
 def test_error_is_one_line_when_a_loader_raises_it_again(tmp_path):

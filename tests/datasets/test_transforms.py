@@ -143,5 +143,5 @@ def test_values_out_of_range_name_the_flag(arguments, flag):
 
 
 def test_eval_size_out_of_range():
-    with pytest.raises(ValueError, match="--image_size 0 .* at least 32"):
+    with pytest.raises(ValueError, match="--image_size 0 .* from 32 to 8192"):
         eval_transform(0)

@@ -203,7 +203,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match="is a folder"):
         read_checkpoint(tmp_path)
-    for content, message in (([1, 2], "no entry 'model'"), ({"model": {"a": 1}}, "something else than tensors")):
+    for content, message in (([1, 2], "no entry 'model'"), ({"model": {"a": 1}}, "something else than named tensors")):
         torch.save(content, tmp_path / "odd.pth")
         with pytest.raises(ValueError, match=message):
             read_checkpoint(tmp_path / "odd.pth")
@@ -214,7 +214,11 @@ def test_a_file_of_another_architecture(tmp_path: Path) -> None:
     file = torch.load(tmp_path / "intr.pth", weights_only=False)
     file["args"].dec_layers = 1
     torch.save(file, tmp_path / "intr.pth")
-    with pytest.raises(ValueError, match="another architecture: 18 tensors do not fit .*unexpected"):
+    with pytest.raises(ValueError, match="another architecture: its flags say dec_layers = 1, its tensors 2"):
+        load_checkpoint(tmp_path / "intr.pth")
+    file["args"].dec_layers, file["args"].backbone = 2, "resnet34"
+    torch.save(file, tmp_path / "intr.pth")
+    with pytest.raises(ValueError, match="another architecture: .* tensors do not fit .* is missing"):
         load_checkpoint(tmp_path / "intr.pth")
     file["args"].nheads = "four"
     torch.save(file, tmp_path / "intr.pth")
@@ -226,6 +230,29 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {"query_embed.weight": torch.zeros(1, 1)}, "version": 99}, tmp_path / "new.pth")
     with pytest.raises(ValueError, match="format 99.*update ICN"):
         read_checkpoint(tmp_path / "new.pth")
+
+
+@pytest.mark.parametrize(
+    "entry, value",
+    [
+        ("epoch", "x"), ("epoch", -5), ("step", "x"), ("version", "9"), ("classes", 5), ("classes", [1, 2]), ("best", {}),
+        ("normalisation", {"mean": "x", "std": [1, 1, 1]}), ("normalisation", {"mean": [0, 0]}), ("optimizer", "x"), ("rng", [1]),
+    ],
+)  # fmt: skip
+def test_damaged_entries_are_named(tmp_path: Path, entry: str, value: object) -> None:
+    torch.save({"model": {"query_embed.weight": torch.zeros(1, 1)}, entry: value}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=f"odd.pth: the entry '{entry}' is damaged"):
+        read_checkpoint(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("flag, value", [("enc_layers", 10**7), ("hidden_dim", 10**9), ("dim_feedforward", -5), ("dropout", "x")])
+def test_damaged_flags_build_nothing(tmp_path: Path, flag: str, value: object) -> None:
+    save_intr(tmp_path / "intr.pth")
+    file = torch.load(tmp_path / "intr.pth", weights_only=False)
+    setattr(file["args"], flag, value)
+    torch.save(file, tmp_path / "intr.pth")
+    with pytest.raises(ValueError, match=f"{flag} = '?{value}"):
+        load_checkpoint(tmp_path / "intr.pth")
 
 
 def test_defaults_of_the_architecture_are_the_flags() -> None:
