@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import timm
-import torch
 import torchvision
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -115,8 +114,7 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, norm: str
     options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}
     if dilation:
         options["output_stride"] = 16
-    with torch.device("meta"):  # only to read what it offers
-        offered = _timm_create(name, options).feature_info
+    offered = _timm_create(name, options).feature_info
     strides: list[int] = offered.reduction()
     if feature_stride is not None and feature_stride not in strides:
         raise ValueError(_no_such_stride(name, feature_stride, strides, dilation))
