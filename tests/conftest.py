@@ -39,6 +39,17 @@ def tiny_model(num_classes: int = 3, seed: int = 0, **changes: object) -> ICN:
     return model
 
 
+def as_detr(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An ICN's state dict in DETR's form: its detection heads in the place of the classifier."""
+    width = state["query_embed.weight"].shape[1]
+    detr = {key: value for key, value in state.items() if not key.startswith("presence_vector.")}
+    detr |= {"class_embed.weight": torch.zeros(92, width), "class_embed.bias": torch.zeros(92)}
+    for layer, out in enumerate((width, width, 4)):
+        detr[f"bbox_embed.layers.{layer}.weight"] = torch.zeros(out, width)
+        detr[f"bbox_embed.layers.{layer}.bias"] = torch.zeros(out)
+    return detr
+
+
 def make_images(root: Path, splits: dict[str, int], classes: dict[str, tuple[int, int, int]], size: tuple[int, int]) -> Path:
     """A data set of coloured discs on grey noise, a class a colour: `splits` counts the images of each class."""
     rng = np.random.default_rng(0)

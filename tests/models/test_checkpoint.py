@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 import torch
-from conftest import TINY, tiny_flags, tiny_model
+from conftest import TINY, as_detr, tiny_flags, tiny_model
 
 from models import ARCHITECTURE, load_checkpoint, load_finetune
 from models.checkpoint import read_checkpoint
@@ -38,12 +38,7 @@ def save_intr(path: Path, **changes: object) -> torch.nn.Module:
 
 
 def save_detr(path: Path, queries: int = 100) -> dict[str, torch.Tensor]:
-    state = dict(tiny_model(queries).state_dict())
-    del state["presence_vector.weight"], state["presence_vector.bias"]
-    state |= {"class_embed.weight": torch.zeros(92, 32), "class_embed.bias": torch.zeros(92)}
-    for layer, width in enumerate((32, 32, 4)):
-        state[f"bbox_embed.layers.{layer}.weight"] = torch.zeros(width, 32)
-        state[f"bbox_embed.layers.{layer}.bias"] = torch.zeros(width)
+    state = as_detr(tiny_model(queries).state_dict())
     torch.save({"model": state}, path)
     return state
 
