@@ -32,9 +32,10 @@ from util.checkpoint import BEST, LAST, milestone, rng_state, save_checkpoint, s
 from util.cli import Parser, launch, select_device
 from util.logging import RunLog
 from util.metrics import describe
-from util.optimizer import learning_rate, make_optimizer, restore_optimizer
+from util.optimizer import make_optimizer, restore_optimizer
 from util.progress import clock
 from util.results import write_results
+from util.schedule import learning_rate
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -119,7 +120,13 @@ def train(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         sampler.set_epoch(epoch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
-                group["base_lr"], epoch, args.lr_scheduler, lr_drop=args.lr_drop, epochs=args.epochs, min_lr=args.min_lr
+                group["base_lr"],
+                epoch * len(sampler),
+                args.lr_scheduler,
+                steps_per_epoch=len(sampler),
+                epochs=args.epochs,
+                lr_drop=args.lr_drop,
+                min_lr=args.min_lr,
             )
         try:
             trained = train_one_epoch(

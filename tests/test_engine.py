@@ -14,7 +14,7 @@ import main
 from datasets import EvalSampler, collate, eval_transform, open_split
 from engine import evaluate, train_one_epoch
 from util.metrics import Sums, describe
-from util.optimizer import learning_rate, make_optimizer, restore_optimizer
+from util.optimizer import make_optimizer, restore_optimizer
 from util.results import write_results
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
@@ -185,21 +185,6 @@ def test_top_k_metrics() -> None:
     few = Sums(CPU, 3)
     few.add(logits[:, :3], torch.tensor([0, 2, 0]))
     assert few.means()["acc5"] is None and "n/a (fewer than 5 classes)" in describe(few.means())
-
-
-@pytest.mark.parametrize("scheduler", ["StepLR", "CosineAnnealingLR"])
-def test_learning_rates_are_those_of_torch(scheduler: str) -> None:
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    make = {
-        "StepLR": lambda: torch.optim.lr_scheduler.StepLR(optimizer, 3),
-        "CosineAnnealingLR": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10, eta_min=1e-3),
-    }
-    schedule = make[scheduler]()
-    for epoch in range(10):
-        ours = learning_rate(0.5, epoch, scheduler, lr_drop=3, epochs=10, min_lr=1e-3)
-        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
 
 
 def test_optimizer_state_of_intr_is_taken_over() -> None:

@@ -1,8 +1,7 @@
-"""AdamW as DETR sets it up, and its learning rates as a pure function of the epoch."""
+"""AdamW as DETR sets it up."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -35,16 +34,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
         raise ValueError(f"the optimizer state of the checkpoint does not fit ({error}): start anew with --finetune") from None
     for group, values in zip(optimizer.param_groups, kept, strict=True):
         group.update(values)
-
-
-def learning_rate(base: float, epoch: int, scheduler: str, *, lr_drop: int, epochs: int, min_lr: float) -> float:
-    """Learning rate of an epoch, as torch's schedulers of the same names give it to INTR.
-
-    Args:
-        base: rate of the first epoch.
-        epoch: counted from 0.
-        scheduler: `StepLR`: a tenth after every `lr_drop` epochs; `CosineAnnealingLR`: half a cosine down to `min_lr`.
-    """
-    if scheduler == "StepLR":
-        return base * 0.1 ** (epoch // lr_drop)
-    return min_lr + (base - min_lr) * (1 + math.cos(math.pi * epoch / epochs)) / 2
