@@ -1,0 +1,1 @@
+"""Measuring the engine: what `python -m tools.benchmark` runs. Nothing outside this package and that tool imports it."""
