@@ -1,8 +1,9 @@
 """Files to batches. Knows no model."""
 
 from .batching import EvalSampler, ImageBatch, TrainSampler, collate, worker_init
-from .decode import ImageError, check_image, decode_image
+from .decode import ImageError, check_image, decode_image, image_size
 from .image_folder import IMAGE_EXTENSIONS, ImageFolder, Sample, class_names, list_classes, open_split
+from .shapes import eval_shapes
 from .transforms import eval_transform, train_transform, training_scales
 from .verify import verify_images
 
@@ -18,7 +19,9 @@ __all__ = [
     "class_names",
     "collate",
     "decode_image",
+    "eval_shapes",
     "eval_transform",
+    "image_size",
     "list_classes",
     "open_split",
     "train_transform",

@@ -139,24 +139,49 @@ class TrainSampler(Sampler[list[Sample]]):
 
 
 class EvalSampler(Sampler[list[int]]):
-    """Batches in order, every image exactly once over all ranks: rank r takes images r, r + world_size, ...
+    """Batches of which every image is in exactly one, over all ranks; deterministic.
 
-    No image is repeated to even the ranks out, so that ranks may differ by one image and a rank may have none.
+    With `shapes` the images of a batch have one shape, so that none is padded: padding reaches the convolutions, and a
+    score would depend on who else is in the batch. The largest shapes come first, and rank r takes batches r,
+    r + world_size, ...; without `shapes` the batches are in order, of images r, r + world_size, ...
+
+    No image is repeated to even the ranks out: ranks may differ by one batch, and a rank may have none.
+
+    Args:
+        n: images in the data set.
+        batch_size: images per batch, at most.
+        rank, world_size: this process, and how many there are.
+        shapes: (height, width) of every image as it is scored; see `eval_shapes`.
 
     Raises:
         ValueError: a batch size below 1.
     """
 
-    def __init__(self, n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shapes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         _check_batch_size(batch_size)
-        self.indices, self.batch_size = range(rank, n, world_size), batch_size
+        if shapes is None:
+            self.batches = list(_chunks(range(rank, n, world_size), batch_size))
+            return
+        assert len(shapes) == n, f"{len(shapes)} shapes of {n} images"
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, shape in enumerate(shapes):
+            alike.setdefault(shape, []).append(index)
+        largest_first = sorted(alike, key=lambda shape: (shape[0] * shape[1], shape), reverse=True)
+        batches = [batch for shape in largest_first for batch in _chunks(alike[shape], batch_size)]
+        self.batches = batches[rank::world_size]
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[start : start + self.batch_size])
+        return iter(self.batches)
 
 
 def worker_init(worker_id: int) -> None:
@@ -171,6 +196,11 @@ def worker_init(worker_id: int) -> None:
 def _hash(*parts: int | str) -> int:
     """63 well-mixed bits, the same in every process and version of Python."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _chunks(indices: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(indices), size):
+        yield list(indices[start : start + size])
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -51,11 +51,12 @@ def train_transform(
     return SquareTrain(image_size, crop_min, hflip) if square else AspectTrain(image_size, hflip)
 
 
-def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> Callable[..., Tensor]:
+def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> AspectEval | SquareEval:
     """The picture resized as a whole: to a square, or to a short side of `image_size` with INTR's arithmetic.
 
     Returns:
         `transform(image, size=None)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` replaces `image_size`.
+        `transform.output_size(H, W, size=None)` is that (h, w) without a picture.
 
     Raises:
         ValueError: `image_size` below 32.
@@ -86,9 +87,13 @@ class AspectEval:
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
 
-    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
+    def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
+        """Height and width of what becomes of a picture of `height` and `width`."""
         size = size or self.image_size
-        return resize_short_side(image, size, _scaled(LONGEST, size))
+        return short_side_size(height, width, size, _scaled(LONGEST, size))
+
+    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
+        return _resize(image, *self.output_size(*image.shape[1:], size))
 
 
 class SquareTrain:
@@ -110,9 +115,12 @@ class SquareEval:
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
 
+    def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
+        """Height and width of what becomes of a picture of `height` and `width`: the same for all."""
+        return (size or self.image_size,) * 2
+
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
-        size = size or self.image_size
-        return _resize(image, size, size)
+        return _resize(image, *self.output_size(*image.shape[1:], size))
 
 
 def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
