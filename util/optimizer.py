@@ -1,36 +1,120 @@
-"""AdamW as DETR sets it up."""
+"""AdamW as DETR sets it up, and what recipes refine: which weights decay, and how fast each stage of the backbone learns."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
 
-def make_optimizer(model: nn.Module, lr: float, lr_backbone: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what is trained, the backbone in a group of its own (empty when it is frozen, as in INTR's files).
+def make_optimizer(
+    model: nn.Module,
+    lr: float,
+    lr_backbone: float,
+    weight_decay: float,
+    *,
+    norm_decay: bool = True,
+    layer_decay: float = 1.0,
+    fused: bool = False,
+) -> torch.optim.AdamW:
+    """AdamW over what is trained, the backbone in groups of its own.
 
-    Each group keeps its first rate as `base_lr`.
+    The first two groups are INTR's, `rest` and `backbone`, there also when they are empty (a frozen backbone), so that the
+    optimizer state in its files fits. Each group has a `name`, and keeps its largest rate as `base_lr`.
+
+    Args:
+        model: an ICN.
+        lr: rate of everything but the backbone.
+        lr_backbone: rate of the backbone's last stage, that of the feature map, and of learned position encodings.
+        weight_decay: of AdamW (decoupled: `w -= rate * weight_decay * w`).
+        norm_decay: False: no decay of norms and biases (all that has one dimension), class queries and position embeddings.
+            These are added or scale, they are not multiplied with an input: decay does not make them simpler, and queries
+            that shrink to 0 become one and the same class.
+        layer_decay: the rate of a stage that lies d stages before the feature map is `lr_backbone * layer_decay ** d`.
+        fused: one kernel for all parameters.
+
+    Raises:
+        ValueError: `layer_decay` is no factor, or the backbone does not say which parameters form a stage.
     """
-    rest: dict[str, Any] = {"params": [], "lr": lr, "base_lr": lr}
-    backbone: dict[str, Any] = {"params": [], "lr": lr_backbone, "base_lr": lr_backbone}
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"--layer_decay {layer_decay} must be above 0 and at most 1 (1: the whole backbone at one rate)")
+    distances = {} if layer_decay == 1 else _stage_distances(model)
+    exempt = set() if norm_decay else _without_decay(model)
+    groups = {name: _group(name, rate, weight_decay) for name, rate in (("rest", lr), ("backbone", lr_backbone))}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (backbone if name.startswith("backbone.") else rest)["params"].append(parameter)
-    return torch.optim.AdamW([rest, backbone], weight_decay=weight_decay)
+        if not parameter.requires_grad:
+            continue
+        distance = distances.get(name, 0)
+        group, rate = ("backbone", lr_backbone * layer_decay**distance) if name.startswith("backbone.") else ("rest", lr)
+        key = group + f" -{distance}" * (distance > 0) + " without decay" * (name in exempt)
+        if key not in groups:
+            groups[key] = _group(key, rate, 0.0 if name in exempt else weight_decay)
+        groups[key]["params"].append(parameter)
+    # None leaves torch its own choice; False would be its slowest way.
+    return torch.optim.AdamW(groups.values(), fused=True if fused else None)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a saved state (ICN's or INTR's); rates and weight decay stay those that `optimizer` was made with.
+    """Load the moments of a saved state (ICN's or INTR's); rates, weight decay and options stay those of `optimizer`.
 
     Raises:
-        ValueError: the state belongs to other parameters.
+        ValueError: the state belongs to other parameters; `optimizer` is as it was.
     """
-    kept = [{key: group[key] for key in ("lr", "base_lr", "weight_decay")} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(state)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the optimizer state of the checkpoint does not fit ({error}): start anew with --finetune") from None
-    for group, values in zip(optimizer.param_groups, kept, strict=True):
-        group.update(values)
+        saved = state["param_groups"]
+        sizes, own = ([len(group["params"]) for group in groups] for groups in (saved, optimizer.param_groups))
+        if sizes != own:
+            raise ValueError(f"its groups hold {sizes} parameters, those of this run {own}")
+        for mine, theirs in zip(optimizer.param_groups, saved, strict=True):
+            for parameter, index in zip(mine["params"], theirs["params"], strict=True):
+                moment = state["state"].get(index, {}).get("exp_avg", parameter)
+                if moment.shape != parameter.shape:
+                    raise ValueError(f"it is of a parameter {list(moment.shape)} where {list(parameter.shape)} is trained")
+        # With our options, since torch places the step counts as the options of the state demand (fused).
+        groups = [{**mine, "params": theirs["params"]} for mine, theirs in zip(optimizer.param_groups, saved, strict=True)]
+        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the optimizer state of the checkpoint does not fit ({error}): resume with the flags that it was trained with, "
+            "or start anew with --finetune"
+        ) from None
+
+
+def _group(name: str, lr: float, weight_decay: float) -> dict[str, Any]:
+    return {"params": [], "lr": lr, "base_lr": lr, "weight_decay": weight_decay, "name": name}
+
+
+def _without_decay(model: nn.Module) -> set[str]:
+    """Names of the parameters that `norm_decay=False` exempts; a timm backbone knows its own besides."""
+    names = {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            names.add(f"{prefix}.weight")
+    body: Any = model.backbone[0].body  # type: ignore[index, union-attr]
+    patterns: set[str] = getattr(getattr(body, "model", None), "no_weight_decay", set)()
+    prefix = "backbone.0.body.model."
+    return names | {name for name, _ in model.named_parameters() if any(fnmatch(name, prefix + pattern) for pattern in patterns)}
+
+
+def _stage_distances(model: nn.Module) -> dict[str, int]:
+    """For each parameter of the backbone's network: how many stages lie between its own and the feature map."""
+    body: Any = model.backbone[0].body  # type: ignore[index, union-attr]
+    names = [name for name, _ in body.named_parameters()]
+    if not hasattr(body, "model"):  # torchvision's ResNet: conv1 and bn1 are the stem, then layer1, layer2, ...
+        stages = {name: int(name[5]) if name.startswith("layer") else 0 for name in names}
+    else:
+        try:
+            grouped = group_parameters(body.model, body.model.group_matcher(coarse=True), reverse=True)
+        except (AttributeError, AssertionError, NotImplementedError):
+            grouped = {}
+        if len(set(grouped.values())) < 2:
+            raise ValueError(
+                f"--layer_decay: timm does not say which layers of {type(body.model).__name__} form a stage: "
+                "leave the flag out, or choose another --backbone"
+            )
+        stages = {f"model.{name}": stage for name, stage in grouped.items()}
+    last = max(stages.values())
+    return {f"backbone.0.body.{name}": last - stage for name, stage in stages.items()}
