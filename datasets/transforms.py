@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
+from .augment import Augment
+
 # INTR's numbers (DETR's recipe) are for a short side of 800; other image sizes scale them.
 REFERENCE_SIZE = 800
 LONGEST = 1333
@@ -27,7 +29,13 @@ def training_scales(image_size: int) -> list[int]:
 
 
 def train_transform(
-    image_size: int = REFERENCE_SIZE, square: bool = False, crop_min: float = 0.08, hflip: float = 0.5
+    image_size: int = REFERENCE_SIZE,
+    square: bool = False,
+    crop_min: float = 0.08,
+    hflip: float = 0.5,
+    color_jitter: float = 0.0,
+    randaugment: int = 0,
+    random_erasing: float = 0.0,
 ) -> Callable[[Tensor, int | None], Tensor]:
     """Random augmentation of a uint8 `[3, H, W]` image; draws from torch's generator only.
 
@@ -36,19 +44,21 @@ def train_transform(
         square: random resized crop to a square; otherwise INTR's recipe.
         crop_min: smallest crop as a share of the picture's area (square only).
         hflip: probability of a horizontal flip.
+        color_jitter, randaugment, random_erasing: see `Augment`; each 0 is off.
 
     Returns:
         `transform(image, size)` -> uint8 `[3, h, w]`; `size` is the scale of the batch, None for `image_size`.
 
     Raises:
-        ValueError: `image_size` below 32, `crop_min` outside (0, 1], `hflip` outside [0, 1].
+        ValueError: `image_size` below 32, `crop_min` outside (0, 1], `hflip` outside [0, 1], or as `Augment`.
     """
     _check_size(image_size)
     if not 0 < crop_min <= 1:
         raise ValueError(f"--crop_min {crop_min} must be above 0 and at most 1 (a share of the picture's area)")
     if not 0 <= hflip <= 1:
         raise ValueError(f"--hflip {hflip} must be from 0 to 1 (a probability)")
-    return SquareTrain(image_size, crop_min, hflip) if square else AspectTrain(image_size, hflip)
+    augment = Augment(color_jitter, randaugment, random_erasing)
+    return SquareTrain(image_size, crop_min, hflip, augment) if square else AspectTrain(image_size, hflip, augment)
 
 
 def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> AspectEval | SquareEval:
@@ -66,10 +76,10 @@ def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> As
 
 
 class AspectTrain:
-    """INTR's augmentation: flip, then half of the time zoom and crop, then the scale of the batch."""
+    """INTR's augmentation: flip, then half of the time zoom and crop, then the scale of the batch, then what `augment` does."""
 
-    def __init__(self, image_size: int, hflip: float) -> None:
-        self.image_size, self.hflip = image_size, hflip
+    def __init__(self, image_size: int, hflip: float, augment: Augment) -> None:
+        self.image_size, self.hflip, self.augment = image_size, hflip, augment
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
         image = _random_flip(image, self.hflip)
@@ -78,7 +88,7 @@ class AspectTrain:
             # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
             image = resize_short_side(image, _scaled(zoom, self.image_size), longest=10 * self.image_size)
             image = _random_crop(image, *(_scaled(side, self.image_size) for side in CROPS))
-        return resize_short_side(image, size or self.image_size, _scaled(LONGEST, self.image_size))
+        return self.augment(resize_short_side(image, size or self.image_size, _scaled(LONGEST, self.image_size)))
 
 
 class AspectEval:
@@ -97,16 +107,16 @@ class AspectEval:
 
 
 class SquareTrain:
-    """A random part of the picture, resized to a square (Szegedy et al. 2015), and a flip."""
+    """A random part of the picture, resized to a square (Szegedy et al. 2015), a flip, and what `augment` does."""
 
-    def __init__(self, image_size: int, crop_min: float, hflip: float) -> None:
-        self.image_size, self.crop_min, self.hflip = image_size, crop_min, hflip
+    def __init__(self, image_size: int, crop_min: float, hflip: float, augment: Augment) -> None:
+        self.image_size, self.crop_min, self.hflip, self.augment = image_size, crop_min, hflip, augment
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
         size = size or self.image_size
         box = RandomResizedCrop.get_params(image, [self.crop_min, 1.0], list(ASPECT_RATIOS))
         image = F.resized_crop(image, *box, size=[size, size], interpolation=InterpolationMode.BILINEAR, antialias=True)
-        return _random_flip(image, self.hflip)
+        return self.augment(_random_flip(image, self.hflip))
 
 
 class SquareEval:
