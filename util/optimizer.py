@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from timm.models import group_parameters
+from timm.models._manipulate import group_with_matcher
 from torch import nn
 
 
@@ -105,16 +105,19 @@ def _stage_distances(model: nn.Module) -> dict[str, int]:
     names = [name for name, _ in body.named_parameters()]
     if not hasattr(body, "model"):  # torchvision's ResNet: conv1 and bn1 are the stem, then layer1, layer2, ...
         stages = {name: int(name[5]) if name.startswith("layer") else 0 for name in names}
+        last = max(stages.values())
     else:
+        # timm puts what belongs to no stage behind the last one; older versions keep a final norm there that is not used.
+        named = [(name.removeprefix("model."), None) for name in [*names, "head"]]
         try:
-            grouped = group_parameters(body.model, body.model.group_matcher(coarse=True), reverse=True)
+            stages = group_with_matcher(iter(named), body.model.group_matcher(coarse=True), reverse=True)
         except (AttributeError, AssertionError, NotImplementedError):
-            grouped = {}
-        if len(set(grouped.values())) < 2:
+            stages = {"head": 0}
+        last = stages.pop("head") - 1
+        if last < 1:
             raise ValueError(
                 f"--layer_decay: timm does not say which layers of {type(body.model).__name__} form a stage: "
                 "leave the flag out, or choose another --backbone"
             )
-        stages = {f"model.{name}": stage for name, stage in grouped.items()}
-    last = max(stages.values())
-    return {f"backbone.0.body.{name}": last - stage for name, stage in stages.items()}
+        stages = {f"model.{name}": stage for name, stage in stages.items()}
+    return {f"backbone.0.body.{name}": max(0, last - stage) for name, stage in stages.items()}
