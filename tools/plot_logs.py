@@ -1,0 +1,175 @@
+"""Accuracy of runs against wall time and against epochs, as a picture.
+
+    python -m tools.plot_logs <run folder> ... --out curves.png [--labels <name> ...]
+
+A run folder is `<output_dir>/<dataset_name>/<output_sub_dir>` of a training, where its log.txt stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from util.cli import Parser, launch
+
+# Okabe and Ito's colours, which are told apart in every form of colour blindness; the markers tell them apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+STYLES = ("-", "--", ":", "-.")
+
+
+@dataclass
+class Run:
+    """One log: a value per epoch in each list.
+
+    epochs: counted from 1.
+    minutes: since the start of the run.
+    accuracies: acc@1 on the scored split, percent.
+    evaluation_counted: whether `minutes` holds the evaluations; older logs know the seconds of training only.
+    """
+
+    label: str
+    epochs: list[int]
+    minutes: list[float]
+    accuracies: list[float]
+    evaluation_counted: bool
+
+    @property
+    def best(self) -> int:
+        """Position of the best accuracy, the first of equals."""
+        return self.accuracies.index(max(self.accuracies))
+
+    def describe(self) -> str:
+        best = self.best
+        minutes = self.minutes[best]
+        time = f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
+        only = "" if self.evaluation_counted else " of training alone"
+        return f"{self.label}: best {self.accuracies[best]:.2f} % in epoch {self.epochs[best]}, {time} min{only}"
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = Parser("plot_logs", description="Accuracy of runs against wall time and against epochs, as a picture")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="folder of a training run, where its log.txt stands")
+    parser.add_argument("--out", default="curves.png", type=Path, help="picture to write (.png, .svg, .pdf)")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="a name for each run; None: from the folders' names")
+    parser.add_argument("--title", default="", help="line above the picture")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Read the logs, print the best of each, write the picture.
+
+    Raises:
+        ValueError: a log that is missing or empty, labels that are not one a run, a picture that cannot be written.
+    """
+    labels = args.labels or default_labels(args.runs)
+    if len(labels) != len(args.runs):
+        raise ValueError(f"--labels has {len(labels)} names for {len(args.runs)} runs: give one for each")
+    runs = [read_log(folder, label) for folder, label in zip(args.runs, labels, strict=True)]
+    figure = draw(runs, args.title)
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(args.out, dpi=150)
+    except (OSError, ValueError) as error:  # the folder, or an ending that is no format
+        raise ValueError(f"--out {args.out} cannot be written ({error})") from None
+    for run in runs:
+        print(run.describe())
+    print(f"written: {args.out}")
+
+
+def default_labels(folders: Sequence[Path]) -> list[str]:
+    """What tells the folders apart: their paths below the folder that they share."""
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < 2:
+        return [path.name for path in paths]
+    shared = os.path.commonpath(paths)
+    return [os.path.relpath(path, shared) if str(path) != shared else path.name for path in paths]
+
+
+def read_log(folder: Path, label: str) -> Run:
+    """A run's log.txt; a line that a kill cut short is left out.
+
+    Args:
+        folder: that of the run, or the log itself.
+
+    Raises:
+        ValueError: there is none, or it holds no epoch.
+    """
+    path = folder / "log.txt" if folder.is_dir() else folder
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"{path} cannot be read: give the folder of a training run, where its log.txt stands") from None
+    run = Run(label, [], [], [], True)
+    seconds = 0.0
+    for line in lines:
+        entry = _entry(line)
+        if entry is None:
+            continue
+        if "elapsed" in entry:
+            seconds = entry["elapsed"]
+        else:
+            seconds += entry["train_seconds"]
+            run.evaluation_counted = False
+        run.epochs.append(entry["epoch"] + 1)
+        run.minutes.append(seconds / 60)
+        run.accuracies.append(entry["test_acc1"])
+    if not run.epochs:
+        raise ValueError(
+            f"{path} has no line with epoch, test_acc1 and elapsed (or train_seconds): "
+            "give the folder of a run that has finished an epoch"
+        )
+    return run
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """The numbers of an epoch, or None for a line that does not hold them."""
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(entry, dict) or not any(isinstance(entry.get(key), (int, float)) for key in ("elapsed", "train_seconds")):
+        return None
+    return entry if all(isinstance(entry.get(key), (int, float)) for key in ("epoch", "test_acc1")) else None
+
+
+def draw(runs: Sequence[Run], title: str = "") -> Figure:
+    """One line a run, against minutes on the left and epochs on the right, its best value marked and in the legend."""
+    height = 3.6 + 0.24 * len(runs) + (0.3 if title else 0)
+    figure = Figure(figsize=(9, height), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    time_axis = "minutes, evaluation included" if all(run.evaluation_counted for run in runs) else "minutes"
+    for axes, quantity, name in zip(panels, ("minutes", "epochs"), (time_axis, "epochs"), strict=True):
+        for index, run in enumerate(runs):
+            x = getattr(run, quantity)
+            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+            style = STYLES[index // len(COLOURS) % len(STYLES)]
+            every = max(1, len(x) // 12)
+            look = {"color": colour, "marker": marker}
+            axes.plot(x, run.accuracies, style, **look, linewidth=1.8, markersize=4, markevery=every, label=run.describe())
+            best = x[run.best], run.accuracies[run.best]
+            axes.plot(*best, **look, linestyle="none", markersize=9, markeredgecolor="white", zorder=3)
+        axes.set_xlabel(name)
+        axes.set_xlim(left=0)
+        axes.grid(True, alpha=0.25)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("accuracy on the scored split, %")
+    panels[1].xaxis.get_major_locator().set_params(integer=True)
+    if title:
+        figure.suptitle(title, parse_math=False)
+    legend = figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
+    for text in legend.get_texts():  # a folder's name is no formula
+        text.set_parse_math(False)
+    return figure
+
+
+if __name__ == "__main__":
+    launch(main, get_args_parser())
