@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CPU_WEIGHTS = 2**24  # attention weights of a batch that may be held at once where dropout rules the fused kernel out (64 MiB)
 
 
 class MultiheadAttention(nn.Module):
@@ -63,13 +66,9 @@ class MultiheadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
-            # In fp32 whatever the autocast type is: these numbers are looked at, not only multiplied.
-            scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)  # [B, heads, N, S]
-            if valid is not None:
-                scores = scores.masked_fill(~valid, float("-inf"))
-            weights = scores.softmax(-1).view(weights_shape or scores.shape)
-            # Read back from what is returned: a view taken afterwards would have no gradient of the output.
-            out = F.dropout(weights.view(scores.shape), dropout).to(v.dtype) @ v  # [B, heads, N, d]
+            out, weights = _explicit(q, k, v, valid, dropout, weights_shape)
+        elif dropout > 0 and q.device.type == "cpu" and q.shape[:-1].numel() * k.shape[-2] > CPU_WEIGHTS:
+            out = _image_by_image(q, k, v, valid, dropout)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)  # [B, heads, N, d]
         return self.out_proj(out.transpose(1, 2).flatten(2)), weights  # [B, N, D]
@@ -88,3 +87,32 @@ class MultiheadAttention(nn.Module):
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
+
+
+def _explicit(
+    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float, shape: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention by the textbook: output `[B, heads, N, d]` and the weights before dropout, in `shape`."""
+    # In fp32 whatever the autocast type is: these numbers are looked at, not only multiplied.
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)  # [B, heads, N, S]
+        if valid is not None:
+            scores = scores.masked_fill(~valid, float("-inf"))
+        weights = scores.softmax(-1).view(shape or scores.shape)
+        # Read back from what is returned: a view taken afterwards would have no gradient of the output.
+        return F.dropout(weights.view(scores.shape), dropout).to(v.dtype) @ v, weights
+
+
+def _image_by_image(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
+    """Attention with dropout, of which the CPU has no fused kernel: the weights of one image at a time, in both passes."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)
+
+    batch = max(len(q), len(k))
+    parts = []
+    for i in range(batch):
+        one = [x[i : i + 1] if len(x) > 1 else x for x in (q, k, v)]
+        mask = valid if valid is None or len(valid) == 1 else valid[i : i + 1]
+        parts.append(checkpoint(attend, *one, mask, use_reentrant=False))
+    return torch.cat(parts)  # [B, heads, N, d]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import timm
 import torchvision
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
+
+from .folding import fold_frozen_norms
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RESNETS = torchvision.models.list_models(module=torchvision.models, include="*resn*")
@@ -33,19 +37,62 @@ class Backbone(nn.Module):
         self.num_channels = num_channels
         self.normalisation = normalisation
         self.stem = stem
+        self.checkpointing = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` to features `[B, num_channels, h, w]`; ValueError for a size that the network cannot take."""
         try:
-            features = self.body(images)
+            features = self._checkpointed(images) if self.checkpointing and self.training else self.body(images)
         except AssertionError as error:  # timm's networks of a fixed input size
             raise ValueError(f"the backbone refuses images of {images.shape[-2]} x {images.shape[-1]} pixels: {error}") from None
         return features[0] if isinstance(features, (list, tuple)) else features
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only the inputs of blocks for the backward pass, and compute the rest again there.
+
+        Raises:
+            ValueError: the network cannot do this, or (timm's) has learned batch norms, which would count each batch twice.
+        """
+        if isinstance(self.body, nn.Sequential):
+            self.checkpointing = True
+            return
+        learned = any(isinstance(module, nn.BatchNorm2d) and module.track_running_stats for module in self.body.modules())
+        if learned:
+            raise ValueError("--grad_checkpointing: a timm model with learned batch norms cannot: use --backbone_norm frozen")
+        try:
+            self.body.model.set_grad_checkpointing()  # type: ignore[operator, union-attr]
+        except (AttributeError, AssertionError) as error:
+            raise ValueError(f"--grad_checkpointing is not possible with this backbone: {error}") from None
+
+    def _checkpointed(self, x: Tensor) -> Tensor:
+        for stage in self.body.children():
+            for block in stage if isinstance(stage, nn.Sequential) else [stage]:
+                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: _uncounted(self.body))
+        return x
 
     def freeze(self, all_of_it: bool) -> None:
         """Exclude the stem, or everything, from training."""
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(not (all_of_it or name.startswith(self.stem)))
+
+
+def _uncounted(body: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of the first and the second computation of a block: in the second, batch norms do not count the batch again."""
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+        kept: list[tuple[Any, float | None, int]] = [(norm, norm.momentum, int(norm.num_batches_tracked or 0)) for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0  # the running statistics are multiplied by 1, to which 0 is added
+        try:
+            yield
+        finally:
+            for norm, momentum, count in kept:
+                norm.momentum = momentum
+                norm.num_batches_tracked.fill_(count)
+
+    return nullcontext(), again()
 
 
 def build_backbone(
@@ -94,6 +141,7 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, n
         if child == strides[stride]:
             break
     body = nn.Sequential(stages)
+    fold_frozen_norms(body)
     channels = _channels_of(body[-1])
     frozen_stem = ("conv1.", "bn1.", "layer1.") if norm == "frozen" else ()
     backbone = Backbone(body, channels, IMAGENET, frozen_stem)
@@ -130,6 +178,7 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, norm: str
     normalisation = {"mean": list(config.mean), "std": list(config.std)} if config else IMAGENET
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
+        fold_frozen_norms(body)
     return Backbone(body, channels, normalisation, ())
 
 

@@ -55,6 +55,15 @@ class ICN(nn.Module):
         self.input_proj = nn.Conv2d(backbone.num_channels, hidden_dim, kernel_size=1)  # type: ignore[arg-type]
         self.backbone = nn.ModuleList([backbone, position_encoding])
 
+    def checkpoint_gradients(self) -> None:
+        """Trade time for memory in training: blocks and layers are computed again in the backward pass (Chen et al. 2016).
+
+        Raises:
+            ValueError: the backbone cannot do this.
+        """
+        self.backbone[0].checkpoint_gradients()  # type: ignore[operator]
+        self.transformer.encoder.checkpointing = self.transformer.decoder.checkpointing = True
+
     @property
     def num_classes(self) -> int:
         return self.query_embed.num_embeddings

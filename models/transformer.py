@@ -11,8 +11,11 @@ from collections.abc import Collection
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import MultiheadAttention
+
+QUERIES_AT_ONCE = 1024  # in evaluation queries only meet in self-attention: the rest needs no memory for all of them
 
 
 class Layer(nn.Module):
@@ -75,13 +78,20 @@ class DecoderLayer(Layer):
 
         Returns the target `[B, C, D]`, and the cross-attention `[1, B, heads, C, h, w]` if a `grid` `(h, w)` asks for it.
         """
+        tgt = tgt + self._talk(self.norm1(tgt), query) if self.pre_norm else self.norm1(tgt + self._talk(tgt, query))
+        if torch.is_grad_enabled() or grid is not None or tgt.shape[1] <= QUERIES_AT_ONCE:
+            return self._look(tgt, query, memory, padding_mask, grid)
+        pieces = zip(tgt.split(QUERIES_AT_ONCE, 1), query.split(QUERIES_AT_ONCE, 1), strict=True)
+        return torch.cat([self._look(*piece, memory, padding_mask, None)[0] for piece in pieces], 1), None
+
+    def _look(
+        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What each query does on its own: search and digest."""
+        found, weights = self._search(self.norm2(tgt) if self.pre_norm else tgt, query, memory, padding_mask, grid)
         if self.pre_norm:
-            tgt = tgt + self._talk(self.norm1(tgt), query)
-            found, weights = self._search(self.norm2(tgt), query, memory, padding_mask, grid)
             tgt = tgt + found
             return tgt + self.feed_forward(self.norm3(tgt)), weights
-        tgt = self.norm1(tgt + self._talk(tgt, query))
-        found, weights = self._search(tgt, query, memory, padding_mask, grid)
         tgt = self.norm2(tgt + found)
         return self.norm3(tgt + self.feed_forward(tgt)), weights
 
@@ -105,10 +115,14 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+        self.checkpointing = False
 
     def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
         for layer in self.layers:
-            src = layer(src, pos, padding_mask)
+            if self.checkpointing and self.training:
+                src = checkpoint(layer, src, pos, padding_mask, use_reentrant=False)
+            else:
+                src = layer(src, pos, padding_mask)
         return src if self.norm is None else self.norm(src)
 
 
@@ -120,6 +134,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         self.dropout = layers[0].dropout.p
+        self.checkpointing = False
 
     def forward(
         self,
@@ -136,7 +151,11 @@ class Decoder(nn.Module):
         tgt = torch.zeros_like(query).expand(1 if shared else len(memory), -1, -1)
         kept = []
         for index, layer in enumerate(self.layers):
-            tgt, weights = layer(tgt, query[None], memory, padding_mask, grid if index in attention_layers else None)
+            inputs = (tgt, query[None], memory, padding_mask, grid if index in attention_layers else None)
+            if self.checkpointing and self.training:
+                tgt, weights = checkpoint(layer, *inputs, use_reentrant=False)
+            else:
+                tgt, weights = layer(*inputs)
             if weights is not None:
                 kept.append(weights)
         return self.norm(tgt), kept

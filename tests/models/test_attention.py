@@ -57,3 +57,34 @@ def test_gradients_reach_the_returned_weights() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="--nheads 5 .* --hidden_dim 32"):
         MultiheadAttention(32, 5)
+
+
+def test_dropout_on_the_cpu_holds_one_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = MultiheadAttention(8, 2, dropout=0.3).double()
+    query, memory = (torch.randn(3, n, 8, dtype=torch.float64, requires_grad=True) for n in (4, 5))
+    mask = padding(3, 5)
+
+    def run(query: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return layer(query, memory, memory, mask)[0]
+
+    def held() -> int:
+        """The largest tensor that is kept for the backward pass."""
+        sizes = [0]
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            run(query, memory)
+        return max(sizes)
+
+    query, memory = (x.detach().repeat(1, 100, 1).requires_grad_() for x in (query, memory))
+    mask = padding(3, 500)
+    whole = held()
+    monkeypatch.setattr("models.attention.CPU_WEIGHTS", 0)
+    assert whole >= 3 * 2 * 400 * 500 and held() < whole / 10
+    # The second computation draws the masks of the first: else the gradient would be that of another function.
+    query, memory = (x.detach()[:, :4].requires_grad_() for x in (query, memory))
+    mask = padding(3, 4)
+    assert torch.autograd.gradcheck(run, (query, memory), nondet_tol=0)
+    layer.dropout = 1e-12
+    dropped = run(query, memory)
+    torch.testing.assert_close(dropped, layer.eval()(query, memory, memory, mask)[0])

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from conftest import tiny_flags, tiny_model
@@ -99,3 +101,30 @@ def test_stem_is_frozen_as_in_detr() -> None:
     model = tiny_model(lr_backbone=0.0)
     assert not any(p.requires_grad for p in model.backbone.parameters())
     assert all(p.requires_grad for p in tiny_model(backbone_norm="batch").parameters())
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet10t"])
+def test_checkpointing_changes_memory_and_nothing_else(backbone: str, norm: str) -> None:
+    """Gradients, dropout and the counts of batch norms are those of a step without it, bit for bit."""
+    model = tiny_model(4, backbone=backbone, backbone_norm=norm).train()
+    other = copy.deepcopy(model)
+    if (backbone, norm) == ("resnet10t", "batch"):
+        with pytest.raises(ValueError, match="--grad_checkpointing: a timm model with learned batch norms"):
+            other.checkpoint_gradients()
+        return
+    other.checkpoint_gradients()
+    held = []
+    images = torch.randn(2, 3, 96, 64)
+    for net in (model, other):
+        sizes: list[int] = []
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):  # noqa: B023
+            loss = net(images).logits.square().sum()
+        loss.backward()
+        held.append(sum(sizes))
+    assert held[1] < 0.6 * held[0]
+    for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (one.grad is None and two.grad is None) or torch.equal(one.grad, two.grad), name
+    for (name, one), two in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name

@@ -56,6 +56,6 @@ def test_the_numbers_are_those_of_intr(norm: str) -> None:
     assert expected["logits"].std() > 0.1 and expected["attention"].std() > 0.01
     torch.testing.assert_close(output.logits, expected["logits"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fused.logits, expected["logits"], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(maps, expected["attention"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(maps, expected["attention"], atol=3e-5, rtol=1e-5)
     if norm == "post_norm":  # with pre-norm INTR's average is that of another tensor
-        torch.testing.assert_close(maps.mean(2), expected["average"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(maps.mean(2), expected["average"], atol=3e-5, rtol=1e-5)

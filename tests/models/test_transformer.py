@@ -113,3 +113,16 @@ def test_first_self_attention_is_shared_only_where_that_is_exact() -> None:
 def test_depth_is_checked(depth: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="--enc_layers"):
         Transformer(D, HEADS, *depth)
+
+
+def test_queries_in_pieces_give_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    for pre_norm in (False, True):
+        transformer = Transformer(32, 4, 1, 2, 64, 0.1, pre_norm).eval()
+        src, pos, query = torch.randn(2, 32, 4, 5), torch.randn(1, 32, 4, 5), torch.randn(7, 32)
+        with torch.no_grad():
+            whole = transformer(src, pos, query)[0]
+            monkeypatch.setattr("models.transformer.QUERIES_AT_ONCE", 3)
+            pieces = transformer(src, pos, query)[0]
+            monkeypatch.undo()
+        torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=1e-6)

@@ -1,0 +1,144 @@
+"""Batch norms that cost nothing: an affine map behind a convolution is part of the convolution.
+
+`(conv(x, w) - mean) / sqrt(var + eps) * gamma + beta` is `conv(x, w * scale) + shift` with `scale = gamma / sqrt(var + eps)`
+and `shift = beta - mean * scale`. A frozen norm is folded while the weights still learn; for evaluation every norm is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
+NORMS = (*FROZEN, nn.BatchNorm2d, BatchNormAct2d)
+PROBE = 64  # pixels of the picture on which it is seen which norm follows which convolution
+
+
+class AbsorbedNorm(nn.Module):
+    """The place of a frozen norm whose affine map its convolution has taken over: keeps the numbers under their names."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach())
+        self.eps = norm.eps
+        self.act = _activation(norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A convolution that applies the frozen norm behind it; its weight keeps its name, its value and its gradient."""
+
+    def __init__(self, conv: nn.Conv2d, norm: AbsorbedNorm) -> None:
+        super().__init__(**_arguments(conv), bias=False, device="meta")
+        self.weight = conv.weight
+        self.norm = (norm,)  # in a tuple: the norm is registered in its own place in the network, not in this one
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that does the work of both."""
+        scale, shift = _affine(self.norm[0])
+        return self.weight * scale[:, None, None, None], shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, *self.folded())
+
+
+def fold_frozen_norms(body: nn.Module) -> None:
+    """Let the plain convolutions of `body` take over the frozen norms behind them, in place; names of tensors stay."""
+    for conv_name, norm_name in _pairs(body, FROZEN):
+        conv = body.get_submodule(conv_name)
+        if type(conv) is nn.Conv2d and conv.bias is None:  # others have a forward of their own
+            norm = AbsorbedNorm(body.get_submodule(norm_name))
+            _put(body, norm_name, norm)
+            _put(body, conv_name, FoldedConv2d(conv, norm))
+
+
+@torch.no_grad()
+def bake_norms(body: nn.Module) -> None:
+    """Multiply every norm of `body` into the convolution before it, in place and for good: for evaluation only."""
+    for name, module in list(body.named_modules()):
+        if isinstance(module, FoldedConv2d):
+            conv = nn.Conv2d(**_arguments(module), device="meta")
+            conv.weight, conv.bias = (nn.Parameter(tensor) for tensor in module.folded())
+            _put(body, name, conv)
+        elif isinstance(module, AbsorbedNorm):
+            _put(body, name, module.act)
+    for conv_name, norm_name in _pairs(body, NORMS):
+        module, norm = body.get_submodule(conv_name), body.get_submodule(norm_name)
+        assert isinstance(module, nn.Conv2d)
+        scale, shift = _affine(norm)
+        bias = shift if module.bias is None else shift + module.bias * scale
+        module.weight = nn.Parameter(module.weight * scale[:, None, None, None])
+        module.bias = nn.Parameter(bias)
+        _put(body, norm_name, _activation(norm))
+
+
+@torch.no_grad()
+def _pairs(body: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, str]]:
+    """Names of the convolutions whose output goes into a norm of `kinds` and nowhere else, and of these norms.
+
+    Found by watching one picture pass: a name or an order of registration promises nothing.
+    """
+    names = {module: name for name, module in body.named_modules()}
+    if not any(isinstance(module, kinds) for module in names):
+        return []
+    made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no identity is used twice
+    found: list[tuple[str, str]] = []
+    calls: dict[nn.Module, int] = {}
+
+    def watch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if isinstance(module, nn.Conv2d):
+            made[id(output)] = (names[module], output)
+        elif isinstance(module, kinds) and id(inputs[0]) in made:
+            found.append((made[id(inputs[0])][0], names[module]))
+
+    hooks = [module.register_forward_hook(watch) for module in body.modules() if isinstance(module, (nn.Conv2d, *kinds))]
+    training = body.training
+    weight = next(body.parameters())
+    picture = torch.linspace(-1, 1, 3 * PROBE * PROBE, device=weight.device, dtype=weight.dtype).view(1, 3, PROBE, PROBE)
+    try:
+        body.eval()(picture)
+    except (RuntimeError, AssertionError):  # a network of a fixed size keeps its norms
+        return []
+    finally:
+        body.train(training)
+        for hook in hooks:
+            hook.remove()
+    # A module that is called twice, or a convolution with two norms, is not one affine map.
+    convolutions = [conv for conv, _ in found]
+    return [
+        (conv, norm)
+        for conv, norm in found
+        if convolutions.count(conv) == 1 and all(calls[body.get_submodule(name)] == 1 for name in (conv, norm))
+    ]
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a norm in evaluation, each `[channels]`."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def _activation(norm: nn.Module) -> nn.Module:
+    """What a norm does behind its affine map: timm's norms hold an activation."""
+    return getattr(norm, "act", nn.Identity())
+
+
+def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {name: getattr(conv, name) for name in names}
+
+
+def _put(body: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(body.get_submodule(parent), child, module)
