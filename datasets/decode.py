@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
@@ -33,6 +35,9 @@ UPRIGHT = {
 SIDEWAYS = (5, 6, 7, 8)
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
 PNG_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
+
+JPEG_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # older OpenCV only has BGR: turning that costs what was won
+END_OF_JPEG = b"\xff\xd9"
 
 # Pictures between PIL's limit and twice that are large, not hostile; catch_warnings would not be safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -64,6 +69,10 @@ def decode_image(path: str | os.PathLike[str]) -> Tensor:
             against decompression bombs, or has float or 32-bit integer pixels, whose range nobody knows.
     """
     with _opened(path) as image:
+        if isinstance(image, JpegImageFile) and image.mode == "RGB" and _orientation(image) not in UPRIGHT:
+            picture = _decode_jpeg(path)
+            if picture is not None:
+                return picture
         image.load()
         orientation = _orientation(image)
         rgb = _to_rgb(image)
@@ -99,6 +108,26 @@ def check_image(path: str | os.PathLike[str]) -> None:
     with _opened(path) as image:
         image.draft(None, (1, 1))
         image.load()
+
+
+def _decode_jpeg(path: str | os.PathLike[str]) -> Tensor | None:
+    """As `decode_image`, in a third less time: OpenCV has the same libjpeg, and copies its pixels once where PIL does thrice.
+
+    Of damaged but decodable data libjpeg writes a line to stderr here.
+
+    Returns:
+        None where PIL must decide: a file that does not end as a JPEG does, which OpenCV would fill up with grey.
+    """
+    if JPEG_TO_RGB is None:
+        return None
+    data = Path(path).read_bytes()
+    if not data.endswith(END_OF_JPEG):
+        return None
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), JPEG_TO_RGB | cv2.IMREAD_IGNORE_ORIENTATION)  # [H, W, 3]
+    except cv2.error:
+        return None
+    return None if picture is None else torch.from_numpy(picture).permute(2, 0, 1)
 
 
 @contextmanager

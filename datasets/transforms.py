@@ -115,8 +115,7 @@ class SquareTrain:
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
         size = size or self.image_size
         box = RandomResizedCrop.get_params(image, [self.crop_min, 1.0], list(ASPECT_RATIOS))
-        image = F.resized_crop(image, *box, size=[size, size], interpolation=InterpolationMode.BILINEAR, antialias=True)
-        return self.augment(_random_flip(image, self.hflip))
+        return self.augment(_random_flip(_resize(F.crop(image, *box), size, size), self.hflip))
 
 
 class SquareEval:
@@ -157,6 +156,8 @@ def resize_short_side(image: Tensor, short: int, longest: int) -> Tensor:
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    # A crop is a view with gaps: torch would resize it plane by plane, and hand the planes on to all that follows.
+    image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     return F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 

@@ -41,7 +41,7 @@ def test_off_is_identical_and_draws_nothing(square):
 def test_on_is_seeded_changes_the_picture_and_keeps_its_form(square, flags):
     plain, transform = train_transform(64, square), train_transform(64, square, **flags)
     changed = 0
-    for seed in range(20):
+    for seed in range(10):
         image = photo()
         first = seeded(transform, seed, image, 48)
         assert torch.equal(first, seeded(transform, seed, photo(), 48))
@@ -50,7 +50,7 @@ def test_on_is_seeded_changes_the_picture_and_keeps_its_form(square, flags):
         assert (first.dtype, first.shape) == (torch.uint8, without.shape)
         changed += not torch.equal(first, without)
         assert not torch.equal(first, seeded(transform, seed + 100, photo(), 48))
-    assert changed >= 16  # two operations of RandAugment may leave a picture as it was
+    assert changed >= 8  # two operations of RandAugment may leave a picture as it was
 
 
 def test_the_crop_and_flip_are_those_without_augmentation():

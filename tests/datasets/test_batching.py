@@ -50,6 +50,17 @@ class TestBatch:
             assert not ours[:, height:].any()
             assert not ours[:, :, width:].any()
 
+    def test_the_model_gets_channels_last(self):
+        for images in ([noise(8, 9)] * 2, [noise(5, 9), noise(8, 4)]):
+            normalised = collate([(image, 0, 0) for image in images]).normalise(MEAN, STD)
+            assert normalised.is_contiguous(memory_format=torch.channels_last)
+
+    def test_exactly_the_padding_is_zero(self):
+        batch = collate([(image, 0, 0) for image in (noise(5, 9), noise(8, 4), noise(8, 9))])
+        expected = batch.normalise(MEAN, STD)
+        assert torch.equal(expected, expected.masked_fill(batch.padding_mask[:, None], 0.0))
+        assert (expected != 0).any(1).eq(~batch.padding_mask).all()
+
     def test_normalise_leaves_the_bytes_alone(self):
         batch = collate([(noise(4, 4), 0, 0)])
         before = batch.images.clone()

@@ -76,6 +76,36 @@ def test_exif_orientation_of_a_jpeg(tmp_path, picture):
     assert torch.equal(turned, torch.rot90(plain, -1, (1, 2)))
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 16), (90, 61)])
+def test_a_jpeg_has_the_pixels_that_pil_gives(tmp_path, size, subsampling, progressive):
+    path = tmp_path / "a.jpg"
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    for quality in (20, 75, 95):
+        Image.fromarray(values).save(path, quality=quality, subsampling=subsampling, progressive=progressive)
+        with Image.open(path) as image:
+            assert torch.equal(decode_image(path), pixels(image))
+            assert decode_image(path).permute(1, 2, 0).is_contiguous()
+    path.write_bytes(path.read_bytes() + b"trailing bytes, as some cameras write them")
+    with Image.open(path) as image:
+        assert torch.equal(decode_image(path), pixels(image))
+
+
+@pytest.mark.parametrize("how", ["old version", "refuses", "raises"])
+def test_pil_decodes_where_opencv_cannot(tmp_path, picture, monkeypatch, how):
+    def refuse(*args):
+        if how == "raises":
+            raise datasets.decode.cv2.error("too large")
+
+    picture.save(tmp_path / "a.jpg")
+    expected = decode_image(tmp_path / "a.jpg")
+    monkeypatch.setattr(datasets.decode.cv2, "imdecode", refuse)
+    if how == "old version":
+        monkeypatch.setattr(datasets.decode, "JPEG_TO_RGB", None)
+    assert torch.equal(decode_image(tmp_path / "a.jpg"), expected)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_unreadable_exif_does_not_hide_the_picture(tmp_path, picture):
     picture.save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")

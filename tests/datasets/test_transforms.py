@@ -108,6 +108,16 @@ def test_train_zooms_in_half_of_the_time():
 
 
 @pytest.mark.parametrize("square", [False, True])
+def test_pictures_stay_in_the_layout_of_the_batch(square):
+    """One plane after the other would be resized in twice the time, and copied into the batch in ten times."""
+    image = noise(60, 90).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        for transform in (train_transform(64, square), eval_transform(64, square)):
+            assert transform(image, None).permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("square", [False, True])
 def test_flip_probability(square):
     image = torch.arange(200, dtype=torch.uint8).expand(3, 150, 200).contiguous()
     for hflip, expected in ((0.0, range(1)), (1.0, range(50, 51)), (0.5, range(13, 38))):
