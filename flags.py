@@ -10,6 +10,8 @@ from typing import Any
 
 from models import ARCHITECTURE
 from util.cli import Parser
+from util.precision import PRECISIONS
+from util.schedule import SCHEDULERS
 
 # How large images are: a checkpoint says it, unless the flag is given.
 INPUT = ("image_size", "square")
@@ -23,11 +25,21 @@ RECIPE = (
     "epochs",
     "lr_drop",
     "lr_scheduler",
+    "warmup_epochs",
     "clip_max_norm",
+    "label_smoothing",
+    "ema",
+    "no_norm_decay",
+    "layer_decay",
+    "accumulate",
+    "precision",
     "dropout",
     "seed",
     "crop_min",
     "hflip",
+    "color_jitter",
+    "randaugment",
+    "random_erasing",
     *INPUT,
 )
 
@@ -40,12 +52,18 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("training")
     group.add_argument("--lr", default=5e-5, type=float, help="learning rate of everything but the backbone")
-    group.add_argument("--min_lr", default=1e-6, type=float, help="last learning rate of CosineAnnealingLR")
+    group.add_argument("--min_lr", default=1e-6, type=float, help="last learning rate of the cosines")
+    group.add_argument("--layer_decay", default=1.0, type=float, help="factor on the backbone's rate per stage before the last")
     group.add_argument("--weight_decay", default=1e-6, type=float, help="weight decay of AdamW")
+    group.add_argument("--no_norm_decay", action="store_true", help="no weight decay of norms, biases and queries")
     group.add_argument("--epochs", default=140, type=int, help="epochs in all, those before a resume included")
     group.add_argument("--lr_drop", default=80, type=int, help="StepLR: a tenth of the rate after so many epochs")
-    group.add_argument("--lr_scheduler", default="StepLR", choices=["StepLR", "CosineAnnealingLR"], help="course of the rate")
+    group.add_argument("--lr_scheduler", default="StepLR", choices=SCHEDULERS, help="course of the rate; cosine: step by step")
+    group.add_argument("--warmup_epochs", default=0.0, type=float, help="the rate grows from 0 over so many epochs")
     group.add_argument("--clip_max_norm", default=0.1, type=float, help="largest norm of the gradients; 0 does not clip")
+    group.add_argument("--label_smoothing", default=0.0, type=float, help="share of the target spread over all classes")
+    group.add_argument("--ema", default=0.0, type=float, help="score the average of the weights, of this decay; 0: none")
+    group.add_argument("--accumulate", default=1, type=int, help="batches per optimizer step")
     group.add_argument("--noise_frac", default=0.1, type=float, help="noise in queries that repeat those of --finetune")
     group.add_argument("--backbone_weights", default="none", metavar="none|default|FILE", help="the backbone's first weights")
     group.add_argument("--finetune", default="", help="start from the weights of a DETR, INTR or ICN file (path or URL)")
@@ -53,10 +71,18 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--seed", default=42, type=int, help="of weights, data order, augmentation and dropout")
     group.add_argument("--crop_min", default=0.08, type=float, help="--square: smallest random crop, as a share of the area")
     group.add_argument("--hflip", default=0.5, type=float, help="probability of a random horizontal flip")
+    group.add_argument("--color_jitter", default=0.0, type=float, help="strength of random changes of colour")
+    group.add_argument("--randaugment", default=0, type=int, help="magnitude of RandAugment, up to 10; 0: none")
+    group.add_argument("--random_erasing", default=0.0, type=float, help="probability that a random box is erased")
+    group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: compute twice, keep less")
 
     group = parser.add_argument_group("run")
     group.add_argument("--eval", action="store_true", help="score the checkpoint of --resume and stop")
-    group.add_argument("--resume", default="", help="go on from, or score, this checkpoint (ICN's or INTR's; path or URL)")
+    group.add_argument("--resume", default="", help="checkpoint to go on from or to score (path, URL); auto: the run's newest")
+    group.add_argument("--save_every_steps", default=0, type=int, help="save also within epochs; 0: after each epoch only")
+    group.add_argument("--keep_last", default=1, type=int, help="how many of the latest checkpoints are kept")
+    group.add_argument("--compile", action="store_true", help="compile the model (torch.compile): slow to start, fast to run")
+    group.add_argument("--deterministic", action="store_true", help="on CUDA, too, the same numbers every time; slower")
     group.add_argument("--output_sub_dir", default="output_sub", help="results: <output_dir>/<dataset_name>/<output_sub_dir>")
     group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard's files")
     return parser
@@ -99,26 +125,37 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--square", action="store_true", help="images of image_size x image_size")
     group.add_argument("--output_dir", default="output", help="folder of the results; '' writes nothing")
     group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
+    group.add_argument("--precision", default="fp32", choices=PRECISIONS, help="auto: bf16 where the hardware has it, else fp32")
     group.add_argument("--world_size", default=1, type=int, help="number of processes (one is supported)")
     group.add_argument("--dist_url", default="env://", help="how processes find each other (accepted, not needed for one)")
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that contradict each other or that nothing can be done with."""
-    if args.resume and args.finetune:
+    if args.resume and args.resume != "auto" and args.finetune:
         raise ValueError("--resume goes on with a run, --finetune starts one from other weights: give one of them")
     if args.eval and not args.resume:
         raise ValueError("--eval needs --resume <checkpoint>: there is nothing to score")
-    if (args.resume or args.finetune) and "backbone_weights" in args.given:
+    if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.given:
         raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
     if args.world_size > 1 or _launched_ranks() > 1:
         raise ValueError("several processes are not supported: start one, with --world_size 1 and without a launcher")
-    for name in ("epochs", "lr_drop", "batch_size", "dim_feedforward", "hidden_dim", "nheads"):
+    for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
-    for name in ("lr", "lr_backbone", "min_lr", "weight_decay", "clip_max_norm", "noise_frac", "num_workers", "start_epoch"):
+    rates = ("lr", "lr_backbone", "min_lr", "weight_decay", "clip_max_norm", "noise_frac", "warmup_epochs")
+    for name in (*rates, "num_workers", "start_epoch", "save_every_steps"):
         if not (getattr(args, name) >= 0 and math.isfinite(getattr(args, name))):
             raise ValueError(f"--{name} {getattr(args, name)} must be a number that is not negative")
+    for name in ("ema", "label_smoothing"):
+        if not 0 <= getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)} must be at least 0 and below 1")
+    if args.warmup_epochs > args.epochs:
+        raise ValueError(f"--warmup_epochs {args.warmup_epochs} is longer than the training (--epochs {args.epochs})")
+    if args.resume == "auto" and args.eval:
+        raise ValueError("--resume auto goes on with a training: give --eval the file to score")
+    if (args.resume == "auto" or args.save_every_steps or args.keep_last > 1) and not args.output_dir:
+        raise ValueError("--output_dir '' writes nothing: --resume auto, --save_every_steps and --keep_last need a folder")
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed {args.seed} must be at least 0 and below 2^63")
 

@@ -12,6 +12,7 @@ import submitit
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
 import main as icn
+from run import output_folder
 from util.cli import Parser, launch
 
 ROOT = Path(__file__).resolve().parent
@@ -38,7 +39,7 @@ def submit(args: argparse.Namespace) -> submitit.Job[dict[str, Any]]:
         raise ValueError(f"--timeout {args.timeout} must be at least 1 minute")
     if not args.job_dir and not args.output_dir:
         raise ValueError("--output_dir '' writes nothing: give --job_dir, a job needs a folder for its logs and its result")
-    folder = Path(args.job_dir) if args.job_dir else icn.output_folder(args) / "jobs"
+    folder = Path(args.job_dir) if args.job_dir else output_folder(args) / "jobs"
     # The job starts where this process stands, and must find the same modules from there.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
@@ -60,7 +61,11 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         result = job.result()
     except (FailedJobError, UncompletedJobError) as error:
         # The message holds the job's traceback, and advice behind it.
-        raised = [line for line in str(error).splitlines() if re.match(r"[A-Za-z_.]+(Error|Exception|Exit|Interrupt)\b", line)]
+        raised = [
+            line
+            for line in str(error).splitlines()
+            if re.match(r"[A-Za-z_.]+(Error|Exception|Exit|Interrupt|Failed|Stopped)\b", line)
+        ]
         reason = raised[-1] if raised else str(error).strip().splitlines()[0]
         if reason.startswith("ValueError: "):
             raise ValueError(reason.removeprefix("ValueError: ")) from None

@@ -1,4 +1,4 @@
-"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.for_inference`, and `Learner.update`."""
+"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.inference`, and `engine.Learner.update`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from assembly import make_learner
 from benchmarks.cases import FLOOR, WITH_MAPS
 from datasets import ImageBatch
-from engine import Learner, evaluate
+from engine import evaluate
 from models import ICN, ICNOutput, build_model
 from models.inference import for_inference
-from util.optimizer import make_optimizer
 from util.precision import Precision, select_precision
 
 
@@ -61,20 +61,14 @@ class Evaluation:
 
 
 class Training:
-    """The training step."""
+    """The training step of the learner that main.py would make from the same flags."""
 
     def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision, args: argparse.Namespace) -> None:
-        self.network = model.to(device, memory_format=torch.channels_last).train()
+        self.network = model.to(device, memory_format=torch.channels_last)
         self.batch, self.device = make_batch(spec, device), device
-        optimizer = make_optimizer(model, args.lr, args.lr_backbone, args.weight_decay, fused=device.type == "cuda")
-        self.learner = Learner(
-            model=self.network,
-            optimizer=optimizer,
-            schedule=lambda base, step: base,
-            precision=precision,
-            normalisation=model.backbone[0].normalisation,
-            max_norm=args.clip_max_norm,
-            forward=torch.compile(self.network) if spec["compiled"] else None,
+        args.compile = spec["compiled"]
+        self.learner = make_learner(
+            args, model, precision, model.backbone[0].normalisation, steps_per_epoch=1000, checkpoint=None
         )
         self.variants: dict[str, Callable[[int], None]] = {"training": self.train}
 
@@ -90,6 +84,7 @@ def build(spec: Any, device: torch.device) -> Evaluation | Training:
     flags = {**spec["flags"], "num_queries": spec["classes"], "backbone_norm": "frozen", "backbone_weights": "none"}
     args = argparse.Namespace(**flags)
     precision = select_precision(spec["precision"], device)
+    torch.backends.cudnn.benchmark = True  # as main.py has it
     model = build_model(args)
     if spec["mode"] == "training":
         return Training(model, spec, device, precision, args)

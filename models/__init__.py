@@ -13,10 +13,20 @@ from .backbone import build_backbone, load_backbone_weights
 from .checkpoint import CheckpointMeta, is_detection, load_weights, read_checkpoint, read_state_dict
 from .finetune import finetune_state
 from .icn import ICN, ICNOutput
+from .inference import for_inference
 from .position_encoding import build_position_encoding
 from .transformer import Transformer
 
-__all__ = ["ARCHITECTURE", "ICN", "CheckpointMeta", "ICNOutput", "build_model", "load_checkpoint", "load_finetune"]
+__all__ = [
+    "ARCHITECTURE",
+    "ICN",
+    "CheckpointMeta",
+    "ICNOutput",
+    "build_model",
+    "for_inference",
+    "load_checkpoint",
+    "load_finetune",
+]
 
 # The flags that decide which tensors a model has, with the values of a file that does not mention them.
 ARCHITECTURE: dict[str, Any] = {
@@ -76,6 +86,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     overrides: Mapping[str, Any] | None = None,
     checkpoint: Mapping[str, Any] | None = None,
+    averaged: bool = True,
 ) -> tuple[ICN, CheckpointMeta]:
     """Rebuild a model from the file alone (ICN's or INTR's).
 
@@ -85,6 +96,7 @@ def load_checkpoint(
         overrides: flags that the user gave; those of the architecture must agree with the file, `dropout` and
             `lr_backbone` replace the file's.
         checkpoint: the file's content, when it has been read already.
+        averaged: take the average of the weights where the file has one (`--ema`); False: those that were trained.
 
     Raises:
         ValueError: the file cannot be read, is of another architecture, or contradicts a given flag (names both values).
@@ -95,7 +107,8 @@ def load_checkpoint(
         raise ValueError(f"{path} is a DETR detector, not a classifier: train from it with --finetune")
     args = _agreed_architecture(checkpoint, str(path), overrides)
     model = build_model(argparse.Namespace(**args))
-    load_weights(model, checkpoint["model"], str(path))
+    average = checkpoint.get("ema") if averaged else None
+    load_weights(model, average or checkpoint["model"], str(path))
     classes = checkpoint.get("classes")
     if classes is not None and len(classes) != model.num_classes:
         raise ValueError(f"{path} names {len(classes)} classes and has {model.num_classes} queries: the file is damaged")
@@ -108,6 +121,7 @@ def load_checkpoint(
         step=checkpoint.get("step"),
         best=checkpoint.get("best"),
         version=checkpoint.get("version"),
+        averaged=bool(average),
     )
     return model.to(device), meta
 
@@ -130,7 +144,7 @@ def load_finetune(path: str | Path, args: argparse.Namespace, given: Mapping[str
             if key in ARCHITECTURE and key != "num_queries":
                 setattr(args, key, value)
     model = build_model(argparse.Namespace(**{**vars(args), "backbone_weights": "none"}))
-    state, report = finetune_state(checkpoint["model"], model, args.noise_frac, args.seed)
+    state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)
     load_weights(model, state, f"--finetune {path}")
     return model, f"{path}: {report}"
 

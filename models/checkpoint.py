@@ -31,6 +31,15 @@ def _is_normalisation(value: Any) -> bool:
     )
 
 
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _is_epoch(value: Any) -> bool:
+    names = ("epoch", "batches", "batch_size", "accumulate", "train_images", "images")
+    return isinstance(value, dict) and all(_is_count(value.get(name)) for name in names) and isinstance(value.get("sums"), Tensor)
+
+
 # Entries that may be missing (INTR's and DETR's files lack most of them), but not be something else.
 _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epoch": ("a number from 0", _is_count),
@@ -39,6 +48,10 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "classes": ("a list of names", lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value)),
     "normalisation": ("a mean and a std of three numbers", _is_normalisation),
     "best": ("a table with acc1 and epoch", lambda value: isinstance(value, dict) and {"acc1", "epoch"} <= value.keys()),
+    "ema": ("a state dict of tensors", _is_state),
+    "scaler": ("a state dict", lambda value: isinstance(value, dict)),
+    "in_epoch": ("the state of an epoch", _is_epoch),
+    "elapsed": ("a number of seconds", lambda value: isinstance(value, (int, float)) and value >= 0),
     "optimizer": ("a state dict", lambda value: isinstance(value, dict)),
     "rng": ("a list of states", lambda value: isinstance(value, list) and all(isinstance(x, dict) for x in value)),
 }
@@ -52,6 +65,7 @@ class CheckpointMeta:
     classes: class names in logit order; None in INTR's files.
     normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
     epoch, step: the last finished epoch (from 0) and the optimizer steps done so far.
+    averaged: the weights are the average of those of the training (`--ema`).
     best: `{"acc1": ..., "epoch": ...}` of the run so far.
     """
 
@@ -63,6 +77,7 @@ class CheckpointMeta:
     step: int | None = None
     best: dict[str, Any] | None = None
     version: int | None = None
+    averaged: bool = False
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -80,6 +95,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a .pth file"
         )
     try:
+        if zipfile.is_zipfile(path):  # torch's own reader does not look at the checksums
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

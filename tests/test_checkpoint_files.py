@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from util.checkpoint import LAST, milestone, rng_state, save_checkpoint, set_rng_state
+from util.cli import RunFailed
 from util.logging import RunLog
 
 
@@ -29,7 +30,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ValueError, match="cannot be written.*No space left.*intact"):
+    with pytest.raises(RunFailed, match="cannot be written.*No space left.*intact"):
         save_checkpoint({"model": {}, "epoch": 2}, tmp_path)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == [LAST] and _load(tmp_path / LAST)["epoch"] == 1

@@ -12,9 +12,12 @@ from torch.utils.data import DataLoader
 
 import main
 from datasets import EvalSampler, collate, eval_transform, open_split
-from engine import evaluate, train_one_epoch
+from engine import Epoch, Learner, evaluate, train_one_epoch
+from models import ICN
+from util.cli import RunFailed
 from util.metrics import Sums, describe
 from util.optimizer import make_optimizer, restore_optimizer
+from util.precision import select_precision
 from util.results import write_results
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
@@ -30,6 +33,11 @@ def run_main(colours: Path, out: Path, *more: object) -> dict:
 def loader(colours: Path, batch_size: int) -> DataLoader:
     data = open_split(colours, "colours", "val", None, eval_transform(64, True))
     return DataLoader(data, batch_sampler=EvalSampler(len(data), batch_size), collate_fn=collate)
+
+
+def make_learner(model: ICN, lr: float = 1e-3, weight_decay: float = 0.1, **more: object) -> Learner:
+    optimizer = make_optimizer(model, lr, lr, weight_decay)
+    return Learner(model, optimizer, lambda base, step: base, select_precision("fp32", CPU), NORMALISATION, **more)
 
 
 def test_training_learns_and_writes_everything(colours: Path, tmp_path: Path) -> None:
@@ -75,7 +83,7 @@ def test_an_earlier_run_is_not_overwritten(colours: Path, tmp_path: Path) -> Non
     run_main(colours, tmp_path, "--epochs", 1)
     file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="checkpoint.pth is there already.*--resume.*--output_sub_dir"):
+    with pytest.raises(ValueError, match="checkpoint.pth is there already.*--resume auto.*--output_sub_dir"):
         run_main(colours, tmp_path, "--epochs", 1)
     assert run_main(colours, tmp_path, "--epochs", 1, "--resume", file)["epoch"] == 0  # it is done already
     assert file.read_bytes() == before
@@ -119,14 +127,14 @@ def test_nan_stops_with_one_line_and_keeps_the_last_good_checkpoint(colours: Pat
     run_main(colours, tmp_path, "--epochs", 1)
     file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
     before = file.read_bytes()
-    with pytest.raises(SystemExit, match="epoch 2: the loss is nan .*last good checkpoint is .*checkpoint.pth"):
+    with pytest.raises(RunFailed, match="epoch 2: the loss is nan .*the last checkpoint is .*checkpoint.pth"):
         run_main(colours, tmp_path, "--epochs", 2, "--resume", file, "--lr", 1e38)
     assert file.read_bytes() == before
 
 
 def test_a_model_that_blew_up_in_the_last_step_is_not_saved(colours: Path, tmp_path: Path) -> None:
     """The training loss is measured before the last update; the score after it is what tells."""
-    with pytest.raises(SystemExit, match="epoch 1: the loss is nan on val; none was saved yet"):
+    with pytest.raises(RunFailed, match="epoch 1: the loss is nan on val; no checkpoint was saved"):
         run_main(colours, tmp_path, "--epochs", 1, "--batch_size", 24, "--lr", 1e30)
     assert [path.name for path in (tmp_path / "colours" / "output_sub").iterdir()] == []
 
@@ -167,8 +175,8 @@ def test_evaluation_sums_over_images_whatever_the_batches(colours: Path) -> None
 def test_frozen_parameters_stay_and_get_no_gradient(colours: Path) -> None:
     model = tiny_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimizer = make_optimizer(model, 1e-3, 1e-3, 0.1)
-    train_one_epoch(model, loader(colours, 6), optimizer, CPU, 0, 1, NORMALISATION, 3, max_norm=0.1)
+    learner = make_learner(model, max_norm=0.1)
+    train_one_epoch(learner, loader(colours, 6), CPU, Epoch(0, 1, Sums(CPU, 3)))
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     stem = {key for key in before if ".body.conv1." in key or ".body.layer1." in key or ".bn" in key or "downsample.1" in key}
     assert not changed & stem and changed | stem == set(before)

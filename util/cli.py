@@ -11,6 +11,12 @@ from typing import Any, NoReturn
 
 import torch
 
+from .stopping import Stopped
+
+
+class RunFailed(RuntimeError):
+    """What happened to a run, in one line: nothing on the command line was wrong."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line (exit code 2), whose help shows defaults and that reads @-files."""
@@ -51,7 +57,8 @@ def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentP
     ICN_DEBUG=1 in the environment shows the traceback instead.
 
     Raises:
-        SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 130 after Ctrl-C.
+        SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed, 130 after Ctrl-C, 143 after
+            SIGTERM.
     """
     try:
         main(parse(parser, argv))
@@ -59,6 +66,12 @@ def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentP
         if os.environ.get("ICN_DEBUG") == "1":
             raise
         parser.exit(2, f"{parser.prog}: error: {_message(error)}\n")
+    except RunFailed as error:
+        if os.environ.get("ICN_DEBUG") == "1":
+            raise
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    except Stopped as stop:
+        parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n")
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
 

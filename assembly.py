@@ -1,0 +1,149 @@
+"""From flags to the parts of a run: data sets, loaders, model, learner."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transform, open_split, train_transform, worker_init
+from engine import Learner
+from flags import given
+from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
+from util.ema import make_ema, restore_ema
+from util.optimizer import make_optimizer, restore_optimizer
+from util.precision import Precision
+from util.schedule import learning_rate
+
+
+def open_training_data(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
+    """The training split, and the split that is scored after every epoch, with the classes of the first."""
+    transform = train_transform(
+        args.image_size, args.square, args.crop_min, args.hflip, args.color_jitter, args.randaugment, args.random_erasing
+    )
+    train_set = open_split(args.dataset_path, args.dataset_name, "train", None, transform)
+    if len(train_set.classes) < 2:
+        raise ValueError(f"{train_set.root} has a single class, {train_set.classes[0]}: there is nothing to tell apart")
+    transform = eval_transform(args.image_size, args.square)
+    val_set = open_split(args.dataset_path, args.dataset_name, args.test, train_set.classes, transform)
+    for split in (train_set, val_set):
+        if split.ignored:
+            print(f"{split.root}: {split.ignored} files are hidden or not named like an image, and are left out")
+    return train_set, val_set
+
+
+def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[str, Any] | None) -> tuple[ICN, dict[str, Any]]:
+    """The model to train, with `args` completed by its architecture, and the normalisation of its input."""
+    if args.num_queries not in (None, len(classes)) and checkpoint is None:
+        raise ValueError(
+            f"--num_queries {args.num_queries}, but {args.dataset_path}/{args.dataset_name}/train has {len(classes)} classes: "
+            "leave the flag out, or mend the folder"
+        )
+    if checkpoint is not None:
+        model, meta = load_checkpoint(args.resume, "cpu", given(args), checkpoint, averaged=False)
+        if (meta.classes or classes) != classes or model.num_classes != len(classes):
+            raise ValueError(
+                f"--resume {args.resume} was trained on {model.num_classes} classes{named(meta.classes)}, the data set has "
+                f"{len(classes)}{named(classes)}: they must be the same (other classes: --finetune)"
+            )
+        for key in ARCHITECTURE:
+            setattr(args, key, meta.args[key])
+        return model, meta.normalisation
+    args.num_queries = len(classes)
+    from_scratch = not args.finetune and args.backbone_weights == "none"
+    if args.backbone_norm is None:
+        args.backbone_norm = "batch" if from_scratch else "frozen"
+    if from_scratch and (args.backbone_norm == "frozen" or args.lr_backbone == 0):
+        flag = "--backbone_norm frozen" if args.backbone_norm == "frozen" else "--lr_backbone 0"
+        raise ValueError(f"{flag} would freeze random weights: give --backbone_weights or --finetune, or leave it out")
+    if args.finetune:
+        model, report = load_finetune(args.finetune, args, given(args))
+        print(f"--finetune {report}")
+    else:
+        model = build_model(args)
+    return model, model.backbone[0].normalisation
+
+
+def make_learner(
+    args: argparse.Namespace,
+    model: ICN,
+    precision: Precision,
+    normalisation: dict[str, list[float]],
+    steps_per_epoch: int,
+    checkpoint: dict[str, Any] | None,
+) -> Learner:
+    """The model with all that moves while it learns, as the checkpoint left it.
+
+    Args:
+        model: on its device.
+        steps_per_epoch: optimizer steps.
+    """
+    if args.grad_checkpointing:
+        model.checkpoint_gradients()
+    optimizer = make_optimizer(
+        model,
+        args.lr,
+        args.lr_backbone,
+        args.weight_decay,
+        norm_decay=not args.no_norm_decay,
+        layer_decay=args.layer_decay,
+        fused=True,
+    )
+
+    def schedule(base: float, step: int) -> float:
+        return learning_rate(
+            base,
+            step,
+            args.lr_scheduler,
+            steps_per_epoch=steps_per_epoch,
+            epochs=args.epochs,
+            lr_drop=args.lr_drop,
+            min_lr=args.min_lr,
+            warmup_steps=round(args.warmup_epochs * steps_per_epoch),
+        )
+
+    learner = Learner(
+        model,
+        optimizer,
+        schedule,
+        precision,
+        normalisation,
+        max_norm=args.clip_max_norm,
+        label_smoothing=args.label_smoothing,
+        ema=make_ema(model, args.ema) if args.ema else None,
+        forward=torch.compile(model) if args.compile else None,
+    )
+    if checkpoint is not None:
+        if checkpoint.get("optimizer"):
+            restore_optimizer(optimizer, checkpoint["optimizer"])
+        if learner.ema is not None:
+            restore_ema(learner.ema, model, checkpoint.get("ema"))
+        if checkpoint.get("scaler") and learner.scaler.is_enabled():
+            learner.scaler.load_state_dict(checkpoint["scaler"])
+    return learner
+
+
+def make_eval_loader(args: argparse.Namespace, dataset: ImageFolder, device: torch.device) -> DataLoader:
+    """Batches of pictures of one size: nothing is padded, so that no picture changes another's score."""
+    shapes = eval_shapes(dataset, max(1, args.num_workers))
+    return make_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, shapes=shapes), device)
+
+
+def make_loader(args: argparse.Namespace, dataset: ImageFolder, sampler: Any, device: torch.device) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=args.num_workers,
+        worker_init_fn=worker_init,
+        generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
+        persistent_workers=args.num_workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def named(classes: Sequence[str] | None) -> str:
+    return f" ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})" if classes else ""

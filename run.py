@@ -1,0 +1,237 @@
+"""A training as it stands on disk: what is saved and when, how it is found again, and what is said when it ends early."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets import ImageError
+from engine import Epoch, Learner, finite
+from models.checkpoint import VERSION, read_checkpoint
+from util.checkpoint import BEST, LAST, milestone, newest_valid, rng_state, save_checkpoint, set_rng_state
+from util.cli import RunFailed
+from util.metrics import Sums
+from util.stopping import Stopped, StopRequest
+
+
+class Run:
+    """The state of a training between its steps.
+
+    Args:
+        args: flags of the run, completed.
+        folder: where checkpoints go; None saves nothing.
+        learner: what learns.
+        classes: names in logit order.
+        device: where the model is.
+        train_images: size of the training split.
+
+    Attributes:
+        epoch: the epoch that is in progress.
+        best: `{"acc1", "epoch"}` so far.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        folder: Path | None,
+        learner: Learner,
+        classes: list[str],
+        device: torch.device,
+        train_images: int,
+    ) -> None:
+        self.args, self.folder, self.learner, self.classes, self.device = args, folder, learner, classes, device
+        self.train_images = train_images
+        self.best: dict[str, Any] = {"acc1": None, "epoch": None}
+        self.finished: int | None = args.start_epoch - 1 if args.start_epoch else None
+        self.before, self.start = 0.0, time.monotonic()
+        self.begin(args.start_epoch)
+
+    def begin(self, index: int) -> None:
+        """Start an epoch; one that is under way goes on."""
+        if index == getattr(getattr(self, "epoch", None), "index", None):
+            return
+        self.epoch = Epoch(index, self.args.epochs, Sums(self.device, len(self.classes)))
+
+    def finish(self, acc1: float) -> list[str]:
+        """The epoch is trained and scored; returns the names under which its checkpoint is kept."""
+        index = self.finished = self.epoch.index
+        names = []
+        if self.best["acc1"] is None or acc1 > self.best["acc1"]:
+            self.best = {"acc1": acc1, "epoch": index}
+            names.append(BEST)
+        if (index + 1) % self.args.lr_drop == 0 or index + 1 == self.args.epochs:
+            names.append(milestone(index))
+        return names
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return self.before + time.monotonic() - self.start
+
+    def save(self, names: list[str] | None = None) -> None:
+        """Write the checkpoint, also under `names`.
+
+        Raises:
+            FloatingPointError: the model is no longer one; nothing is written.
+            RunFailed: the disk does not take it.
+        """
+        if self.folder is None:
+            return
+        epoch, learner = self.epoch, self.learner
+        within = epoch.index != self.finished
+        if within and epoch.batches:
+            finite(epoch.sums, f" by step {learner.step} (learning rate {learner.lr:.2e})")
+        learner.check()
+        in_epoch = {
+            "epoch": epoch.index,
+            "batches": epoch.batches,
+            "batch_size": self.args.batch_size,
+            "accumulate": self.args.accumulate,
+            "train_images": self.train_images,
+            "images": epoch.sums.images,
+            "sums": epoch.sums.values.cpu(),
+        }
+        state = {
+            "model": learner.model.state_dict(),
+            "ema": learner.ema.module.state_dict() if learner.ema is not None else None,
+            "optimizer": learner.optimizer.state_dict(),
+            "scaler": learner.scaler.state_dict() if learner.scaler.is_enabled() else None,
+            "epoch": self.finished,
+            "in_epoch": in_epoch if within else None,
+            "step": learner.step,
+            "best": self.best,
+            "elapsed": self.elapsed(),
+            "rng": [rng_state()],
+            "args": {key: value for key, value in vars(self.args).items() if key != "given"},
+            "classes": self.classes,
+            "normalisation": dict(learner.normalisation),
+            "version": VERSION,
+        }
+        save_checkpoint(state, self.folder, names or [], self.args.keep_last)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where a checkpoint stands; the learner has its weights and moments already.
+
+        Raises:
+            ValueError: it stands in the middle of an epoch that these flags cut into other batches.
+        """
+        args = self.args
+        within = checkpoint.get("in_epoch")
+        if isinstance(checkpoint.get("epoch"), int):
+            args.start_epoch = checkpoint["epoch"] + 1
+            self.finished = checkpoint["epoch"]
+        if within:
+            now = {"batch_size": args.batch_size, "accumulate": args.accumulate, "train_images": self.train_images}
+            for name, value in now.items():
+                if within[name] != value:
+                    what = "the training set has" if name == "train_images" else f"--{name} is"
+                    raise ValueError(
+                        f"{args.resume} was saved in the middle of an epoch with {within[name]} {name.replace('_', ' ')}, "
+                        f"now {what} {value}: finish the epoch as it was begun, or resume from a checkpoint at its end"
+                    )
+            args.start_epoch = within["epoch"]
+        self.begin(args.start_epoch)
+        if within:
+            self.epoch.batches = within["batches"]
+            self.epoch.sums.images = within["images"]
+            self.epoch.sums.values.copy_(within["sums"])
+        # The best so far counts where its file is, and against accuracies on the same split.
+        if is_same_run(args.resume, self.folder) and checkpoint["args"].get("test") == args.test:
+            self.best = checkpoint.get("best") or self.best
+        self.before = float(checkpoint.get("elapsed") or 0)
+        if checkpoint.get("rng"):
+            set_rng_state(checkpoint["rng"][0])
+
+    def stop(self, request: StopRequest) -> None:
+        """At a step boundary: if a stop was asked for, save, and stop."""
+        if request.number is not None:
+            self.save()
+            raise Stopped(request.number, f"stopped after step {self.learner.step}; {self.kept()}")
+
+    def kept(self) -> str:
+        """Where the last good checkpoint is."""
+        if self.folder is None or not (self.folder / LAST).exists():
+            return "no checkpoint was saved"
+        return f"the last checkpoint is {self.folder / LAST} (go on with --resume auto)"
+
+    @contextmanager
+    def failures(self, request: StopRequest) -> Iterator[None]:
+        """What happens to a run in its middle becomes one line that says where its last good checkpoint is.
+
+        Raises:
+            RunFailed, Stopped: in the place of what was raised.
+        """
+        try:
+            yield
+        except RunFailed:
+            raise
+        except FloatingPointError as error:
+            raise self._failed(f"{error}; {self.kept()}; try a smaller --lr") from None
+        except (ImageError, OSError) as error:
+            raise self._failed(f"{error}; {self.kept()}") from None
+        except KeyboardInterrupt:
+            raise Stopped(signal.SIGINT, f"interrupted in the middle of a step; {self.kept()}") from None
+        except RuntimeError as error:
+            reason = (str(error).splitlines() or [""])[0]
+            if reason.startswith("DataLoader worker"):
+                self.stop(request)  # a signal to all processes ends the workers, too
+                raise self._failed(f"a process that loads images died ({reason.rstrip('. ')}); {self.kept()}") from None
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+                advice = "--grad_checkpointing, --precision bf16, or a smaller --batch_size with --accumulate"
+                raise self._failed(f"out of memory; {self.kept()}; try {advice}") from None
+            raise
+
+    def _failed(self, message: str) -> RunFailed:
+        return RunFailed(f"epoch {self.epoch.index + 1}: {message}")
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    return Path(args.output_dir) / args.dataset_name / args.output_sub_dir
+
+
+def find_checkpoint(args: argparse.Namespace, folder: Path | None) -> dict[str, Any] | None:
+    """What --resume asks for. `auto` becomes the path of the newest whole checkpoint of the run, or nothing.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or this run would write over an earlier one.
+    """
+    checkpoint = None
+    if args.resume == "auto":
+        assert folder is not None
+        found = newest_valid(folder, read_checkpoint)
+        args.resume = str(found[0]) if found else ""
+        checkpoint = found[1] if found else None
+        return checkpoint
+    if args.resume:
+        checkpoint = read_checkpoint(args.resume)
+    if folder is not None and (folder / LAST).exists():
+        _refuse_to_overwrite(args.resume, checkpoint, folder)
+    return checkpoint
+
+
+def is_same_run(resume: str, folder: Path | None) -> bool:
+    """Whether the checkpoint that is resumed lies in the folder that is written to."""
+    return bool(resume) and folder is not None and Path(resume).resolve().parent == folder.resolve()
+
+
+def _refuse_to_overwrite(resume: str, checkpoint: dict[str, Any] | None, folder: Path) -> None:
+    """A ValueError where this run would write over an earlier one, or over later steps of its own."""
+    if checkpoint is None or not is_same_run(resume, folder):
+        raise ValueError(
+            f"{folder / LAST} is there already: go on from it with --resume auto, "
+            "or choose another --output_sub_dir; nothing was overwritten"
+        )
+    if not os.path.samefile(resume, folder / LAST):
+        last = read_checkpoint(folder / LAST)
+        if (last.get("step") or 0) > (checkpoint.get("step") or 0):
+            raise ValueError(
+                f"--resume {resume} would write over the later epochs of {folder / LAST} (up to {(last.get('epoch') or 0) + 1}): "
+                "choose another --output_sub_dir; nothing was overwritten"
+            )
