@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -114,7 +114,7 @@ def make_learner(
         max_norm=args.clip_max_norm,
         label_smoothing=args.label_smoothing,
         ema=make_ema(model, args.ema) if args.ema else None,
-        forward=torch.compile(model) if args.compile else None,
+        forward=compiled(model, args) if args.compile else None,
     )
     if checkpoint is not None:
         if checkpoint.get("optimizer"):
@@ -124,6 +124,11 @@ def make_learner(
         if checkpoint.get("scaler") and learner.scaler.is_enabled():
             learner.scaler.load_state_dict(checkpoint["scaler"])
     return learner
+
+
+def compiled(model: ICN, args: argparse.Namespace) -> Callable[..., Any]:
+    """`model` as --compile calls it: one graph for all shapes where the pictures keep theirs; the weights stay `model`'s."""
+    return torch.compile(model, dynamic=None if args.square else True)
 
 
 def make_eval_loader(args: argparse.Namespace, dataset: ImageFolder, device: torch.device) -> DataLoader:

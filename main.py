@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from assembly import make_eval_loader, make_learner, make_loader, make_model, open_training_data
+from assembly import compiled, make_eval_loader, make_learner, make_loader, make_model, open_training_data
 from datasets import TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
 from engine import evaluate, train_one_epoch
 from flags import INPUT, RECIPE, adopt, check_flags, get_args_parser, given
@@ -50,7 +50,7 @@ def score(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     fast = for_inference(model, precision.dtype)
-    forward = torch.compile(fast) if args.compile else fast
+    forward = compiled(fast, args) if args.compile else fast
     loader = make_eval_loader(args, dataset, device)
     try:
         found = evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision)

@@ -65,9 +65,12 @@ class Backbone(nn.Module):
             raise ValueError(f"--grad_checkpointing is not possible with this backbone: {error}") from None
 
     def _checkpointed(self, x: Tensor) -> Tensor:
-        for stage in self.body.children():
-            for block in stage if isinstance(stage, nn.Sequential) else [stage]:
-                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda: _uncounted(self.body))
+        # The stem as one piece: its ReLU works in place on what a piece of its own would have to keep.
+        stages = list(self.body.children())
+        first = next(i for i, stage in enumerate(stages) if isinstance(stage, nn.Sequential))
+        pieces = [nn.Sequential(*stages[:first]), *(block for stage in stages[first:] for block in stage.children())]
+        for piece in pieces:
+            x = checkpoint(piece, x, use_reentrant=False, context_fn=lambda: _uncounted(self.body))
         return x
 
     def freeze(self, all_of_it: bool) -> None:
