@@ -44,13 +44,13 @@ def limit_memory(gib: float) -> None:
     _write(OOM, "1000")
 
 
-def available_gib() -> float:
-    """Memory that can be had without swapping, in GiB; infinite where the kernel does not say."""
+def available_gib() -> float | None:
+    """Memory that can be had without swapping, in GiB; None where the kernel does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        return float("inf")
-    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), float("inf"))
+        return None
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _resident(name: str) -> int:

@@ -59,9 +59,9 @@ class Process:
         """The names of what it can run. Raises ContestantFailed."""
         return self._answer()["variants"]
 
-    def ask(self, do: str, variant: str) -> dict[str, Any]:
-        """`warm`, `run` or `shares`, and the answer. Raises ContestantFailed."""
-        self._send({"do": do, "variant": variant})
+    def ask(self, do: str, variant: str, first: bool = False) -> dict[str, Any]:
+        """`warm`, `run` or `shares`, and the answer; `first`: after another's turn. Raises ContestantFailed."""
+        self._send({"do": do, "variant": variant, "first": first})
         return self._answer()
 
     def _send(self, message: dict[str, Any]) -> None:

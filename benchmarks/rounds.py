@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.cases import Case, Contestant, Series
@@ -48,6 +48,7 @@ def measure(
     settings: dict[str, Any],
     variants: Iterable[str] | None = None,
     shares: bool = True,
+    after_case: Callable[[list[Series]], None] = lambda found: None,
 ) -> list[Series]:
     """Run every case with its contestants.
 
@@ -57,6 +58,7 @@ def measure(
         settings: as for `Process`.
         variants: what to run, of those that a contestant offers; None for all.
         shares: also time the parts of the networks, once.
+        after_case: called with all that is known so far: a long run that is cut short leaves something.
 
     Returns:
         One series for each contestant and variant, in the order of the cases; one that failed says why.
@@ -68,6 +70,7 @@ def measure(
             found += _measure_case(
                 case, contestants, rounds, settings, None if variants is None else set(variants), shares, estimate
             )
+            after_case(found)
     return found
 
 
@@ -97,8 +100,8 @@ def _measure_case(
             # Everyone goes first in turn: what runs after a long step finds a warmer machine.
             start = turn % len(running)
             for process, series in running[start:] + running[:start]:
-                for one in series:
-                    _take_turn(process, one, "warm" if turn == 0 else "run")
+                for i, one in enumerate(series):
+                    _take_turn(process, one, "warm" if turn == 0 else "run", first=i == 0)
                     estimate.add(case, 1 / len(series), f"{case}: {process.contestant.name}")
         for process, series in running if shares else ():
             for one in series:
@@ -107,16 +110,16 @@ def _measure_case(
     return found
 
 
-def _take_turn(process: Process, series: Series, do: str) -> None:
+def _take_turn(process: Process, series: Series, do: str, first: bool = False) -> None:
     if series.failed:
         return
     try:
-        answer = process.ask(do, series.variant)
+        answer = process.ask(do, series.variant, first)
         for _ in range(TRIES - 1 if do == "run" else 0):
             if answer["disturbance"] <= QUIET:
                 break
             time.sleep(WAIT)
-            again = process.ask(do, series.variant)
+            again = process.ask(do, series.variant, True)
             answer = min(answer, again, key=lambda one: one["disturbance"])
     except ContestantFailed as failure:
         series.failed = str(failure)

@@ -1,7 +1,8 @@
 """One process that runs one contestant: `python -m benchmarks.worker`. It obeys lines of JSON and answers each with one.
 
-The first line says what to build (see `Spec`); then `{"do": "warm" | "run" | "shares", "variant": ...}`, until the end of
-the input. A process of its own gives every contestant clean memory and its own module `models`.
+The first line says what to build (see `Spec`); then `{"do": "warm" | "run" | "shares", "variant": ...}`, with `"first": true`
+where the turn before was another process's, until the end of the input. A process of its own gives every contestant clean
+memory and its own module `models`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from benchmarks.memory import PeakMemory, limit_memory
 from benchmarks.shares import time_parts
 
 AT_LEAST = 0.3  # seconds that a measurement lasts, steps are repeated if need be
+# The first step after another process's turn finds cold caches; a step that is long enough does not feel it.
+SETTLE_BELOW = 2.0  # seconds
 
 
 class Spec(TypedDict):
@@ -62,11 +65,10 @@ def build(spec: Spec, device: torch.device) -> tuple[Job, PeakMemory]:
     return peer.build(spec, device, build_model), memory
 
 
-def warm(step: Callable[[int], None], device: torch.device, compiled: bool) -> tuple[int, float | None]:
-    """Run until nothing is new; returns how many steps make a measurement, and the seconds of compiling."""
+def warm(step: Callable[[int], None], device: torch.device, compiled: bool) -> tuple[float, float | None]:
+    """Run until nothing is new; returns the seconds of a step, and those of compiling."""
     seconds = [_timed(step, 1, device) for _ in range(3 if device.type == "cuda" or compiled else 1)]
-    repeats = max(1, math.ceil(AT_LEAST / seconds[-1]))
-    return repeats, max(0.0, seconds[0] - seconds[-1]) if compiled else None
+    return seconds[-1], max(0.0, seconds[0] - seconds[-1]) if compiled else None
 
 
 def _timed(step: Callable[[int], None], count: int, device: torch.device) -> float:
@@ -91,18 +93,20 @@ def serve(spec: Spec, reply: Callable[[dict[str, Any]], None]) -> None:
         limit_memory(spec["memory_gib"])
     job, memory = build(spec, device)
     reply({"variants": list(job.variants), "threads": torch.get_num_threads()})
-    repeats: dict[str, int] = {}
+    expected: dict[str, float] = {}
 
-    def obey(do: str, variant: str) -> dict[str, Any]:
+    def obey(do: str, variant: str, first: bool = False) -> dict[str, Any]:
         step = job.variants[variant]
         if do == "warm":
-            repeats[variant], compile_seconds = warm(step, device, spec["compiled"])
+            expected[variant], compile_seconds = warm(step, device, spec["compiled"])
             return {"compile_seconds": compile_seconds}
         if do == "shares":
             return {"shares": time_parts(job.network, lambda: _timed(step, 1, device), lambda: _synchronise(device))}
+        if first and expected[variant] < SETTLE_BELOW:
+            step(1)
         memory.reset()
         disturbance = Disturbance()
-        seconds = _timed(step, repeats[variant], device)
+        seconds = _timed(step, max(1, math.ceil(AT_LEAST / expected[variant])), device)
         return {"seconds": seconds, "disturbance": disturbance.share(), "peak_memory": memory.read()}
 
     for line in sys.stdin:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,13 @@ import torch
 
 from benchmarks import data
 from benchmarks.cases import MODES, Case, Contestant, Series
-from benchmarks.goals import ICN, LARGE, SMALL, loading_outcomes, outcomes
-from benchmarks.machine import describe, machine
+from benchmarks.goals import ICN, LARGE, SMALL
+from benchmarks.machine import machine
 from benchmarks.memory import available_gib
 from benchmarks.plots import plot_scale
 from benchmarks.processes import ROOT
-from benchmarks.rounds import QUIET, measure
-from benchmarks.tables import data_table, goal_table, scale_table, share_table, speed_table
+from benchmarks.report import NOTES, grid_report, heading, scale_report
+from benchmarks.rounds import measure
 from flags import add_model_flags
 from flags import get_args_parser as main_flags
 from util.cli import Parser, launch, parse, select_device
@@ -36,16 +34,6 @@ PLAIN = Contestant("plain", str(ROOT / "benchmarks" / "plain"))
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SCALE_CLASSES, SCALE_SIZES = (10, 100, 1000, 10000), (224, 320, 448, 640, 800, 1120)
 SCALE_SIZE, SCALE_COUNT = 448, 100  # what the other axis is held at
-
-NOTES = """
-- ICN is given uint8 images on the CPU, as its loader makes them: their way to the device and their normalisation count. The
-  others are given images that are normalised already, as their loaders make them; their way to the device counts.
-- Evaluation is `engine.evaluate` on the model of `models.for_inference`; the training step is `engine.Learner.update`. The
-  others: forward without gradients; forward, cross-entropy, backward, clipping at 0.1, AdamW.
-- `bare backbone` is the backbone of the very model that is evaluated, on images that lie ready: what no head can be faster than.
-- Peak memory is what a process holds above what it held before the model was built.
-- Weights and images are random; every number is the median over the rounds, in which all take turns.
-""".strip()
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -76,93 +64,65 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Measure, print the tables, write benchmark.json and benchmark.md (with --scale: scale.json, scale.md, scale.png).
 
+    The files are written anew after every case, so that a long run that is cut short leaves what it has measured.
+
     Raises:
         ValueError: flags that cannot be measured.
     """
     check_flags(args)
     device = select_device(args.device)
     contestants = make_contestants(args)
-    limit = None if device.type == "cuda" else args.max_memory or 0.9 * available_gib()
+    free = available_gib()
+    limit = args.max_memory or (0.9 * free if free else None)
     settings = {
         "device": str(device),
         "threads": args.threads,
-        "memory_gib": None if limit is None or math.isinf(limit) else limit,
+        "memory_gib": limit if device.type == "cpu" else None,
         "flags": model_flags(args),
     }
     where = machine(device, args.threads)
-    if args.scale:
-        found, numbers, text = run_scale(args, contestants, settings)
-    else:
-        found, numbers, text = run_grid(args, contestants, settings, device.type)
-    shares = [share for one in found for share in one.disturbance]
-    disturbed = f"; other processes had {max(shares):.0%} of the processors at worst" if shares and max(shares) > QUIET else ""
-    text = f"{describe(where)}; {args.rounds} rounds{disturbed}.\n\n{text}\n\n{NOTES}\n"
-    print(text)
+    by_classes, by_size = scale_cases(args) if args.scale else ([], [])
+    cases = list(dict.fromkeys(by_classes + by_size)) if args.scale else grid_cases(args)
+
+    def report(found: list[Series], loading: list[dict[str, Any]]) -> str:
+        if args.scale:
+            axes = [[one for case in axis for one in found if one.case == case] for axis in (by_classes, by_size)]
+            numbers, tables = scale_report(*axes)
+        else:
+            numbers, tables = grid_report(found, loading, device.type)
+        text = f"{heading(where, args.rounds, found)}\n\n{tables}\n\n{NOTES}\n"
+        if args.output_dir:
+            numbers = {"machine": where, "rounds": args.rounds, "flags": settings["flags"], **numbers}
+            stem = Path(args.output_dir) / ("scale" if args.scale else "benchmark")
+            stem.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
+            stem.with_suffix(".md").write_text(text)
+            if args.scale:
+                plot_scale(*axes, stem.with_suffix(".png"))
+        return text
+
+    variants = ["evaluation"] if args.scale else None
+    contested = [(case, contestants) for case in cases]
+    found = measure(contested, args.rounds, settings, variants, not args.scale, lambda sofar: report(sofar, []))
+    print(report(found, data.measure() if "loading" in args.modes and not args.scale else []))
     if args.output_dir:
-        folder = Path(args.output_dir)
-        name = "scale" if args.scale else "benchmark"
-        numbers = {"machine": where, "rounds": args.rounds, "flags": settings["flags"], **numbers}
-        (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
-        (folder / f"{name}.md").write_text(text)
-        print(f"{name}.json, {name}.md{', scale.png' if args.scale else ''}: {folder}")
+        print(f"{'scale' if args.scale else 'benchmark'}.*: {args.output_dir}")
 
 
-def run_grid(
-    args: argparse.Namespace, contestants: Sequence[Contestant], settings: dict[str, Any], device: str
-) -> tuple[list[Series], dict[str, Any], str]:
-    """Speed, shares, loading and goals: the series, what goes into the JSON file, and the tables."""
+def grid_cases(args: argparse.Namespace) -> list[Case]:
+    """Every combination of the flags; without sizes the two shapes of the goals."""
     shapes = [LARGE, SMALL]
     if args.image_size or args.batch_size:
         shapes = [(*size(s), b) for s in args.image_size or ["800"] for b in args.batch_size or [1]]
-    cases = [
-        Case(mode, *shape, classes)
-        for mode in MODES
-        if mode in args.modes
-        for shape in shapes
-        for classes in args.classes or [100]
-    ]
-    found = measure([(case, contestants) for case in cases], args.rounds, settings) if cases else []
-    loading = data.measure() if "loading" in args.modes else []
-    answers = outcomes(found, device) + loading_outcomes(loading)
-    tables = {
-        "": speed_table(found) if found else "",
-        "Goals:\n\n": goal_table(answers),
-        "Where the time of a step goes:\n\n": share_table(found),
-        "From files to normalised batches:\n\n": data_table(loading, found) if loading else "",
-    }
-    numbers = {
-        "results": [one.as_json() for one in found],
-        "loading": loading,
-        "goals": [answer.as_json() for answer in answers],
-    }
-    return found, numbers, "\n\n".join(title + table for title, table in tables.items() if table)
+    modes = [mode for mode in MODES if mode in args.modes]
+    return [Case(mode, *shape, classes) for mode in modes for shape in shapes for classes in args.classes or [100]]
 
 
-def run_scale(
-    args: argparse.Namespace, contestants: Sequence[Contestant], settings: dict[str, Any]
-) -> tuple[list[Series], dict[str, Any], str]:
-    """Evaluation against classes and pixels: the series, what goes into the JSON file, and the tables; draws scale.png."""
+def scale_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
+    """Evaluations against the number of classes, and against the number of pixels."""
     batch = (args.batch_size or [1])[0]
     sizes = [size(text) for text in args.image_size or map(str, SCALE_SIZES)]
     by_classes = [Case("evaluation", SCALE_SIZE, SCALE_SIZE, batch, classes) for classes in args.classes or SCALE_CLASSES]
-    by_size = [Case("evaluation", *shape, batch, SCALE_COUNT) for shape in sizes]
-    cases = list(dict.fromkeys(by_classes + by_size))
-    found = measure([(case, contestants) for case in cases], args.rounds, settings, ["evaluation"], shares=False)
-    against: dict[str, list[Series]] = {
-        axis: [one for case in axis_cases for one in found if one.case == case]
-        for axis, axis_cases in (("classes", by_classes), ("size", by_size))
-    }
-    if args.output_dir:
-        plot_scale(against["classes"], against["size"], Path(args.output_dir) / "scale.png")
-    text = "\n\n".join(
-        (
-            f"Evaluation against classes ({SCALE_SIZE}x{SCALE_SIZE}, batch {batch}):",
-            scale_table(against["classes"], "classes"),
-            f"Evaluation against pixels ({SCALE_COUNT} classes, batch {batch}):",
-            scale_table(against["size"], "size"),
-        )
-    )
-    return found, {f"by_{axis}": [one.as_json() for one in against[axis]] for axis in against}, text
+    return by_classes, [Case("evaluation", *shape, batch, SCALE_COUNT) for shape in sizes]
 
 
 def make_contestants(args: argparse.Namespace) -> list[Contestant]:

@@ -221,6 +221,26 @@ def test_contestants_take_turns_and_those_that_fail_say_why(
     assert str(tmp_path) not in text and text in capsys.readouterr().out
 
 
+def test_the_cost_of_classes_and_pixels_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both axes share the case at which they cross; nothing is run here."""
+
+    def measured(cases: Any, *_: Any) -> list[Series]:
+        return [
+            series(who.name, [case.classes / 1000], case=case, precision=who.precision, peak_memory=case.height)
+            for case, contestants in cases
+            for who in contestants
+        ]
+
+    monkeypatch.setattr("tools.benchmark.measure", measured)
+    flags = "--scale --device cpu --image_size 64 448 --classes 10 100 1000 --output_dir"
+    main(parse(get_args_parser(), [*flags.split(), str(tmp_path)]))
+    numbers = json.loads((tmp_path / "scale.json").read_text())
+    assert [line["classes"] for line in numbers["by_classes"][::3]] == [10, 100, 1000]
+    assert [line["height"] for line in numbers["by_size"][::3]] == [64, 448]
+    assert "| 1,000 | 1 |" in (tmp_path / "scale.md").read_text()
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_training_step_is_measured_against_that_of_the_transcription(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "QUIET", 1.0)
     found = run_benchmark("--rounds 1 --modes training", [], tmp_path / "out")
