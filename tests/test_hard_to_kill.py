@@ -37,6 +37,7 @@ def words(root: Path, out: Path, *more: object) -> list[str]:
 def start(argv: list[str]) -> subprocess.Popen[str]:
     """main.py as a user starts it, in a process group of its own."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["env"] = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many threads as the undisturbed run: they decide how sums round
     return subprocess.Popen([sys.executable, str(ROOT / "main.py"), *argv], cwd=ROOT, start_new_session=True, **pipes)
 
 
