@@ -56,8 +56,8 @@ class Learner:
 
     @property
     def lr(self) -> float:
-        """The rate of the first group, as it was last set."""
-        return self.optimizer.param_groups[0]["lr"]
+        """The rate of the last step, of the first group: the same before and after a resume."""
+        return self.schedule(self.optimizer.param_groups[0]["base_lr"], max(0, self.step - 1))
 
     def update(self, batches: Iterable[ImageBatch]) -> list[Tensor]:
         """One optimizer step on the mean loss over all images of `batches`; returns the logits of each batch, detached."""

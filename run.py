@@ -128,13 +128,17 @@ class Run:
             args.start_epoch = checkpoint["epoch"] + 1
             self.finished = checkpoint["epoch"]
         if within:
-            now = {"batch_size": args.batch_size, "accumulate": args.accumulate, "train_images": self.train_images}
-            for name, value in now.items():
-                if within[name] != value:
-                    what = "the training set has" if name == "train_images" else f"--{name} is"
+            then_and_now = {
+                "--batch_size": (within["batch_size"], args.batch_size),
+                "--accumulate": (within["accumulate"], args.accumulate),
+                "--seed": (checkpoint["args"].get("seed", args.seed), args.seed),
+                "number of training images": (within["train_images"], self.train_images),
+            }
+            for name, (then, now) in then_and_now.items():
+                if then != now:
                     raise ValueError(
-                        f"{args.resume} was saved in the middle of an epoch with {within[name]} {name.replace('_', ' ')}, "
-                        f"now {what} {value}: finish the epoch as it was begun, or resume from a checkpoint at its end"
+                        f"{args.resume} was saved in the middle of an epoch with {name} {then}, now it is {now}: "
+                        "finish the epoch as it was begun, or resume from a checkpoint at its end"
                     )
             args.start_epoch = within["epoch"]
         self.begin(args.start_epoch)
@@ -206,8 +210,13 @@ def find_checkpoint(args: argparse.Namespace, folder: Path | None) -> dict[str, 
     if args.resume == "auto":
         assert folder is not None
         found = newest_valid(folder, read_checkpoint)
-        args.resume = str(found[0]) if found else ""
-        checkpoint = found[1] if found else None
+        if found is None:
+            args.resume = ""
+            return None
+        args.resume, checkpoint = str(found[0]), found[1]
+        # The same command line starts a run and goes on with it: where it started from no longer counts.
+        args.finetune = ""
+        args.given = [name for name in args.given if name not in ("finetune", "backbone_weights")]
         return checkpoint
     if args.resume:
         checkpoint = read_checkpoint(args.resume)
