@@ -57,7 +57,7 @@ class RunLog:
         if self.path is None or not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line).get("epoch", -1) < start_epoch:
                     kept.append(line + "\n")
