@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.cases import Case, Contestant, Series
+from benchmarks.machine import Disturbance
 from benchmarks.processes import ContestantFailed, Process
 from util.progress import Progress
 
 # A measurement in which other processes had more of the processors than this is repeated; the least disturbed one counts.
-QUIET, TRIES, WAIT = 0.05, 3, 1.0  # share, measurements at most, seconds in between
+QUIET, TRIES = 0.05, 3  # share, measurements at most
 BUILD_TURNS = 1  # starting a process counts as so many turns in the estimate of the time that is left
 
 
@@ -42,93 +44,116 @@ def cost(case: Case) -> float:
     return pixels * (3.5 if case.mode == "training" else 1.0) * (1 + case.classes / 2000)
 
 
-def measure(
-    cases: Sequence[tuple[Case, Sequence[Contestant]]],
-    rounds: int,
-    settings: dict[str, Any],
-    variants: Iterable[str] | None = None,
-    shares: bool = True,
-    after_case: Callable[[list[Series]], None] = lambda found: None,
-) -> list[Series]:
-    """Run every case with its contestants.
+@dataclass
+class Rounds:
+    """How to measure.
 
-    Args:
-        cases: the grid; the contestants of one case take turns, and only they are held in memory.
+    Attributes:
         rounds: how many times each is measured.
         settings: as for `Process`.
         variants: what to run, of those that a contestant offers; None for all.
         shares: also time the parts of the networks, once.
-        after_case: called with all that is known so far: a long run that is cut short leaves something.
-
-    Returns:
-        One series for each contestant and variant, in the order of the cases; one that failed says why.
+        patience: seconds to wait, at most, for other processes to be quiet, before a measurement that they have disturbed is
+            repeated, and before the next.
     """
-    found: list[Series] = []
-    with Progress(100, "benchmark, percent") as line:
-        estimate = Estimate(cases, rounds, line)
-        for case, contestants in cases:
-            found += _measure_case(
-                case, contestants, rounds, settings, None if variants is None else set(variants), shares, estimate
-            )
-            after_case(found)
-    return found
 
+    rounds: int
+    settings: dict[str, Any]
+    variants: frozenset[str] | None = None
+    shares: bool = True
+    patience: float = 10.0
 
-def _measure_case(
-    case: Case,
-    contestants: Sequence[Contestant],
-    rounds: int,
-    settings: dict[str, Any],
-    variants: set[str] | None,
-    shares: bool,
-    estimate: Estimate,
-) -> list[Series]:
-    found: list[Series] = []
-    with contextlib.ExitStack() as stack:
-        started = [stack.enter_context(Process(case, contestant, settings)) for contestant in contestants]
-        running: list[tuple[Process, list[Series]]] = []
-        for process in started:
-            try:
-                offered = [name for name in process.wait_until_built() if variants is None or name in variants]
-                series = [Series(case, process.contestant, name) for name in offered]
-            except ContestantFailed as failure:
-                series = [Series(case, process.contestant, case.mode, failed=str(failure))]
-            found += series
-            running.append((process, series))
-            estimate.add(case, BUILD_TURNS, f"{case}: {process.contestant.name}")
-        for turn in range(rounds + 1):
-            # Everyone goes first in turn: what runs after a long step finds a warmer machine.
-            start = turn % len(running)
-            for process, series in running[start:] + running[:start]:
-                for i, one in enumerate(series):
-                    _take_turn(process, one, "warm" if turn == 0 else "run", first=i == 0)
-                    estimate.add(case, 1 / len(series), f"{case}: {process.contestant.name}")
-        for process, series in running if shares else ():
-            for one in series:
-                if one.variant == case.mode and not process.contestant.compiled:
-                    _take_turn(process, one, "shares")
-    return found
+    def __post_init__(self) -> None:
+        self.disturbed = False  # whether the last measurement was
 
+    def measure(
+        self,
+        cases: Sequence[tuple[Case, Sequence[Contestant]]],
+        after_case: Callable[[list[Series]], None] = lambda found: None,
+    ) -> list[Series]:
+        """Run every case with its contestants.
 
-def _take_turn(process: Process, series: Series, do: str, first: bool = False) -> None:
-    if series.failed:
-        return
-    try:
-        answer = process.ask(do, series.variant, first)
-        for _ in range(TRIES - 1 if do == "run" else 0):
-            if answer["disturbance"] <= QUIET:
+        Args:
+            cases: the grid; the contestants of one case take turns, and only they are held in memory.
+            after_case: called with all that is known so far: a long run that is cut short leaves something.
+
+        Returns:
+            One series for each contestant and variant, in the order of the cases; one that failed says why.
+        """
+        found: list[Series] = []
+        with Progress(100, "benchmark, percent") as line:
+            estimate = Estimate(cases, self.rounds, line)
+            for case, contestants in cases:
+                found += self._measure_case(case, contestants, estimate)
+                after_case(found)
+        return found
+
+    def _measure_case(self, case: Case, contestants: Sequence[Contestant], estimate: Estimate) -> list[Series]:
+        with contextlib.ExitStack() as stack:
+            started = [stack.enter_context(Process(case, contestant, self.settings)) for contestant in contestants]
+            running = []
+            for process in started:
+                running.append((process, self._series(process)))
+                estimate.add(case, BUILD_TURNS, f"{case}: {process.contestant.name}")
+            for turn in range(self.rounds + 1):
+                # Everyone goes first in turn: what runs after a long step finds a warmer machine.
+                start = turn % len(running)
+                for process, series in running[start:] + running[:start]:
+                    for i, one in enumerate(series):
+                        self._take_turn(process, one, "warm" if turn == 0 else "run", first=i == 0)
+                        estimate.add(case, 1 / len(series), f"{case}: {process.contestant.name}")
+            for process, series in running if self.shares else ():
+                for one in series:
+                    if one.variant == case.mode and not process.contestant.compiled:
+                        self._take_turn(process, one, "shares", first=True)
+        return [one for _, series in running for one in series]
+
+    def _series(self, process: Process) -> list[Series]:
+        """What the process can run, once it is built; a single failed series if it cannot be."""
+        try:
+            offered = process.wait_until_built()
+        except ContestantFailed as failure:
+            return [Series(process.case, process.contestant, process.case.mode, failed=str(failure))]
+        wanted = [name for name in offered if self.variants is None or name in self.variants]
+        return [Series(process.case, process.contestant, name) for name in wanted]
+
+    def _take_turn(self, process: Process, series: Series, do: str, first: bool) -> None:
+        if series.failed:
+            return
+        try:
+            answer = self._ask(process, series.variant, do, first)
+        except ContestantFailed as failure:
+            series.failed = str(failure)
+            return
+        if do == "warm":
+            series.compile_seconds = answer["compile_seconds"]
+        elif do == "shares":
+            series.shares = answer["shares"]
+        else:
+            series.seconds.append(answer["seconds"])
+            series.disturbance.append(answer["disturbance"])
+            series.peak_memory = max(series.peak_memory or 0, answer["peak_memory"])
+
+    def _ask(self, process: Process, variant: str, do: str, first: bool) -> dict[str, Any]:
+        """The least disturbed of a few answers; the first, if nobody disturbed it."""
+        if do == "warm":
+            return process.ask(do, variant, first)
+        answers: list[dict[str, Any]] = []
+        while len(answers) < TRIES:
+            if self.disturbed:
+                wait_for_quiet(self.patience)
+            answers.append(process.ask(do, variant, first or self.disturbed))
+            self.disturbed = answers[-1]["disturbance"] > QUIET
+            if not self.disturbed:
                 break
-            time.sleep(WAIT)
-            again = process.ask(do, series.variant, True)
-            answer = min(answer, again, key=lambda one: one["disturbance"])
-    except ContestantFailed as failure:
-        series.failed = str(failure)
-        return
-    if do == "warm":
-        series.compile_seconds = answer["compile_seconds"]
-    elif do == "shares":
-        series.shares = answer["shares"]
-    else:
-        series.seconds.append(answer["seconds"])
-        series.disturbance.append(answer["disturbance"])
-        series.peak_memory = max(series.peak_memory or 0, answer["peak_memory"])
+        return min(answers, key=lambda answer: answer["disturbance"])
+
+
+def wait_for_quiet(patience: float) -> None:
+    """Return when other processes have been quiet for a second, or after `patience` seconds."""
+    start = time.monotonic()
+    while time.monotonic() - start < patience:
+        disturbance = Disturbance()
+        time.sleep(min(1.0, patience))
+        if disturbance.share() <= QUIET:
+            return

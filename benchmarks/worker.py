@@ -100,12 +100,13 @@ def serve(spec: Spec, reply: Callable[[dict[str, Any]], None]) -> None:
         if do == "warm":
             expected[variant], compile_seconds = warm(step, device, spec["compiled"])
             return {"compile_seconds": compile_seconds}
-        if do == "shares":
-            return {"shares": time_parts(job.network, lambda: _timed(step, 1, device), lambda: _synchronise(device))}
         if first and expected[variant] < SETTLE_BELOW:
             step(1)
         memory.reset()
         disturbance = Disturbance()
+        if do == "shares":
+            shares = time_parts(job.network, lambda: _timed(step, 1, device), lambda: _synchronise(device))
+            return {"shares": shares, "disturbance": disturbance.share()}
         seconds = _timed(step, max(1, math.ceil(AT_LEAST / expected[variant])), device)
         return {"seconds": seconds, "disturbance": disturbance.share(), "peak_memory": memory.read()}
 

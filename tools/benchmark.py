@@ -25,7 +25,7 @@ from benchmarks.memory import available_gib
 from benchmarks.plots import plot_scale
 from benchmarks.processes import ROOT
 from benchmarks.report import NOTES, grid_report, heading, scale_report
-from benchmarks.rounds import measure
+from benchmarks.rounds import Rounds
 from flags import add_model_flags
 from flags import get_args_parser as main_flags
 from util.cli import Parser, launch, parse, select_device
@@ -55,6 +55,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:<index> or cpu")
     group.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
     group.add_argument("--max_memory", type=float, metavar="GIB", help="of each process on the CPU; None: 90 %% of what is free")
+    group.add_argument(
+        "--patience", type=float, default=10.0, metavar="S", help="seconds to wait for other processes that disturb a measurement"
+    )
     group.add_argument("--output_dir", default="output/benchmark", help="folder of the results; '' writes none")
     group.add_argument("--scale", action="store_true", help="evaluation against the number of classes and of pixels instead")
     add_model_flags(parser)
@@ -100,9 +103,8 @@ def main(args: argparse.Namespace) -> None:
                 plot_scale(*axes, stem.with_suffix(".png"))
         return text
 
-    variants = ["evaluation"] if args.scale else None
-    contested = [(case, contestants) for case in cases]
-    found = measure(contested, args.rounds, settings, variants, not args.scale, lambda sofar: report(sofar, []))
+    rounds = Rounds(args.rounds, settings, frozenset({"evaluation"}) if args.scale else None, not args.scale, args.patience)
+    found = rounds.measure([(case, contestants) for case in cases], lambda sofar: report(sofar, []))
     print(report(found, data.measure() if "loading" in args.modes and not args.scale else []))
     if args.output_dir:
         print(f"{'scale' if args.scale else 'benchmark'}.*: {args.output_dir}")
@@ -161,6 +163,8 @@ def check_flags(args: argparse.Namespace) -> None:
     for name in ("rounds", "threads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
+    if not args.patience >= 0:
+        raise ValueError(f"--patience {args.patience} must be 0 seconds or more")
     if args.max_memory is not None and not args.max_memory > 0:
         raise ValueError(f"--max_memory {args.max_memory} must be above 0 GiB")
     for text in args.image_size or []:
