@@ -61,6 +61,5 @@ $(PLANES): | $(READY)
 
 # A run that was cut short goes on; one that is finished is not run again.
 $(DEMO)/.trained: | $(READY) $(WEIGHTS) $(PLANES)
-	$(PY) main.py @recipes/demo.args $(RUN) --output_sub_dir demo \
-		$$(test -f $(DEMO)/checkpoint.pth && echo --resume $(DEMO)/checkpoint.pth || echo --backbone_weights $(WEIGHTS))
+	$(PY) main.py @recipes/demo.args $(RUN) --output_sub_dir demo --backbone_weights $(WEIGHTS) --resume auto
 	touch $@
