@@ -37,6 +37,8 @@ def resnet(norm: type[nn.Module]) -> nn.Module:
 
 def timm_model(name: str, frozen: bool) -> nn.Module:
     body = timm.create_model(name, features_only=True, feature_cls="getter", out_indices=(3,))
+    if not hasattr(body.model, "forward_intermediates"):
+        pytest.skip(f"this version of timm gives no features of {name}")
     return freeze_batch_norm_2d(body) if frozen else body
 
 
