@@ -173,7 +173,11 @@ class Run:
             RunFailed, Stopped: in the place of what was raised.
         """
         try:
-            yield
+            try:
+                yield
+            except RuntimeError:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the loader's handler would raise once more for every other worker
+                raise
         except RunFailed:
             raise
         except FloatingPointError as error:
