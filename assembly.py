@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,16 @@ def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[st
             setattr(args, key, meta.args[key])
         return model, meta.normalisation
     args.num_queries = len(classes)
+    if args.decoder != "detr":
+        args.dec_layers = 0
+        if "enc_layers" not in args.given:
+            args.enc_layers = 0
+        if args.enc_layers:
+            print(
+                f"warning: --enc_layers {args.enc_layers} moves evidence away from where it came from: the map still sums "
+                "to the logit, but its cells no longer mean their places (--enc_layers 0 keeps them)",
+                file=sys.stderr,
+            )
     from_scratch = not args.finetune and args.backbone_weights == "none"
     if args.backbone_norm is None:
         args.backbone_norm = "batch" if from_scratch else "frozen"

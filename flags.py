@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from models import ARCHITECTURE
+from models import ARCHITECTURE, DECODERS
 from util.cli import Parser
 from util.precision import PRECISIONS
 from util.schedule import SCHEDULERS
@@ -103,7 +103,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--position_embedding", default=ARCHITECTURE["position_embedding"], choices=["sine", "learned"], help="of the encoder"
     )
-    group.add_argument("--enc_layers", default=ARCHITECTURE["enc_layers"], type=int, help="encoder layers")
+    group.add_argument(
+        "--decoder",
+        default=ARCHITECTURE["decoder"],
+        choices=DECODERS,
+        help="detr: DETR's layers; additive: the map sums to the logit; none: class scores averaged over the image (CAM)",
+    )
+    group.add_argument("--enc_layers", default=ARCHITECTURE["enc_layers"], type=int, help="encoder layers (other decoders: 0)")
     group.add_argument("--dec_layers", default=ARCHITECTURE["dec_layers"], type=int, help="decoder layers")
     group.add_argument("--dim_feedforward", default=ARCHITECTURE["dim_feedforward"], type=int, help="width of the feed-forward")
     group.add_argument("--hidden_dim", default=ARCHITECTURE["hidden_dim"], type=int, help="width of the transformer")
@@ -138,6 +144,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--eval needs --resume <checkpoint>: there is nothing to score")
     if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.given:
         raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
+    if args.decoder != "detr" and "dec_layers" in args.given:
+        raise ValueError(f"--decoder {args.decoder} has no layers: leave --dec_layers out")
     if args.world_size > 1 or _launched_ranks() > 1:
         raise ValueError("several processes are not supported: start one, with --world_size 1 and without a launcher")
     for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):

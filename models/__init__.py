@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from .additive import AdditiveDecoder, AverageDecoder
 from .backbone import build_backbone, load_backbone_weights
 from .checkpoint import CheckpointMeta, is_detection, load_weights, read_checkpoint, read_state_dict
 from .finetune import finetune_state
-from .icn import ICN, ICNOutput
+from .icn import DECODERS, ICN, ICNOutput
 from .inference import for_inference
 from .position_encoding import build_position_encoding
 from .transformer import Transformer
 
 __all__ = [
     "ARCHITECTURE",
+    "DECODERS",
     "ICN",
     "CheckpointMeta",
     "ICNOutput",
@@ -41,6 +43,7 @@ ARCHITECTURE: dict[str, Any] = {
     "hidden_dim": 256,
     "nheads": 8,
     "pre_norm": False,
+    "decoder": "detr",
     "num_queries": None,
 }
 
@@ -76,9 +79,19 @@ def build_model(args: argparse.Namespace) -> ICN:
         dim_feedforward=args.dim_feedforward,
         dropout=args.dropout,
         pre_norm=args.pre_norm,
+        decoder=_sum_over_cells(args),
     )
     position_encoding = build_position_encoding(args.position_embedding, args.hidden_dim)
     return ICN(backbone, position_encoding, transformer, args.num_queries, args.hidden_dim)
+
+
+def _sum_over_cells(args: argparse.Namespace) -> AdditiveDecoder | AverageDecoder | None:
+    """The decoder in the place of DETR's, if one is asked for."""
+    if args.decoder not in DECODERS:
+        raise ValueError(f"--decoder {args.decoder!r} is not known: choose {', '.join(DECODERS)}")
+    if args.decoder == "additive":
+        return AdditiveDecoder(args.hidden_dim, args.nheads)
+    return AverageDecoder() if args.decoder == "none" else None
 
 
 def load_checkpoint(
@@ -162,6 +175,8 @@ def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mappin
     for key, default in ARCHITECTURE.items():
         if default is not None and type(known[key]) is not type(default):
             raise ValueError(f"{path} has {key} = {known[key]!r} among its flags where a {type(default).__name__} is needed")
+    if known["decoder"] != "detr":
+        known["dec_layers"] = 0
     for key, value in _measured(state).items():  # before a model is built to the measure of a damaged flag
         if known[key] != value:
             raise ValueError(f"{path} is of another architecture: its flags say {key} = {known[key]}, its tensors {value}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .icn import ICN
 
 DETECTION_HEADS = ("class_embed.", "bbox_embed.")
 
@@ -24,7 +26,7 @@ def adapt_queries(queries: Tensor, num_classes: int, noise_frac: float, generato
     return adapted
 
 
-def finetune_state(state: Mapping[str, Tensor], model: nn.Module, noise_frac: float, seed: int) -> tuple[dict[str, Tensor], str]:
+def finetune_state(state: Mapping[str, Tensor], model: ICN, noise_frac: float, seed: int) -> tuple[dict[str, Tensor], str]:
     """Turn a DETR, INTR or ICN state dict into one for `model`, whatever number of classes it was made for.
 
     Args:
@@ -50,7 +52,13 @@ def finetune_state(state: Mapping[str, Tensor], model: nn.Module, noise_frac: fl
     dropped = sorted({key.split(".")[0] for key in state if key.startswith(DETECTION_HEADS)})
     result["query_embed.weight"] = adapt_queries(queries, num_classes, noise_frac, generator)
     made = []
-    if "presence_vector.weight" not in result:
+    if model.decoder_kind != "detr":  # what searches is another one; its first weights are the model's own
+        strange = [key for key in result if key not in own or result[key].shape != own[key].shape]
+        fresh = [key for key in own if key not in result or key in strange]
+        result = {key: own[key] if key in fresh else result[key] for key in own}
+        dropped += sorted({".".join(key.split(".")[:2]) for key in strange} - set(own))
+        made += sorted({".".join(key.split(".")[:2]) for key in fresh if "num_batches" not in key})
+    elif "presence_vector.weight" not in result:
         bound = (6 / (width + 1)) ** 0.5  # Glorot's uniform for a [1, D] matrix
         result["presence_vector.weight"] = torch.empty(1, width).uniform_(-bound, bound, generator=generator)
         result["presence_vector.bias"] = torch.zeros(1)

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .additive import AdditiveDecoder, AverageDecoder, ClassWeights
 from .transformer import Transformer
+
+DECODERS = ("detr", "additive", "none")
 
 
 class ICNOutput(NamedTuple):
@@ -50,8 +53,9 @@ class ICN(nn.Module):
             raise ValueError(f"--num_queries {num_classes}: at least one class is needed")
         # Registered in INTR's order, so that the optimizer state in its checkpoints belongs to the same parameters.
         self.transformer = transformer
-        self.presence_vector = nn.Linear(hidden_dim, 1)
+        self.presence_vector = nn.Linear(hidden_dim, 1) if self.decoder_kind == "detr" else ClassWeights(num_classes, hidden_dim)
         self.query_embed = nn.Embedding(num_classes, hidden_dim)
+        self.query_embed.weight.requires_grad_(self.decoder_kind != "none")  # where nobody searches, nothing trains the queries
         self.input_proj = nn.Conv2d(backbone.num_channels, hidden_dim, kernel_size=1)  # type: ignore[arg-type]
         self.backbone = nn.ModuleList([backbone, position_encoding])
 
@@ -62,15 +66,23 @@ class ICN(nn.Module):
             ValueError: the backbone cannot do this.
         """
         self.backbone[0].checkpoint_gradients()  # type: ignore[operator]
-        self.transformer.encoder.checkpointing = self.transformer.decoder.checkpointing = True
+        self.transformer.encoder.checkpointing = True
+        self.transformer.decoder.checkpointing = True  # type: ignore[assignment]
 
     @property
     def num_classes(self) -> int:
         return self.query_embed.num_embeddings
 
     @property
+    def decoder_kind(self) -> str:
+        """One of `DECODERS`."""
+        decoder = self.transformer.decoder
+        return "additive" if isinstance(decoder, AdditiveDecoder) else "none" if isinstance(decoder, AverageDecoder) else "detr"
+
+    @property
     def num_decoder_layers(self) -> int:
-        return len(self.transformer.decoder.layers)
+        """How many layers have a cross-attention."""
+        return {"additive": 1, "none": 0}.get(self.decoder_kind) or len(getattr(self.transformer.decoder, "layers", ()))
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, *, attention: int | Literal["all"] | None = None
@@ -86,6 +98,45 @@ class ICN(nn.Module):
             ValueError: the layer does not exist, or the feature grid has a single cell.
         """
         layers = self._attention_layers(attention)
+        features, pos, mask = self._look(images, padding_mask)
+        answers, memory, weights = self.transformer(features, pos, self.query_embed.weight, mask, attention_layers=layers)
+        logits = self.presence_vector(answers).squeeze(-1)  # [B, C]
+        if not weights:
+            return ICNOutput(logits, memory)
+        # One layer is returned uncopied: the gradient of a logit reaches it.
+        return ICNOutput(logits, memory, weights[0] if len(weights) == 1 else torch.cat(weights))
+
+    def evidence(
+        self, images: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The logits, and what each cell of the grid adds to them: exact, where the decoder is a sum over cells.
+
+        Args:
+            images, padding_mask: as for `forward`.
+            classes: the classes whose maps are wanted, `[B, Q]`; None for all, in order.
+
+        Returns:
+            Logits `[B, C]`, and float32 maps `[B, Q, h, w]`, signed, 0 on padding. `maps.sum((-2, -1))` is the logits of
+            `classes` less `presence_vector.bias`.
+
+        Raises:
+            ValueError: DETR's decoder is no sum over cells.
+        """
+        decoder = self.transformer.decoder
+        if not isinstance(decoder, (AdditiveDecoder, AverageDecoder)):
+            raise ValueError("the logits of --decoder detr are no sum over places: train with --decoder additive")
+        features, pos, mask = self._look(images, padding_mask)
+        flat = None if mask is None else mask.flatten(1)  # [B, h*w]
+        memory = self.transformer.encode(features, pos, flat)  # [B, h*w, D]
+        grid = (features.shape[-2], features.shape[-1])
+        logits = self.presence_vector(decoder(self.query_embed.weight, memory, flat, grid, ())[0])
+        if classes is None:
+            classes = torch.arange(self.num_classes, device=images.device).expand(len(images), -1)
+        maps = decoder.evidence(self.query_embed.weight[classes], self.presence_vector.weight[classes], memory, flat)  # type: ignore[index]
+        return logits, maps.unflatten(-1, grid)
+
+    def _look(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Projected features `[B, D, h, w]`, their positions `[B or 1, D, h, w]` and their padding `[B, h, w]`."""
         features = self.backbone[0](images)  # [B, C', h, w]
         if features.shape[-2:].numel() == 1:
             raise ValueError(
@@ -95,15 +146,7 @@ class ICN(nn.Module):
         mask = None
         if padding_mask is not None:
             mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()  # [B, h, w]
-        pos = self.backbone[1](features, mask)  # [B or 1, D, h, w]
-        answers, memory, weights = self.transformer(
-            self.input_proj(features), pos, self.query_embed.weight, mask, attention_layers=layers
-        )
-        logits = self.presence_vector(answers).squeeze(-1)  # [B, C]
-        if not weights:
-            return ICNOutput(logits, memory)
-        # One layer is returned uncopied: the gradient of a logit reaches it.
-        return ICNOutput(logits, memory, weights[0] if len(weights) == 1 else torch.cat(weights))
+        return self.input_proj(features), self.backbone[1](features, mask), mask
 
     def _attention_layers(self, attention: int | str | None) -> range:
         depth = self.num_decoder_layers
@@ -111,6 +154,8 @@ class ICN(nn.Module):
             return range(0)
         if attention == "all":
             return range(depth)
+        if depth == 0:
+            raise ValueError("--decoder none has no attention: its map is the evidence")
         if not isinstance(attention, int) or not -depth <= attention < depth:
             raise ValueError(
                 f"decoder layer {attention!r} does not exist: this model has {depth}, numbered 0 to {depth - 1} "

@@ -166,6 +166,8 @@ class Transformer(nn.Module):
 
     Raises:
         ValueError: a depth out of range (`enc_layers >= 0`, `dec_layers >= 1`) or `nhead` no divisor of `d_model`.
+
+    `decoder` replaces DETR's, of `dec_layers` layers, by another one.
     """
 
     def __init__(
@@ -177,13 +179,14 @@ class Transformer(nn.Module):
         dim_feedforward: int = 2048,
         dropout: float = 0.1,
         pre_norm: bool = False,
+        decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if enc_layers < 0 or dec_layers < 1:
+        if enc_layers < 0 or (decoder is None and dec_layers < 1):
             raise ValueError(f"--enc_layers {enc_layers} must be 0 or more, --dec_layers {dec_layers} must be 1 or more")
         shape = (d_model, nhead, dim_feedforward, dropout, pre_norm)
         self.encoder = Encoder([EncoderLayer(*shape) for _ in range(enc_layers)], nn.LayerNorm(d_model) if pre_norm else None)
-        self.decoder = Decoder([DecoderLayer(*shape) for _ in range(dec_layers)], nn.LayerNorm(d_model))
+        self.decoder = decoder or Decoder([DecoderLayer(*shape) for _ in range(dec_layers)], nn.LayerNorm(d_model))
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -210,7 +213,11 @@ class Transformer(nn.Module):
         """
         grid = (src.shape[-2], src.shape[-1])
         mask = None if padding_mask is None else padding_mask.flatten(1)  # [B, h*w]
-        tokens = src.flatten(2).transpose(1, 2)  # [B, h*w, D]
-        memory = self.encoder(tokens, pos.flatten(2).transpose(1, 2).to(tokens.dtype), mask)
+        memory = self.encode(src, pos, mask)
         answers, weights = self.decoder(query, memory, mask, grid, attention_layers)
         return answers, memory.transpose(1, 2).unflatten(2, grid), weights
+
+    def encode(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """The memory `[B, h*w, D]` of projected features `[B, D, h, w]`; `padding_mask` is `[B, h*w]`."""
+        tokens = src.flatten(2).transpose(1, 2)  # [B, h*w, D]
+        return self.encoder(tokens, pos.flatten(2).transpose(1, 2).to(tokens.dtype), padding_mask)
