@@ -1,7 +1,8 @@
-"""Make a factorial-planes data set, or a sheet that shows its classes.
+"""Make a factorial-planes data set, scenes with two aeroplanes, or a sheet that shows the classes.
 
 python -m tools.make_planes --preset f16 --out <datasets> --train 3200 --val 800 --test 800
 python -m tools.make_planes --preset f81 --sheet planes.png
+python -m tools.make_planes --preset f16 --out <datasets> --pairs 200
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from datasets.planes import MIN_SIZE, Preset, Render, get_preset, render
 from datasets.planes_export import FORMATS, SPLITS, export
+from datasets.planes_pairs import export_pairs
 from datasets.planes_parts import PARTS
 from util.cli import Parser, launch
 from util.progress import Progress
@@ -30,6 +32,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--out", type=Path, help="folder of data sets in which <name> is made")
     output.add_argument("--name", help="name of the data set")
     output.add_argument("--format", default="png", choices=FORMATS, help="png keeps the pictures exact; jpg is smaller")
+    output.add_argument(
+        "--pairs", type=int, help="make this many pictures of two aeroplanes, with pairs.json, in place of a data set"
+    )
     output.add_argument("--sheet", type=Path, help="write a picture with one aeroplane of each class and its parts in colour")
     data = parser.add_argument_group("data")
     data.add_argument("--size", type=int, default=224, help=f"side of a picture in pixels, at least {MIN_SIZE}")
@@ -71,8 +76,22 @@ def _write_sheet(path: Path, preset: Preset, size: int, seed: int) -> None:
     print(f"wrote {path} (parts: {', '.join(PARTS)})")
 
 
+def _write_pairs(args: argparse.Namespace, preset: Preset) -> None:
+    if args.out is None:
+        raise ValueError("--pairs needs --out: the folder in which <name> is made")
+    if args.pairs < 1:
+        raise ValueError(f"--pairs {args.pairs} must be at least 1")
+    root = args.out / (args.name or f"planes-{preset.name}-pairs")
+    try:
+        with Progress(args.pairs, f"drawing {root.name}") as line:
+            made = export_pairs(root, preset, args.pairs, args.size, args.seed, lambda done, total: line.step())
+    except OSError as error:
+        raise ValueError(f"--out {root}: {error.strerror}") from None
+    print(f"{root}: {'made' if made else 'already there'}, {args.pairs} pictures and pairs.json")
+
+
 def main(args: argparse.Namespace) -> None:
-    """Write the sheet, the data set, or both.
+    """Write the sheet, the data set or the pairs, or the sheet and one of them.
 
     Raises:
         ValueError: settings that cannot be met, or a folder that holds something else.
@@ -88,7 +107,9 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--size {args.size} must be at least {MIN_SIZE} and at most {MAX_SIZE} pixels")
     if args.sheet is not None:
         _write_sheet(args.sheet, preset, args.size, args.seed)
-    if args.out is not None:
+    if args.pairs is not None:
+        _write_pairs(args, preset)
+    elif args.out is not None:
         root = args.out / (args.name or f"planes-{preset.name}")
         counts = {split: getattr(args, split) for split in SPLITS}
         try:
