@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from datasets.planes import MIN_SIZE, VERSION, Preset, Variants, _expose, class_name, render
+from datasets.planes import MIN_SIZE, SLOTS, VERSION, Preset, Render, Variants, _expose, class_name, pair_evidence, render
 from datasets.planes_scene import Scene, draw_scene, stream
 
 SUPERSAMPLING = 3
@@ -83,7 +83,10 @@ def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> P
 def _place_both(
     variants: tuple[Variants, Variants], rng: np.random.Generator, big: int
 ) -> list[tuple[np.ndarray, np.ndarray, Scene, int, int]]:
-    """Picture, visible pixels, scene and corner (x, y) of each aeroplane, such that they do not touch."""
+    """Picture, visible pixels, scene and corner (x, y) of each aeroplane, such that they do not touch.
+
+    Nor would they as any other class: the place tells nothing of it.
+    """
     gap = max(1, round(GAP * big))
     near = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
     while True:
@@ -91,8 +94,7 @@ def _place_both(
         for chosen in variants:
             z, side = int(rng.integers(2**48)), round(rng.uniform(*SHARES) * big)
             aeroplane = render(chosen, z, side, sensor=False)
-            whole = np.logical_or.reduce(list(aeroplane.amodal.values()))
-            drawn.append((aeroplane, whole, draw_scene(z)))
+            drawn.append((aeroplane, _reach(aeroplane), draw_scene(z)))
         for _ in range(TRIES):
             corners = [rng.integers(0, big - len(whole) + 1, 2) for _, whole, _ in drawn]
             taken = [np.zeros((big, big), np.uint8) for _ in drawn]
@@ -103,6 +105,14 @@ def _place_both(
                     (aeroplane.image, aeroplane.mask, scene, int(x), int(y))
                     for (aeroplane, _, scene), (x, y) in zip(drawn, corners, strict=True)
                 ]
+
+
+def _reach(aeroplane: Render) -> np.ndarray:
+    """The pixels of this aeroplane in all variants of all slots: bool [S, S]."""
+    masks = list(aeroplane.amodal.values())
+    for i in range(max(map(len, SLOTS.values()))):
+        masks.append(pair_evidence(aeroplane.record, {slot: variants[i % len(variants)] for slot, variants in SLOTS.items()}))
+    return np.logical_or.reduce(masks)
 
 
 def export_pairs(
