@@ -31,15 +31,16 @@ def random(
 
     It depends on the picture, the class and `seed` alone: not on the batch, and not on what was drawn before.
     """
-    size = grid or (images.shape[2], images.shape[3])
-    maps = []
+    valid = _valid(images, padding_mask)
+    cells = valid if grid is None else pool_to(valid, grid) > 0
+    maps = torch.zeros(cells.shape)
     for index, (image, label) in enumerate(zip(images.detach().float().cpu(), classes.tolist(), strict=True)):
-        if padding_mask is not None:  # what a picture was padded by is no part of it
-            valid = ~padding_mask[index].cpu()
-            image = image[:, : int(valid[:, 0].sum()), : int(valid[0].sum())]
-        key = zlib.crc32(image.contiguous().numpy().tobytes(), zlib.crc32(f"{seed} {label}".encode()))
-        maps.append(torch.rand(size, generator=torch.Generator().manual_seed(key)))
-    return _on_grid(torch.stack(maps).to(images.device), padding_mask, grid)
+        height, width = _extent(valid[index])
+        key = f"{seed} {label}".encode() + image[:, :height, :width].contiguous().numpy().tobytes()
+        height, width = _extent(cells[index])
+        generator = torch.Generator().manual_seed(zlib.crc32(key))
+        maps[index, :height, :width] = torch.rand(height, width, generator=generator)
+    return maps.to(images.device)
 
 
 def centre(
@@ -97,13 +98,16 @@ def _valid(images: Tensor, padding_mask: Tensor | None) -> Tensor:
     return torch.ones(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
 
 
+def _extent(valid: Tensor) -> tuple[int, int]:
+    """Height and width of the picture in the upper left corner of `[H, W]`."""
+    return int(valid.any(1).sum()), int(valid.any(0).sum())
+
+
 def _on_grid(maps: Tensor, padding_mask: Tensor | None, grid: Grid | None) -> Tensor:
-    """Pool maps that are not yet on the grid; a cell that lies partly on padding has the mean of its part on the picture."""
+    """Pool maps to the grid; a cell that lies partly on padding has the mean of its part on the picture."""
     if padding_mask is None:
-        return maps if grid is None or maps.shape[1:] == torch.Size(grid) else pool_to(maps, grid)
+        return maps if grid is None else pool_to(maps, grid)
     if grid is None:
         return maps.masked_fill(padding_mask, 0)
     share = pool_to(~padding_mask, grid)
-    if maps.shape[1:] == torch.Size(grid):
-        return maps.masked_fill(share == 0, 0)
     return pool_to(maps.masked_fill(padding_mask, 0), grid) / share.clamp(min=torch.finfo(torch.float32).tiny)
