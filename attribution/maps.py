@@ -1,7 +1,8 @@
-"""The model's own maps: where each class query looked."""
+"""The model's own maps that need no gradient: where each class query looked, and what an additive decoder added up."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from models import ICN
@@ -21,7 +22,8 @@ def class_maps(attention: Tensor, classes: Tensor) -> Tensor:
     return attention.transpose(1, 2).gather(1, index)
 
 
-def attention_map(
+@torch.no_grad()
+def attention(
     model: ICN,
     images: Tensor,
     classes: Tensor,
@@ -41,14 +43,35 @@ def attention_map(
         head: one head of it; None for the mean of all.
 
     Returns:
-        `[B, h, w]`, non-negative, sums to 1 over the valid cells of the feature grid and is 0 on padding.
+        float32 `[B, h, w]`, non-negative, sums to 1 over the valid cells of the feature grid and is 0 on padding.
 
     Raises:
-        ValueError: the layer or the head does not exist.
+        ValueError: the layer or the head does not exist, or the decoder has no attention.
     """
-    attention = model(images, padding_mask, attention=layer).attention[0]  # [B, heads, C, h, w]
-    heads = attention.shape[1]
+    weights = model(images, padding_mask, attention=layer).attention[0]  # [B, heads, C, h, w]
+    heads = weights.shape[1]
     if head is not None and not 0 <= head < heads:
         raise ValueError(f"head {head} does not exist: this model has {heads} heads, 0 to {heads - 1}")
-    maps = class_maps(attention, classes[:, None])[:, 0]  # [B, heads, h, w]
-    return maps.mean(1) if head is None else maps[:, head]
+    maps = class_maps(weights, classes[:, None])[:, 0]  # [B, heads, h, w]
+    return (maps.mean(1) if head is None else maps[:, head]).float()
+
+
+@torch.no_grad()
+def additive(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    """What each cell added to the logit: exact, and with the bias its sum is the logit.
+
+    Args:
+        model: with an additive decoder, or with none: then the map is CAM (Zhou et al., CVPR 2016, eq. 2).
+        images: float `[B, 3, H, W]`, normalised.
+        classes: one class index per image, `[B]`.
+        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+
+    Returns:
+        float32 `[B, h, w]`, signed, 0 on padding.
+
+    Raises:
+        ValueError: the decoder does not add.
+    """
+    if model.decoder_kind == "detr":
+        raise ValueError("additive is a map of --decoder additive and none; with --decoder detr use contribution")
+    return model.evidence(images, padding_mask, classes[:, None])[1][:, 0].float()
