@@ -7,6 +7,8 @@ What is theirs: the importance of a part is the mass of the map on it; the defin
 - TS intervenes by swapping slots, not by removing parts: the absence of a winglet is evidence, too;
 - PC and DC with a threshold reward a map that calls all parts important (theirs are held in check by distractibility).
   `top_k_checks` give every map the same number of parts instead.
+In a full factorial every slot is needed: without one of them a classifier must guess between siblings, whichever part it
+is, so that PC and DC tell maps apart less than SD, TS and the contrast do.
 `importance` is `[N, P]` and signed. Scores are `[N]`, nan where they are undefined; average with `nanmean`.
 """
 

@@ -151,7 +151,8 @@ class PlanesMetrics:
             are swapped for the sibling's and the importance is the mass on the pair's evidence. `pc`, `dc` and the curves
             are nan for a wrong prediction, which the map of the right class cannot explain. `pc_threshold` and
             `dc_threshold` are FunnyBirds', at their best threshold. `shortcut_*` is nan where the model does not rely on
-            the roundel (`relies`), `shortcut_top` is 1 where no other part has more importance.
+            the roundel (`relies`), `shortcut_top` is 1 where no other part has more importance. The best threshold is that
+            of these pictures: measure all of them at once for it.
         """
         maps = maps.detach().float().cpu()
         table, own = self.table.rows(rows), self.classes[rows, 0]
@@ -203,7 +204,7 @@ class PlanesMetrics:
         """Maps and contrasts for `measure` that know the truth, at the grid of a map: what it could reach at best.
 
         Contrasts are the evidence, pooled. The map of the own class has on each part a mass equal to the drop of the logit;
-        those of the TS classes are the evidence of their groups.
+        those of the TS classes are the evidence of their groups. It is no ceiling of `sd_swap`, which wants a map of its own.
         """
         separating, masks = self.evidence(rows), self.part_masks(rows).float()
         contrasts = pool_to(separating.float().flatten(0, 1), grid).unflatten(0, separating.shape[:2])
