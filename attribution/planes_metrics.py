@@ -59,7 +59,7 @@ class PlanesMetrics:
         progress: called with (done, total) renders.
 
     Raises:
-        ValueError: a picture is not the split's, or not what its record renders to.
+        ValueError: there are no pictures, or one is not the split's, or not what its record renders to.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class PlanesMetrics:
     ) -> None:
         self.split, self.slots = split, split.slots
         self.records = [split.record(path) for path in paths]
+        if not self.records:
+            raise ValueError(f"{split.root}: no picture of {split.split} was chosen; measure at least one")
         self._siblings = [[sibling(split.preset, record, slot) for slot in self.slots] for record in self.records]
         groups = [_groups(record, self.slots) for record in self.records]
         self._groups = torch.tensor([[[slot in group for slot in self.slots] for group in pair] for pair in groups])  # [N, 2, K]
