@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from patches import CLASSES, SIZES, alone, batch, patch_model
+from patches import one_thread as one_thread
 
 from attribution.contribution import contribution
 from attribution.maps import additive, attention, class_maps

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from patches import CLASSES, HEADS, WIDTH, alone, batch, patch_model
+from patches import one_thread as one_thread
 from torch import Tensor, nn
 
 from attribution.contribution import contribution
