@@ -7,9 +7,10 @@ from torch import Tensor
 
 from models import ICN
 
-from .record import gradients_of, record
+from .record import chunked, gradients_of, record
 
 
+@chunked
 def contribution(
     model: ICN,
     images: Tensor,
@@ -49,7 +50,7 @@ def contribution(
     looks = seen.cross if layer is None else [seen.cross[layer]]
     slopes = gradients_of(seen, classes, [look.found for look in looks if look.found is not None])
     total = torch.zeros(len(images), seen.grid[0] * seen.grid[1], device=images.device)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         for look, slope in zip(looks, slopes, strict=True):
             assert look.values is not None
             weights, values = look.weights, look.values.float()  # [B, heads, C, S], [B, heads, S, d]

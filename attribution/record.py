@@ -7,8 +7,9 @@ The model computes attention in a fused kernel that holds neither the weights no
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from models import ICN
 from models.attention import MultiheadAttention
+
+HELD = 2**28  # attention weights that a method may hold at once (1 GiB in float32)
 
 
 class Look(NamedTuple):
@@ -60,7 +63,7 @@ def record(
     queries: bool = True,
     gradients: bool = True,
 ) -> Recorded:
-    """Run the model once and keep its attention: `[B, heads, C, h*w]` a decoder layer, so that many classes want few images.
+    """Run the model once and keep its attention, `[B, heads, C, h*w]` a decoder layer.
 
     Args:
         model: in evaluation mode; its decoder has attention.
@@ -96,6 +99,27 @@ def gradients_of(recorded: Recorded, classes: Tensor, tensors: Iterable[Tensor])
     with torch.inference_mode(False), torch.enable_grad():
         score = recorded.logits.gather(1, classes.clone()[:, None]).sum()
         return list(torch.autograd.grad(score, list(tensors)))
+
+
+def chunked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A map method that takes as many images at once as `HELD` allows, reckoned with 16 pixels a cell."""
+
+    @wraps(method)
+    def in_pieces(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, **options: Any) -> Tensor:
+        pieces = []
+        for part in torch.arange(len(images), device=images.device).split(_at_once(model, images)):
+            mask = None if padding_mask is None else padding_mask[part]
+            pieces.append(method(model, images[part], classes[part], padding_mask=mask, **options))
+        return torch.cat(pieces)
+
+    return in_pieces
+
+
+def _at_once(model: ICN, images: Tensor) -> int:
+    cells, count = images.shape[2] * images.shape[3] // 16**2, model.num_classes
+    heads = max(getattr(module, "num_heads", 1) for module in model.transformer.modules())
+    weights = len(model.transformer.encoder.layers) * cells**2 + model.num_decoder_layers * count * (count + cells)
+    return max(1, HELD // max(1, heads * weights))
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from models import ICN
 
-from .record import gradients_of, record
+from .record import chunked, gradients_of, record
 
 
+@chunked
 def relevance(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
     """Generic attention relevance of an encoder-decoder (Chefer et al., ICCV 2021, eq. 5 to 11).
 
@@ -31,7 +32,7 @@ def relevance(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tens
     seen = record(model, images, padding_mask)
     looks = [*seen.encoder, *seen.queries, *seen.cross]
     slopes = gradients_of(seen, classes, [look.tracked for look in looks])
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         pairs = [(slope.view_as(look.weights), look.weights) for slope, look in zip(slopes, looks, strict=True)]
         spoken = [(slope * weights).clamp(min=0).mean(1) for slope, weights in pairs]  # A' [B, N, S]
         encoder, rest = spoken[: len(seen.encoder)], spoken[len(seen.encoder) :]

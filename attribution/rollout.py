@@ -7,9 +7,10 @@ from torch import Tensor
 
 from models import ICN
 
-from .record import record
+from .record import chunked, record
 
 
+@chunked
 @torch.no_grad()
 def rollout(
     model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, every_class: bool = False
@@ -30,20 +31,21 @@ def rollout(
         float32 `[B, h, w]`, non-negative, sums to 1, 0 on padding.
     """
     seen = record(model, images, padding_mask, gradients=False)
-    memory: Tensor | None = None  # of which input cells each cell of the memory is made, [B, h*w, h*w]
-    for look in seen.encoder:
-        attention = look.weights.mean(1)
-        memory = _half(attention, _identity(attention) if memory is None else memory)
-    batch, _, count = seen.cross[0].weights.shape[:3]
-    queries: Tensor = images.new_zeros(batch, count, seen.grid[0] * seen.grid[1], dtype=torch.float32)  # [B, C, h*w]
-    for layer, look in enumerate(seen.cross):
-        if seen.queries:
-            queries = _half(seen.queries[layer].weights.mean(1), queries)
-        attention = look.weights.mean(1)  # [B, C, h*w]
-        queries = 0.5 * (queries + (attention if memory is None else attention @ memory))
-    maps = queries / queries.sum(-1, keepdim=True)
-    chosen = maps.mean(1) if every_class else maps[torch.arange(batch, device=classes.device), classes]  # [B, h*w]
-    return chosen.unflatten(1, seen.grid)
+    with torch.autocast(images.device.type, enabled=False):
+        memory: Tensor | None = None  # of which input cells each cell of the memory is made, [B, h*w, h*w]
+        for look in seen.encoder:
+            attention = look.weights.mean(1)
+            memory = _half(attention, _identity(attention) if memory is None else memory)
+        batch, _, count = seen.cross[0].weights.shape[:3]
+        queries: Tensor = images.new_zeros(batch, count, seen.grid[0] * seen.grid[1], dtype=torch.float32)  # [B, C, h*w]
+        for layer, look in enumerate(seen.cross):
+            if seen.queries:
+                queries = _half(seen.queries[layer].weights.mean(1), queries)
+            attention = look.weights.mean(1)  # [B, C, h*w]
+            queries = 0.5 * (queries + (attention if memory is None else attention @ memory))
+        maps = queries / queries.sum(-1, keepdim=True)
+        chosen = maps.mean(1) if every_class else maps[torch.arange(batch, device=classes.device), classes]  # [B, h*w]
+        return chosen.unflatten(1, seen.grid)
 
 
 def _half(attention: Tensor, below: Tensor) -> Tensor:

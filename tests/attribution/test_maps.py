@@ -126,6 +126,33 @@ def test_gradients_of_one_image_do_not_reach_another() -> None:
             torch.testing.assert_close(all_[index], one[0], rtol=1e-3, atol=1e-4 * float(one.abs().max()))
 
 
+@pytest.mark.parametrize("name", ["rollout", "relevance", "contribution"])
+def test_many_classes_are_taken_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = patch_model()
+    images, classes, mask = batch()
+    expected = OWN[name](model, images, classes, padding_mask=mask)
+    at_once: list[int] = []
+    model.backbone[0].register_forward_hook(lambda _, args, __: at_once.append(len(args[0])))
+    for held, pieces in ((2**20, [3]), (500, [2, 1]), (1, [1, 1, 1])):
+        monkeypatch.setattr("attribution.record.HELD", held)
+        torch.testing.assert_close(OWN[name](model, images, classes, padding_mask=mask), expected)
+        assert at_once == pieces
+        at_once.clear()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_maps_under_autocast_are_float32_and_nearly_the_same(name: str) -> None:
+    model = patch_model()
+    images, classes, mask = batch()
+    expected = OWN[name](model, images, classes, padding_mask=mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = OWN[name](model, images, classes, padding_mask=mask)
+    assert maps.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([maps.flatten(), expected.flatten()]))[0, 1] > 0.99
+    if name == "rollout":
+        torch.testing.assert_close(maps.sum((1, 2)), torch.ones(3))
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_maps_can_be_asked_for_where_gradients_are_off(mode: type) -> None:
     model = patch_model()
