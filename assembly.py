@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transform, open_split, train_transform, worker_init
@@ -125,7 +126,7 @@ def make_learner(
         max_norm=args.clip_max_norm,
         label_smoothing=args.label_smoothing,
         ema=make_ema(model, args.ema) if args.ema else None,
-        forward=compiled(model, args) if args.compile else None,
+        forward=compiled(model, args.square) if args.compile else None,
     )
     if checkpoint is not None:
         if checkpoint.get("optimizer"):
@@ -137,9 +138,16 @@ def make_learner(
     return learner
 
 
-def compiled(model: ICN, args: argparse.Namespace) -> Callable[..., Any]:
-    """`model` as --compile calls it: one graph for all shapes where the pictures keep theirs; the weights stay `model`'s."""
-    return torch.compile(model, dynamic=None if args.square else True)
+def compiled(model: nn.Module, one_shape: bool, frozen: bool = False) -> Callable[..., Any]:
+    """`model` as --compile calls it; the weights stay `model`'s.
+
+    Args:
+        model: in training or in evaluation mode.
+        one_shape: all pictures are of one size; else one graph serves all sizes.
+        frozen: the weights will not change any more: on a CPU they are packed into the graph, convolutions and what follows
+            them become one kernel. Call it without gradients, then.
+    """
+    return torch.compile(model, dynamic=None if one_shape else True, options={"freezing": True} if frozen else None)
 
 
 def make_eval_loader(args: argparse.Namespace, dataset: ImageFolder, device: torch.device) -> DataLoader:

@@ -50,7 +50,7 @@ def score(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     fast = for_inference(model, precision.dtype)
-    forward = compiled(fast, args) if args.compile else fast
+    forward = compiled(fast, args.square, frozen=device.type == "cpu") if args.compile else fast
     loader = make_eval_loader(args, dataset, device)
     try:
         found = evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assembly import make_learner
+from assembly import compiled, make_learner
 from benchmarks.cases import FLOOR, WITH_MAPS
 from datasets import ImageBatch
 from engine import evaluate
@@ -39,10 +39,10 @@ class Evaluation:
         self.batch = make_batch(spec, device)
         images = self.batch.to(device).normalise(**self.normalisation)
         self.images = images.to(memory_format=torch.channels_last)  # [B, 3, H, W]
-        network: nn.Module = self.network
-        backbone: nn.Module = self.network.backbone[0]
+        network: Callable[..., Any] = self.network
+        backbone: Callable[..., Any] = self.network.backbone[0]  # type: ignore[assignment]
         if spec["compiled"]:
-            network, backbone = torch.compile(network), torch.compile(backbone)
+            network, backbone = (compiled(part, True, frozen=device.type == "cpu") for part in (network, backbone))
         maps = LastMaps(network)
         self.variants: dict[str, Callable[[int], None]] = {
             "evaluation": lambda count: self.evaluate(network, count),
