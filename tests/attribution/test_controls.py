@@ -76,6 +76,8 @@ def test_edges_lie_on_edges() -> None:
     maps = controls.edges(None, images, CLASSES[:1])
     assert torch.equal(maps[0].any(0).nonzero().flatten(), torch.tensor([7, 8]))
     assert torch.allclose(maps[0, :, 7:9], torch.ones(16, 2))  # half of the step on either side
+    padding = images[:, 0] > 0
+    assert not controls.edges(None, 2 - images, CLASSES[:1], padding_mask=padding).any()  # the end of the picture is none
     ramp = torch.arange(16.0).view(16, 1).expand(1, 3, 16, 16)
     assert torch.allclose(controls.edges(None, ramp, CLASSES[:1])[:, 1:-1], torch.ones(1, 14, 16))
 
@@ -91,3 +93,10 @@ def test_oracle_is_the_ceiling_of_its_grid(images: Tensor) -> None:
         assert 0 < value[1] < value[0] <= 1
     with pytest.raises(ValueError, match="masks must be"):
         controls.oracle(None, images, CLASSES, masks=MASKS[:, :16])
+
+
+def test_a_cell_partly_on_padding_has_the_mean_of_the_rest(images: Tensor) -> None:
+    padding = torch.zeros(2, 32, 48, dtype=torch.bool)
+    padding[1, 20:] = True  # 2.5 cells
+    maps = controls.oracle(None, images, CLASSES, masks=~padding, padding_mask=padding, grid=(4, 6))
+    assert torch.equal(maps[1].mean(1), torch.tensor([1.0, 1, 1, 0]))

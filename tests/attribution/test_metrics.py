@@ -88,6 +88,14 @@ def test_pointing_shares_a_hit_between_ties() -> None:
     by_hand(pointing, maps, one_mask(), 0.5)
 
 
+def test_pointing_knows_a_plateau_whose_pixels_were_rounded_apart() -> None:
+    maps = torch.zeros(1, 4, 4)
+    maps[:, :, :2] = 1  # by interpolation 11 of its 1176 pixels are an ulp above the others
+    masks = torch.zeros(1, 56, 56, dtype=torch.bool)
+    masks[:, 28:] = True
+    by_hand(pointing, maps, masks, 0.5)
+
+
 def test_pointing_does_not_need_positive_values(mask: torch.Tensor) -> None:
     by_hand(pointing, mask.float() - 5, mask, 1)
     by_hand(energy, mask.float() - 5, mask, 0)  # but there is no mass
@@ -154,6 +162,7 @@ def test_uniform_attention_on_a_padded_picture_is_constant(mask: torch.Tensor) -
     maps[:, :, 6:] = 0
     assert pointing(maps, mask, padding_mask=padding).item() == 0
     assert energy_gain(maps, mask, padding_mask=padding).item() == pytest.approx(1)
+    assert average_precision(maps, mask, padding_mask=padding).item() == pytest.approx(64 / (32 * 24))
 
 
 def test_contrast_sees_only_what_separates_the_classes(mask: torch.Tensor) -> None:

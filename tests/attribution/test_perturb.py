@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribution.perturb import KERNEL, SIGMA, Removal, area, ask, faithfulness, ranks, replacement
+from attribution.perturb import Removal, area, ask, faithfulness, ranks, replacement
 
 SIZE = 28
 
@@ -133,12 +133,12 @@ def test_areas_are_those_of_torchcam(model: Small, images: Tensor, maps: Tensor,
 def test_blur_is_a_gaussian_that_does_not_darken_the_border(images: Tensor) -> None:
     clean = ask(lambda x: torch.ones(len(x), 2) / 2, images)
     blurred = replacement(clean, "blur")
-    offset = np.arange(KERNEL) - KERNEL // 2
-    weights = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * SIGMA**2))
+    offset = np.arange(11) - 5
+    weights = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 5.0**2))
     picture = images[1, 2].double().numpy()
     for row, column in ((14, 14), (0, 0), (27, 9)):
-        top, left = row - KERNEL // 2, column - KERNEL // 2
-        inside = [(i, j) for i in range(KERNEL) for j in range(KERNEL) if 0 <= top + i < SIZE and 0 <= left + j < SIZE]
+        top, left = row - 5, column - 5
+        inside = [(i, j) for i in range(11) for j in range(11) if 0 <= top + i < SIZE and 0 <= left + j < SIZE]
         total = sum(weights[i, j] * picture[top + i, left + j] for i, j in inside)
         assert blurred[1, 2, row, column].item() == pytest.approx(total / sum(weights[at] for at in inside), abs=1e-5)
     even = replacement(ask(lambda x: torch.ones(len(x), 2), torch.full((1, 3, 20, 20), 0.7)), "blur")
