@@ -106,8 +106,9 @@ def chunked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(method)
     def in_pieces(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, **options: Any) -> Tensor:
-        pieces = []
-        for part in torch.arange(len(images), device=images.device).split(_at_once(model, images)):
+        at_once, pieces = _at_once(model, images), []
+        for first in range(0, len(images), at_once):
+            part = slice(first, first + at_once)
             mask = None if padding_mask is None else padding_mask[part]
             pieces.append(method(model, images[part], classes[part], padding_mask=mask, **options))
         return torch.cat(pieces)
