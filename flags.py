@@ -101,6 +101,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dilation", action="store_true", help="the last stage keeps its resolution (DC5)")
     group.add_argument("--feature_stride", type=int, help="pixels per cell of the map; None: that of the last stage")
     group.add_argument(
+        "--window", type=int, help="side of the windows that the backbone sees alone, in pixels; None: all at once"
+    )
+    group.add_argument(
         "--position_embedding", default=ARCHITECTURE["position_embedding"], choices=["sine", "learned"], help="of the encoder"
     )
     group.add_argument(

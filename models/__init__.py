@@ -35,6 +35,7 @@ ARCHITECTURE: dict[str, Any] = {
     "backbone": "resnet50",
     "dilation": False,
     "feature_stride": None,
+    "window": None,
     "backbone_norm": "frozen",
     "position_embedding": "sine",
     "enc_layers": 6,
@@ -66,6 +67,7 @@ def build_model(args: argparse.Namespace) -> ICN:
         dilation=args.dilation,
         feature_stride=args.feature_stride,
         norm=args.backbone_norm,
+        window=args.window,
         weights=weights if weights == "default" else "none",
     )
     if weights not in ("none", "default"):

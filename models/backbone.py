@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 from .folding import fold_frozen_norms
+from .windows import in_windows
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RESNETS = torchvision.models.list_models(module=torchvision.models, include="*resn*")
@@ -29,10 +30,17 @@ class Backbone(nn.Module):
         num_channels: channels of the feature map.
         normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the input, in units of the full range 0..1.
         stem: parameter names of the stages that stay frozen under fine-tuning, as in DETR (empty: none).
+        stride: pixels per cell of the feature map.
+        window: side in pixels of the windows that are seen each on its own; None: the picture is seen whole.
     """
 
-    def __init__(self, body: nn.Module, num_channels: int, normalisation: dict[str, list[float]], stem: tuple[str, ...]) -> None:
+    window: int | None = None
+
+    def __init__(
+        self, body: nn.Module, num_channels: int, normalisation: dict[str, list[float]], stem: tuple[str, ...], stride: int
+    ) -> None:
         super().__init__()
+        self.stride = stride
         self.body = body
         self.num_channels = num_channels
         self.normalisation = normalisation
@@ -42,9 +50,13 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` to features `[B, num_channels, h, w]`; ValueError for a size that the network cannot take."""
         try:
-            features = self._checkpointed(images) if self.checkpointing and self.training else self.body(images)
+            features = self._whole(images) if self.window is None else in_windows(self._whole, images, self.window)
         except AssertionError as error:  # timm's networks of a fixed input size
             raise ValueError(f"the backbone refuses images of {images.shape[-2]} x {images.shape[-1]} pixels: {error}") from None
+        return features
+
+    def _whole(self, images: Tensor) -> Tensor:
+        features = self._checkpointed(images) if self.checkpointing and self.training else self.body(images)
         return features[0] if isinstance(features, (list, tuple)) else features
 
     def checkpoint_gradients(self) -> None:
@@ -104,6 +116,7 @@ def build_backbone(
     dilation: bool = False,
     feature_stride: int | None = None,
     norm: str = "frozen",
+    window: int | None = None,
     weights: str = "none",
 ) -> Backbone:
     """Build a backbone.
@@ -113,16 +126,22 @@ def build_backbone(
         dilation: the last stage keeps its input's resolution (DC5 in DETR).
         feature_stride: pixels per cell of the feature map that is used; None for the last one.
         norm: `frozen`: batch norms are fixed affine maps (DETR); `batch`: they learn, for training from scratch.
+        window: side in pixels of the windows that the network sees each on its own; None for the whole picture.
         weights: `none`, or `default` for the library's ImageNet weights (from its cache or the network).
 
     Raises:
-        ValueError: unknown name, a stride that the model does not have, weights that cannot be had.
+        ValueError: unknown name, a stride or a window that the model cannot have, weights that cannot be had.
     """
     if norm not in ("frozen", "batch"):
         raise ValueError(f"--backbone_norm {norm!r} is not known: choose frozen or batch")
     if name in RESNETS:
-        return _torchvision_resnet(name, dilation, feature_stride, norm, weights)
-    return _timm_model(name.removeprefix("timm/"), dilation, feature_stride, norm, weights)
+        backbone = _torchvision_resnet(name, dilation, feature_stride, norm, weights)
+    else:
+        backbone = _timm_model(name.removeprefix("timm/"), dilation, feature_stride, norm, weights)
+    if window is not None and (window < 1 or window % backbone.stride):
+        raise ValueError(f"--window {window} must be a multiple of the {backbone.stride} pixels of a cell")
+    backbone.window = window
+    return backbone
 
 
 def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, norm: str, weights: str) -> Backbone:
@@ -147,7 +166,7 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, n
     fold_frozen_norms(body)
     channels = _channels_of(body[-1])
     frozen_stem = ("conv1.", "bn1.", "layer1.") if norm == "frozen" else ()
-    backbone = Backbone(body, channels, IMAGENET, frozen_stem)
+    backbone = Backbone(body, channels, IMAGENET, frozen_stem, stride)
     if weights == "default":
         enum = torchvision.models.get_model_weights(name)
         state = _fetch(lambda: enum.DEFAULT.get_state_dict(progress=True, check_hash=True), name)
@@ -182,7 +201,7 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, norm: str
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
         fold_frozen_norms(body)
-    return Backbone(body, channels, normalisation, ())
+    return Backbone(body, channels, normalisation, (), strides[last])
 
 
 def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
