@@ -81,19 +81,23 @@ class Outcome:
 
 
 def outcomes(found: Sequence[Series], device: str) -> list[Outcome]:
-    """Every goal that the measured grid can answer; without torch.compile."""
+    """Every goal that the measured grid can answer, of ICN as it is and compiled; each against its own bare backbone."""
     answers = []
     for goal in GOALS:
         case = Case(goal.mode, *goal.shape, goal.classes)
-        here = [one for one in found if one.case == case and not one.contestant.compiled]
-        ours = next((one for one in here if one.variant == goal.mode and _is(one, goal.precision)), None)
-        if goal.device != device or ours is None:
-            continue
-        for versus, measured in _compare(goal, ours, here):
-            if measured is not None:
-                what = WORDS[goal.against].format(mode=goal.mode, precision=goal.precision, versus=versus)
-                where = f"{case.size} b{case.batch_size}, {case.classes} classes"
-                answers.append(Outcome(what, where, goal.at_least, goal.limit, measured))
+        for compiled in (False, True):
+            here = [
+                one for one in found if one.case == case and (one.contestant.name != ICN or one.contestant.compiled == compiled)
+            ]
+            ours = next((one for one in here if one.variant == goal.mode and _is(one, goal.precision)), None)
+            if goal.device != device or ours is None:
+                continue
+            for versus, measured in _compare(goal, ours, here):
+                if measured is not None:
+                    precision = goal.precision + " compiled" * compiled
+                    what = WORDS[goal.against].format(mode=goal.mode, precision=precision, versus=versus)
+                    where = f"{case.size} b{case.batch_size}, {case.classes} classes"
+                    answers.append(Outcome(what, where, goal.at_least, goal.limit, measured))
     return answers
 
 

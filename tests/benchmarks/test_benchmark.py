@@ -46,7 +46,8 @@ def build_model(args):
 def series(name: str, seconds: list[float], variant: str = "evaluation", **more: Any) -> Series:
     case = more.pop("case", CASE)
     precision = more.pop("precision", "fp32")
-    return Series(case, Contestant(name, None if name == ICN else "folder", precision), variant, seconds, **more)
+    contestant = Contestant(name, None if name == ICN else "folder", precision, more.pop("compiled", False))
+    return Series(case, contestant, variant, seconds, **more)
 
 
 def write_peer(folder: Path, code: str) -> str:
@@ -81,6 +82,19 @@ def test_goals_compare_what_they_say() -> None:
     assert answers["evaluation fp32, times as fast as plain"].measured.value == pytest.approx(2.0)
     assert answers["evaluation fp32 with the last layer's maps, time over that without"].measured.value == pytest.approx(1.05)
     assert outcomes(found, "cuda") == []
+
+
+def test_a_compiled_model_is_measured_against_its_own_backbone() -> None:
+    found = [series(ICN, [1.2]), series(ICN, [1.0], FLOOR), series("plain", [2.0])]
+    found += [series(ICN, [0.9], compiled=True), series(ICN, [0.8], FLOOR, compiled=True)]
+    assert {answer.what: answer.measured.value for answer in outcomes(found, "cpu")} == pytest.approx(
+        {
+            "evaluation fp32, times as fast as plain": 2.0 / 1.2,
+            "evaluation fp32 compiled, times as fast as plain": 2.0 / 0.9,
+            "evaluation fp32, time over the bare backbone's": 1.2,
+            "evaluation fp32 compiled, time over the bare backbone's": 0.9 / 0.8,
+        }
+    )
 
 
 def test_memory_is_compared_with_that_of_the_others() -> None:
