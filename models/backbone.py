@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -50,10 +51,19 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` to features `[B, num_channels, h, w]`; ValueError for a size that the network cannot take."""
         try:
-            features = self._whole(images) if self.window is None else in_windows(self._whole, images, self.window)
+            features = (
+                self._whole(images) if self.window is None else in_windows(self._whole, images, self.window, self._offset())
+            )
         except AssertionError as error:  # timm's networks of a fixed input size
             raise ValueError(f"the backbone refuses images of {images.shape[-2]} x {images.shape[-1]} pixels: {error}") from None
         return features
+
+    def _offset(self) -> tuple[int, int]:
+        """In training the windows lie elsewhere at each step: a part is seen for certain by the cells on it alone."""
+        assert self.window is not None
+        steps = self.window // self.stride
+        down, right = torch.randint(steps, (2,)).tolist() if self.training else (0, 0)
+        return down * self.stride, right * self.stride
 
     def _whole(self, images: Tensor) -> Tensor:
         features = self._checkpointed(images) if self.checkpointing and self.training else self.body(images)

@@ -34,8 +34,19 @@ def test_cells_keep_their_places_at_any_size() -> None:
     network = nn.AvgPool2d(4)  # a cell knows 4 x 4 pixels: windows make no difference
     images = torch.randn(3, 5, 30, 41)
     expected = network(torch.nn.functional.pad(images, (0, 3, 0, 2)))
-    for window in (4, 8, 16):
-        torch.testing.assert_close(in_windows(network, images, window), expected)
+    for window, offset in ((4, (0, 0)), (8, (0, 0)), (16, (0, 0)), (16, (4, 12)), (8, (4, 0)), (48, (44, 4))):
+        torch.testing.assert_close(in_windows(network, images, window, offset), expected)
+
+
+def test_windows_move_in_training_only() -> None:
+    backbone = build_backbone("resnet10t", feature_stride=16, norm="frozen", window=32)
+    images = torch.randn(1, 3, 64, 64)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        moving = torch.stack([backbone.train()(images) for _ in range(12)])
+        still = torch.stack([backbone.eval()(images) for _ in range(3)])
+    assert len({round(float(features.sum()), 3) for features in moving}) == 4  # two places down, two to the right
+    assert torch.equal(still[0], still[1])
 
 
 @pytest.mark.parametrize("window", [0, 24, -16])
