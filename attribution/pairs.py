@@ -90,11 +90,11 @@ def load_masks(pair: PairPicture, size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: a mask is empty, covers all of the picture, is transparent in places, or cannot be read.
     """
-    return torch.stack([_resize(read_mask(path), size) for path in pair.masks])
+    return torch.stack([resize_mask(read_mask(path), size) for path in pair.masks])
 
 
-def read_mask(path: Path) -> Tensor:
-    """A mask file as bool `[H, W]`: True above the middle of its range.
+def read_mask(path: Path, *, any_size: bool = False) -> Tensor:
+    """A mask file as bool `[H, W]`: True above the middle of its range; `any_size`: also none, or all of the picture.
 
     Raises:
         ValueError: as `load_masks`.
@@ -107,13 +107,16 @@ def read_mask(path: Path) -> Tensor:
         indexed = image.mode in ("1", "L", "P")
         grey = np.asarray(image) if indexed else decode_image(path).amax(0).numpy()  # [H, W]
     mask = torch.from_numpy(grey > grey.max() / 2)
+    if any_size and grey.max() == grey.min():  # one value: an object that fills the picture, or none
+        return torch.full(grey.shape, bool(grey.max()))
     if not mask.any() or mask.all():
         what = "marks all of the picture" if grey.max() else "is empty"
         raise ValueError(f"{path}: the mask {what}; expected 0 outside the object, 255 on it")
     return mask
 
 
-def _resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask `[H, W]` that is not empty, as `load_masks` resizes it: bool `size`."""
     height, width = mask.shape
     if size[0] > height or size[1] > width:  # the nearest pixel's; shrinking the other side after that is exact
         rows, columns = (
