@@ -19,7 +19,7 @@ from models import ICN, for_inference
 
 from .descriptive import gini, max_sensitivity
 from .effort import Effort
-from .methods import METHODS, Method, Passes
+from .methods import Method, Passes
 from .metrics import average_precision, energy, energy_gain, pointing
 from .perturb import Clean, Removal, Score, area, ask, faithfulness, ranks
 from .planes_metrics import PlanesMetrics
@@ -41,7 +41,6 @@ MODEL_GROUPS = ("reliance", "locality", "head_diversity", "randomisation")
 EVIDENCE_ORACLE = Method(
     "evidence_oracle", "control", lambda model, images, classes, *, padding_mask=None, answer: answer, needs=("answer",)
 )
-REGISTRY: dict[str, Method] = {**METHODS, EVIDENCE_ORACLE.name: EVIDENCE_ORACLE}
 
 
 def chosen_groups(names: Iterable[str] | None) -> frozenset[str]:

@@ -185,10 +185,7 @@ def _pair_values(harness: Harness, method: Method, unit: Unit, classes: Tensor, 
     if not count:
         return {}
     grid, images, masks = harness.grid(unit.images), unit.images[:count], masks[:count]
-    if "masks" in method.needs:
-        maps = masks.float()
-    else:
-        maps = harness.maps_of_classes(method, images, classes[:count])
+    maps = masks.float() if "masks" in method.needs else harness.maps_of_classes(method, images, classes[:count])
     kinds = {"": pooled(maps, grid)}
     if maps.shape[-2:] != grid and method.family != "control" and "native" in harness.groups:
         kinds["_native"] = maps
