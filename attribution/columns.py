@@ -23,9 +23,11 @@ COLUMNS = {
     "energy": Column("energy", 1, "share of the positive mass on the object"),
     "energy_gain": Column("gain", 1, "energy over the share of the picture that the object covers"),
     "ap": Column("AP", 1, "average precision of the map as a score for the object's pixels"),
-    "contrast_pointing": Column("pointing", 1, "is the peak of class less sibling where the two differ, mean over slots"),
-    "contrast_energy": Column("energy", 1, "mass of class less sibling where the two differ"),
-    "contrast_ap": Column("AP", 1, "average precision for the pixels in which the two differ"),
+    "contrast_pointing": Column(
+        "evidence pointing", 1, "is the peak of class less sibling where the two differ, mean over slots"
+    ),
+    "contrast_energy": Column("evidence energy", 1, "mass of class less sibling where the two differ"),
+    "contrast_ap": Column("evidence AP", 1, "average precision for the pixels in which the two differ"),
     "sd": Column("SD", 1, "rank correlation of a part's mass and the drop of the logit without the part"),
     "sd_swap": Column("SD swap", 1, "the same for slots that are swapped for a sibling's"),
     "pc": Column("PC", 1, "the prediction stays when only the most important parts are kept"),

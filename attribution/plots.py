@@ -69,8 +69,7 @@ def draw_bars(found: Mapping[str, Any], path: Path) -> bool:
                 error = [[max(0.0, value["mean"] - value["low"])], [max(0.0, value["high"] - value["mean"])]]
                 axes.barh(place, value["mean"], xerr=error, color=colours[name], error_kw={"linewidth": 1, "ecolor": "#333333"})
         known = column(metric)
-        where = {"contrast_pointing": " (evidence)"}.get(metric, "")
-        axes.set_title(known.label + where + {1: " ↑", -1: " ↓", 0: ""}[known.better], fontsize=10)
+        axes.set_title(known.label + {1: " ↑", -1: " ↓", 0: ""}[known.better], fontsize=10)
         axes.axvline(0, color="black", linewidth=0.6)
         axes.grid(True, axis="x", alpha=0.25)
         axes.set_axisbelow(True)

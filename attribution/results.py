@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ class Partial:
         """A part, or None where it is not done (or was cut short)."""
         try:
             return torch.load(self._path(name, number), weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError):
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
             return None
 
     def has(self, name: str, number: int = 0) -> bool:
-        return self._path(name, number).is_file()
+        return self.load(name, number) is not None
 
     def save(self, part: Any, name: str, number: int = 0) -> None:
         path = self._path(name, number)
@@ -146,13 +147,13 @@ def plain(value: Any) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write in one step; keys in their order, a list in one line."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(_text(plain(content)) + "\n")
+    temporary.write_text(_text(plain(content)) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
 def _text(value: Any, indent: int = 0) -> str:
     if isinstance(value, dict) and value:
         pad = " " * (indent + 1)
-        inner = ",\n".join(f"{pad}{json.dumps(key)}: {_text(one, indent + 1)}" for key, one in value.items())
+        inner = ",\n".join(f"{pad}{json.dumps(key, ensure_ascii=False)}: {_text(one, indent + 1)}" for key, one in value.items())
         return "{\n" + inner + "\n" + " " * indent + "}"
     return json.dumps(value, allow_nan=False, ensure_ascii=False)

@@ -64,7 +64,7 @@ def get_args_parser() -> Parser:
     group.add_argument("--seed", default=0, type=int, help="of the choice of pictures, and of random maps, masks and weights")
     add_model_flags(parser)
     add_data_flags(parser)
-    parser.set_defaults(batch_size=32, output_dir="output/attribution")
+    parser.set_defaults(batch_size=16, output_dir="output/attribution")
     return parser
 
 
