@@ -47,6 +47,8 @@ ARCHITECTURE: dict[str, Any] = {
     "decoder": "detr",
     "num_queries": None,
 }
+# What a model may have otherwise than the file that it starts from.
+FREE = ("num_queries", "window")
 
 
 def build_model(args: argparse.Namespace) -> ICN:
@@ -144,7 +146,7 @@ def load_checkpoint(
 def load_finetune(path: str | Path, args: argparse.Namespace, given: Mapping[str, Any]) -> tuple[ICN, str]:
     """Build a model for `args.num_queries` classes that starts from the file's weights (DETR's, INTR's or ICN's).
 
-    An ICN or INTR file brings its architecture along; for DETR's the flags describe it.
+    An ICN or INTR file brings its architecture along, of which `--window` may differ; for DETR's the flags describe it.
 
     Returns:
         The model, and one line that says what was kept, dropped and made.
@@ -154,9 +156,9 @@ def load_finetune(path: str | Path, args: argparse.Namespace, given: Mapping[str
     """
     checkpoint = read_checkpoint(path)
     if not is_detection(checkpoint) and checkpoint["args"]:
-        own = {key: value for key, value in given.items() if key != "num_queries"}
+        own = {key: value for key, value in given.items() if key not in FREE}
         for key, value in _agreed_architecture(checkpoint, str(path), own).items():
-            if key in ARCHITECTURE and key != "num_queries":
+            if key in ARCHITECTURE and key != "num_queries" and not (key in FREE and key in given):
                 setattr(args, key, value)
     model = build_model(argparse.Namespace(**{**vars(args), "backbone_weights": "none"}))
     state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 import torch
 
 from flags import get_args_parser
-from models import ICN, build_model, for_inference
+from models import ICN, build_model, for_inference, load_finetune
 from models.finetune import finetune_state
 
 WORDS = "--backbone resnet10t --backbone_norm batch --feature_stride 16 --hidden_dim 32 --nheads 4 --dim_feedforward 64"
@@ -130,3 +131,15 @@ def test_from_a_detr_like_file(batch: tuple[torch.Tensor, torch.Tensor]) -> None
     assert "dropped transformer.decoder, transformer.encoder" in report
     assert "made presence_vector.weight, transformer.decoder" in report
     assert model(*batch).logits.isfinite().all()
+
+
+def test_windows_may_come_later(tmp_path: Path) -> None:
+    """Trained on whole pictures first, then in windows: the same weights, another reach."""
+    source = make("additive")
+    args = {key: value for key, value in vars(flags("additive", more="--dec_layers 0")).items()}
+    torch.save({"model": source.state_dict(), "args": args}, tmp_path / "whole.pth")
+    later = flags("additive", 7, "--window 32")
+    model, report = load_finetune(tmp_path / "whole.pth", later, {"window": 32, "num_queries": 7})
+    assert model.backbone[0].window == 32 and later.window == 32 and "made nothing" in report
+    torch.testing.assert_close(model.state_dict(), source.state_dict())
+    assert load_finetune(tmp_path / "whole.pth", flags("additive", 7), {})[0].backbone[0].window is None
