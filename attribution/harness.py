@@ -202,7 +202,7 @@ class Harness:
         if "masks" in method.needs and unit.masks is not None:  # what knows the answer says nothing where there is none
             there = unit.masks.flatten(1).any(1)
             for name in values:
-                values[name] = values[name].masked_fill(~there, torch.nan)
+                values[name] = values[name].masked_fill(~there.to(values[name].device), torch.nan)
         found["values"] = {name: score.float().cpu() for name, score in values.items()}
         found["curves"] = {name: curve.cpu() for name, curve in found["curves"].items()}
         return found

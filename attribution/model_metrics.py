@@ -139,7 +139,7 @@ def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> di
         for _ in range(cells):
             place = torch.randint(height * width, (batch,), generator=generator).to(images.device)
             signs = (torch.randint(2, memory.shape[:2], generator=generator) * 2 - 1).to(memory)
-            score = (memory.flatten(2)[torch.arange(batch), :, place] * signs).sum()
+            score = (memory.flatten(2)[torch.arange(batch, device=images.device), :, place] * signs).sum()
             (slope,) = torch.autograd.grad(score, pixels, retain_graph=True)
             energy = slope.double().square().sum(1)  # [B, H, W]
             total = energy.sum((1, 2)).clamp(min=torch.finfo(torch.float64).tiny)
