@@ -15,6 +15,7 @@ from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transf
 from engine import Learner
 from flags import given
 from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
+from util.distributed import ALONE, Ranks, unused_parameters
 from util.ema import make_ema, restore_ema
 from util.optimizer import make_optimizer, restore_optimizer
 from util.precision import Precision
@@ -86,6 +87,7 @@ def make_learner(
     normalisation: dict[str, list[float]],
     steps_per_epoch: int,
     checkpoint: dict[str, Any] | None,
+    ranks: Ranks = ALONE,
 ) -> Learner:
     """The model with all that moves while it learns, as the checkpoint left it.
 
@@ -127,7 +129,10 @@ def make_learner(
         label_smoothing=args.label_smoothing,
         ema=make_ema(model, args.ema) if args.ema else None,
         forward=compiled(model, args.square) if args.compile else None,
+        ranks=ranks,
     )
+    if ranks.size > 1:
+        learner.forward = ranks.wrap(learner.forward or model, unused=_leaves_some_out(args, model))
     if checkpoint is not None:
         if checkpoint.get("optimizer"):
             restore_optimizer(optimizer, checkpoint["optimizer"])
@@ -136,6 +141,14 @@ def make_learner(
         if checkpoint.get("scaler") and learner.scaler.is_enabled():
             learner.scaler.load_state_dict(checkpoint["scaler"])
     return learner
+
+
+def _leaves_some_out(args: argparse.Namespace, model: ICN) -> bool:
+    """Whether there are parameters that no logit depends on, such as learned positions without an encoder."""
+    weight, training = next(model.parameters()), model.training
+    logits = model.eval()(weight.new_zeros(1, 3, args.image_size, args.image_size)).logits
+    model.train(training)
+    return bool(unused_parameters(model, logits))
 
 
 def compiled(model: nn.Module, one_shape: bool, frozen: bool = False) -> Callable[..., Any]:
@@ -150,10 +163,10 @@ def compiled(model: nn.Module, one_shape: bool, frozen: bool = False) -> Callabl
     return torch.compile(model, dynamic=None if one_shape else True, options={"freezing": True} if frozen else None)
 
 
-def make_eval_loader(args: argparse.Namespace, dataset: ImageFolder, device: torch.device) -> DataLoader:
+def make_eval_loader(args: argparse.Namespace, dataset: ImageFolder, device: torch.device, ranks: Ranks = ALONE) -> DataLoader:
     """Batches of pictures of one size: nothing is padded, so that no picture changes another's score."""
     shapes = eval_shapes(dataset, max(1, args.num_workers))
-    return make_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, shapes=shapes), device)
+    return make_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, ranks.rank, ranks.size, shapes), device)
 
 
 def make_loader(args: argparse.Namespace, dataset: ImageFolder, sampler: Any, device: torch.device) -> DataLoader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from datasets import ImageBatch
+from util.distributed import ALONE, Ranks
 from util.metrics import Sums, describe
 from util.precision import Precision
 from util.progress import Progress, clock
@@ -34,7 +38,8 @@ class Learner:
     max_norm: gradients of a larger total norm are scaled down to it; 0 leaves them.
     label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7).
     ema: the average of the weights, or None.
-    forward: what is called in the place of the model: a compiled form of it.
+    forward: what is called in the place of the model: a compiled form of it, or one whose gradients are means over processes.
+    ranks: this process and the others.
     step: optimizer steps done.
     """
 
@@ -47,12 +52,15 @@ class Learner:
     label_smoothing: float = 0.0
     ema: ModelEmaV3 | None = None
     forward: Callable[..., Any] | None = None
+    ranks: Ranks = ALONE
     step: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
         self.scaler = self.precision.scaler()
         self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+        self.statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
 
     @property
     def lr(self) -> float:
@@ -60,18 +68,24 @@ class Learner:
         return self.schedule(self.optimizer.param_groups[0]["base_lr"], max(0, self.step - 1))
 
     def update(self, batches: Iterable[ImageBatch]) -> list[Tensor]:
-        """One optimizer step on the mean loss over all images of `batches`; returns the logits of each batch, detached."""
+        """One optimizer step on the mean loss over all images of `batches` (of all processes together).
+
+        Returns:
+            The logits of each batch of this process, detached.
+        """
         batches = list(batches)
-        images = sum(map(len, batches))
+        images = self.ranks.total(sum(map(len, batches)))
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(group["base_lr"], self.step)
         outputs = []
-        for batch in batches:
-            with self.precision.autocast():
-                logits = (self.forward or self.model)(batch.normalise(**self.normalisation), batch.padding_mask).logits
-            loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
-            self.scaler.scale(loss if len(batches) == 1 else loss * (len(batch) / images)).backward()
+        for index, batch in enumerate(batches, 1):
+            with self._exchange(index == len(batches)):
+                with self.precision.autocast():
+                    logits = (self.forward or self.model)(batch.normalise(**self.normalisation), batch.padding_mask).logits
+                loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+                share = len(batch) * self.ranks.size / images  # the gradient will be divided by the number of processes
+                self.scaler.scale(loss if share == 1 else loss * share).backward()
             outputs.append(logits.detach())
         if self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
@@ -80,9 +94,14 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.ranks.average_(self.statistics)
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
         return outputs
+
+    def _exchange(self, now: bool) -> Any:
+        """Where gradients of several batches add up, the processes exchange them once, with the last."""
+        return nullcontext() if now or not isinstance(self.forward, DistributedDataParallel) else self.forward.no_sync()
 
     def check(self) -> None:
         """A FloatingPointError where a weight is no longer a finite number: such a model is not to be saved."""
@@ -139,29 +158,32 @@ def train_one_epoch(
         after_step: called after every optimizer step: the moment to save, or to stop.
 
     Returns:
-        Means over the images of the epoch: `loss`, `acc1`, `acc5`; and `lr` (of the last step), and of this process
-        `img_per_s`, `data_wait` (share of the time), `seconds`.
+        Means over the images of the epoch, of all processes: `loss`, `acc1`, `acc5`; `lr` (of the last step), `img_per_s`,
+        `seconds`; and of this process `data_wait` (share of the time).
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
     """
     assert isinstance(loader, Sized)
-    todo, done, images, waited = len(loader), 0, 0, 0.0
-    total, stats = epoch.batches + todo, epoch.sums.means()
+    ranks = learner.ranks
+    todo, done, waited = len(loader), 0, 0.0
+    sums = epoch.sums.over(ranks)
+    total, stats, before, images = epoch.batches + todo, sums.means(), sums.images, 0
     start = mark = logged = time.monotonic()
     for window in _windows(loader, accumulate):
         waited += time.monotonic() - mark
         window = [batch.to(device) for batch in window]
         for logits, batch in zip(learner.update(window), window, strict=True):
             epoch.sums.add(logits, batch.labels)
-            images += len(batch)
         epoch.batches += len(window)
         done += len(window)
         after_step()
         mark = time.monotonic()
-        if mark - logged >= LOG_EVERY or done == todo:
+        if done == todo or ranks.most(mark - logged >= LOG_EVERY):
             logged = mark
-            stats = finite(epoch.sums, f" by step {learner.step} (learning rate {learner.lr:.2e})")  # waits for the device
+            sums = epoch.sums.over(ranks)
+            images = sums.images - before
+            stats = finite(sums, f" by step {learner.step} (learning rate {learner.lr:.2e})")  # waits for the device
             mark = time.monotonic()
             seconds = mark - start
             left = seconds / done * (todo - done)
@@ -185,8 +207,11 @@ def evaluate(
     label: str = "evaluation",
     precision: Precision | None = None,
     after_batch: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Score every image of `loader` once. Sums over images, not means of batches.
+
+    Every process gives its part of the images, which may be none, and returns what all of them found.
 
     Args:
         model: as for `Learner`, in evaluation mode; a copy made by `models.for_inference` is the fastest.
@@ -196,7 +221,8 @@ def evaluate(
         num_classes: C.
         label: what is scored, for the progress line and the error.
         precision: of the forward pass; None: that of the weights.
-        after_batch: called after every batch: the moment to stop.
+        after_batch: called after every batch, and as often in every process: the moment to stop.
+        ranks: this process and the others.
 
     Raises:
         FloatingPointError: the loss is not a finite number.
@@ -204,21 +230,23 @@ def evaluate(
     assert isinstance(loader, Sized)
     precision = precision or Precision("fp32", torch.float32, device)
     sums = Sums(device, num_classes)
-    indices, labels, predictions = [], [], []
+    found = [torch.empty(3, 0, dtype=torch.int64, device=device)]
+    rounds = ranks.most(len(loader))
     with Progress(len(loader), label) as progress:
         for batch in loader:
             batch = batch.to(device)
             with precision.autocast():
                 logits = model(batch.normalise(**normalisation), batch.padding_mask).logits  # [B, C]
             sums.add(logits, batch.labels)
-            indices.append(batch.indices)
-            labels.append(batch.labels)
-            predictions.append(logits.argmax(1))
+            found.append(torch.stack([batch.indices, batch.labels, logits.argmax(1)]))
             progress.step()
             after_batch()
-    order = torch.cat(indices).argsort()
-    stats = {**finite(sums, f" on {label}"), "images": len(order)}
-    return Evaluation(stats, *(torch.cat(column)[order].cpu().numpy() for column in (labels, predictions)))
+        for _ in range(rounds - len(loader)):
+            after_batch()
+    indices, labels, predictions = np.concatenate(ranks.gather(torch.cat(found, 1).cpu().numpy()), 1)
+    stats = {**finite(sums.over(ranks), f" on {label}"), "images": len(indices)}
+    order = indices.argsort()
+    return Evaluation(stats, labels[order], predictions[order])
 
 
 def finite(sums: Sums, where: str = "") -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Iterable
 from typing import Any
 
 from models import ARCHITECTURE, DECODERS
 from util.cli import Parser
+from util.launcher import discover
 from util.precision import PRECISIONS
 from util.schedule import SCHEDULERS
 
@@ -128,15 +128,15 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
     group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
     group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is scored")
-    group.add_argument("--batch_size", default=12, type=int, help="images per step")
+    group.add_argument("--batch_size", default=12, type=int, help="images per step, of each process")
     group.add_argument("--num_workers", default=2, type=int, help="processes that load images; 0: none but this one")
     group.add_argument("--image_size", default=800, type=int, help="short side in pixels (the long one: up to 5/3 of it)")
     group.add_argument("--square", action="store_true", help="images of image_size x image_size")
     group.add_argument("--output_dir", default="output", help="folder of the results; '' writes nothing")
     group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
     group.add_argument("--precision", default="fp32", choices=PRECISIONS, help="auto: bf16 where the hardware has it, else fp32")
-    group.add_argument("--world_size", default=1, type=int, help="number of processes (one is supported)")
-    group.add_argument("--dist_url", default="env://", help="how processes find each other (accepted, not needed for one)")
+    group.add_argument("--world_size", default=1, type=int, help="number of processes; their launcher says it")
+    group.add_argument("--dist_url", default="env://", help="where processes meet; env://: their launcher says it")
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -149,8 +149,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
     if args.decoder != "detr" and "dec_layers" in args.given:
         raise ValueError(f"--decoder {args.decoder} has no layers: leave --dec_layers out")
-    if args.world_size > 1 or _launched_ranks() > 1:
-        raise ValueError("several processes are not supported: start one, with --world_size 1 and without a launcher")
+    if "world_size" in args.given and args.world_size != discover().size:
+        raise ValueError(
+            f"--world_size {args.world_size}, but there are {discover().size} processes: a launcher starts them "
+            "(torchrun --nproc_per_node=N main.py ...); leave the flag out"
+        )
     for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
@@ -169,11 +172,6 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--output_dir '' writes nothing: --resume auto, --save_every_steps and --keep_last need a folder")
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed {args.seed} must be at least 0 and below 2^63")
-
-
-def _launched_ranks() -> int:
-    """How many processes torchrun or srun started; 1 in an allocation without srun."""
-    return max(int(os.environ.get(name) or 1) for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:

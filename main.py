@@ -13,9 +13,11 @@ from datasets import TrainSampler, class_names, eval_transform, open_split, trai
 from engine import evaluate, train_one_epoch
 from flags import INPUT, RECIPE, adopt, check_flags, get_args_parser, given
 from models import for_inference, load_checkpoint
-from run import Run, find_checkpoint, output_folder
-from util.checkpoint import remove_leftovers
+from run import Run, output_folder, share_batch, share_checkpoint
+from util.checkpoint import remove_leftovers, scatter_rng
 from util.cli import Parser, launch, select_device
+from util.distributed import Ranks, joined
+from util.launcher import discover
 from util.logging import RunLog
 from util.metrics import describe
 from util.precision import select_precision
@@ -37,12 +39,14 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(args.deterministic)
-    device = select_device(args.device)
+    device = select_device(args.device, discover())
     torch.backends.cudnn.benchmark = not args.deterministic
-    return score(args, device) if args.eval else train(args, device)
+    with joined(args.dist_url, device.type == "cuda") as ranks:
+        args.world_size = ranks.size
+        return score(args, device, ranks) if args.eval else train(args, device, ranks)
 
 
-def score(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def score(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """`--eval`: loss and accuracies of a checkpoint, and with --output_dir who was taken for whom."""
     model, meta = load_checkpoint(args.resume, device, given(args))
     adopt(args, meta.args, INPUT)
@@ -51,14 +55,14 @@ def score(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     fast = for_inference(model, precision.dtype)
     forward = compiled(fast, args.square, frozen=device.type == "cpu") if args.compile else fast
-    loader = make_eval_loader(args, dataset, device)
+    loader = make_eval_loader(args, dataset, device, ranks)
     try:
-        found = evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision)
+        found = evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks)
     except FloatingPointError as error:
         raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training went wrong") from None
     averaged = "  (averaged weights)" if meta.averaged else ""
     print(f"{args.test}: {len(dataset)} images of {len(classes)} classes  {describe(found.stats)}{averaged}")
-    if args.output_dir:
+    if args.output_dir and ranks.main:
         folder = output_folder(args) / f"eval_{args.test}"
         stats = {
             **found.stats,
@@ -72,23 +76,29 @@ def score(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     return found.stats
 
 
-def train(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Train from scratch, from a backbone, from --finetune or on from --resume; a checkpoint after every epoch, or more often."""
     folder = output_folder(args) if args.output_dir else None
-    checkpoint = find_checkpoint(args, folder)
+    checkpoint = share_checkpoint(args, folder, ranks)
     if checkpoint is not None:
         adopt(args, checkpoint["args"], RECIPE)
+        share_batch(args, checkpoint, ranks)
         check_flags(args)
     precision = select_precision(args.precision, device)
     train_set, val_set = open_training_data(args)
     classes = train_set.classes
     model, normalisation = make_model(args, classes, checkpoint)
-    verify_images([*train_set.paths, *val_set.paths], workers=max(1, args.num_workers))
+    verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
+    ranks.wait()
+    if ranks.rank > 0:  # dropout is each process's own
+        scatter_rng(args.seed, ranks.rank)
 
     model.to(device, memory_format=torch.channels_last)
-    sampler = TrainSampler(len(train_set), args.batch_size, args.seed, None if args.square else training_scales(args.image_size))
+    sizes = None if args.square else training_scales(args.image_size)
+    sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
     steps_per_epoch = -(-sampler.batches_per_epoch // args.accumulate)
-    learner = make_learner(args, model, precision, normalisation, steps_per_epoch, checkpoint)
+    ranks.check_same(model.state_dict(), "at the start")
+    learner = make_learner(args, model, precision, normalisation, steps_per_epoch, checkpoint, ranks)
     run = Run(args, folder, learner, classes, device, len(train_set))
     if checkpoint is not None:
         run.restore(checkpoint)
@@ -101,17 +111,17 @@ def train(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         print(f"going on from {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}")
 
     train_loader = make_loader(args, train_set, sampler, device)
-    val_loader = make_eval_loader(args, val_set, device)
+    val_loader = make_eval_loader(args, val_set, device, ranks)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(
         f"{len(train_set)} training and {len(val_set)} {args.test} images of {len(classes)} classes, "
-        f"{parameters / 1e6:.1f} M trained parameters, {device}, {precision.name}"
+        f"{parameters / 1e6:.1f} M trained parameters, {device}, {precision.name}{f', {ranks.size} processes' * (ranks.size > 1)}"
     )
-    log = RunLog(folder, args.tensorboard, args.start_epoch)
-    if folder is not None:
+    log = RunLog(folder, args.tensorboard, args.start_epoch) if ranks.main else RunLog(None)
+    if folder is not None and ranks.main:
         remove_leftovers(folder)
     line: dict[str, Any] = {}
-    with StopRequest() as request, run.failures(request):
+    with StopRequest(ranks.place) as request, run.failures(request):
 
         def after_step() -> None:
             run.stop(request)
@@ -124,8 +134,9 @@ def train(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
             trained = train_one_epoch(learner, train_loader, device, run.epoch, accumulate=args.accumulate, after_step=after_step)
             scored = for_inference(model if learner.ema is None else learner.ema.module, precision.dtype)
             found = evaluate(
-                scored, val_loader, device, normalisation, len(classes), args.test, precision, lambda: run.stop(request)
+                scored, val_loader, device, normalisation, len(classes), args.test, precision, lambda: run.stop(request), ranks
             ).stats
+            ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
             names = run.finish(found["acc1"])
             record = f"best {run.best['acc1']:.2f} % (epoch {run.best['epoch'] + 1})"
             print(f"epoch {index + 1}/{args.epochs} {args.test}: {describe(found)}  {record}", flush=True)

@@ -16,10 +16,11 @@ import torch
 from datasets import ImageError
 from engine import Epoch, Learner, finite
 from models.checkpoint import VERSION, read_checkpoint
-from util.checkpoint import BEST, LAST, milestone, newest_valid, rng_state, save_checkpoint, set_rng_state
+from util.checkpoint import BEST, LAST, milestone, newest_valid, rng_state, save_checkpoint, scatter_rng, set_rng_state
 from util.cli import RunFailed
+from util.distributed import Ranks, lost_peer
 from util.metrics import Sums
-from util.stopping import Stopped, StopRequest
+from util.stopping import SIGNALS, Stopped, StopRequest
 
 
 class Run:
@@ -48,7 +49,7 @@ class Run:
         train_images: int,
     ) -> None:
         self.args, self.folder, self.learner, self.classes, self.device = args, folder, learner, classes, device
-        self.train_images = train_images
+        self.train_images, self.ranks = train_images, learner.ranks
         self.best: dict[str, Any] = {"acc1": None, "epoch": None}
         self.finished: int | None = args.start_epoch - 1 if args.start_epoch else None
         self.before, self.start = 0.0, time.monotonic()
@@ -76,7 +77,7 @@ class Run:
         return self.before + time.monotonic() - self.start
 
     def save(self, names: list[str] | None = None) -> None:
-        """Write the checkpoint, also under `names`.
+        """Write the checkpoint, also under `names`. Every process is here, at the same step; the first one writes.
 
         Raises:
             FloatingPointError: the model is no longer one; nothing is written.
@@ -86,17 +87,22 @@ class Run:
             return
         epoch, learner = self.epoch, self.learner
         within = epoch.index != self.finished
+        sums = epoch.sums.over(self.ranks)
         if within and epoch.batches:
-            finite(epoch.sums, f" by step {learner.step} (learning rate {learner.lr:.2e})")
+            finite(sums, f" by step {learner.step} (learning rate {learner.lr:.2e})")
         learner.check()
+        states = self.ranks.gather(rng_state())
+        if not self.ranks.main:
+            return
         in_epoch = {
             "epoch": epoch.index,
             "batches": epoch.batches,
             "batch_size": self.args.batch_size,
+            "world_size": self.ranks.size,
             "accumulate": self.args.accumulate,
             "train_images": self.train_images,
-            "images": epoch.sums.images,
-            "sums": epoch.sums.values.cpu(),
+            "images": sums.images,
+            "sums": sums.values.cpu(),
         }
         state = {
             "model": learner.model.state_dict(),
@@ -108,7 +114,7 @@ class Run:
             "step": learner.step,
             "best": self.best,
             "elapsed": self.elapsed(),
-            "rng": [rng_state()],
+            "rng": states,
             "args": {key: value for key, value in vars(self.args).items() if key != "given"},
             "classes": self.classes,
             "normalisation": dict(learner.normalisation),
@@ -130,10 +136,13 @@ class Run:
         if within:
             then_and_now = {
                 "--batch_size": (within["batch_size"], args.batch_size),
+                "number of processes": (within.get("world_size", 1), self.ranks.size),
                 "--accumulate": (within["accumulate"], args.accumulate),
                 "--seed": (checkpoint["args"].get("seed", args.seed), args.seed),
                 "number of training images": (within["train_images"], self.train_images),
             }
+            if within["batch_size"] * within.get("world_size", 1) == args.batch_size * self.ranks.size:
+                del then_and_now["--batch_size"], then_and_now["number of processes"]
             for name, (then, now) in then_and_now.items():
                 if then != now:
                     raise ValueError(
@@ -144,20 +153,26 @@ class Run:
         self.begin(args.start_epoch)
         if within:
             self.epoch.batches = within["batches"]
-            self.epoch.sums.images = within["images"]
-            self.epoch.sums.values.copy_(within["sums"])
+            if self.ranks.main:  # they are those of all processes
+                self.epoch.sums.images = within["images"]
+                self.epoch.sums.values.copy_(within["sums"])
         # The best so far counts where its file is, and against accuracies on the same split.
         if is_same_run(args.resume, self.folder) and checkpoint["args"].get("test") == args.test:
             self.best = checkpoint.get("best") or self.best
         self.before = float(checkpoint.get("elapsed") or 0)
-        if checkpoint.get("rng"):
-            set_rng_state(checkpoint["rng"][0])
+        states = checkpoint.get("rng") or []
+        if self.ranks.rank < len(states):
+            set_rng_state(states[self.ranks.rank])
+        else:
+            scatter_rng(args.seed, self.ranks.rank, checkpoint.get("step") or 0)
 
     def stop(self, request: StopRequest) -> None:
-        """At a step boundary: if a stop was asked for, save, and stop."""
-        if request.number is not None:
+        """At a step boundary, in every process: if one of them was asked to stop, save, and stop."""
+        number = SIGNALS[self.ranks.most(SIGNALS.index(request.number or 0))]
+        if number:
             self.save()
-            raise Stopped(request.number, f"stopped after step {self.learner.step}; {self.kept()}")
+            self.ranks.wait()  # none leaves before the file has its name
+            raise Stopped(number, f"stopped after step {self.learner.step}; {self.kept()}")
 
     def kept(self) -> str:
         """Where the last good checkpoint is."""
@@ -189,11 +204,14 @@ class Run:
         except RuntimeError as error:
             reason = (str(error).splitlines() or [""])[0]
             if reason.startswith("DataLoader worker"):
-                self.stop(request)  # a signal to all processes ends the workers, too
+                if self.ranks.size == 1:
+                    self.stop(request)  # a signal to all processes ends the workers, too
                 raise self._failed(f"a process that loads images died ({reason.rstrip('. ')}); {self.kept()}") from None
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
                 advice = "--grad_checkpointing, --precision bf16, or a smaller --batch_size with --accumulate"
                 raise self._failed(f"out of memory; {self.kept()}; try {advice}") from None
+            if lost := lost_peer(error):
+                raise self._failed(f"{lost}; {self.kept()}") from None
             raise
 
     def _failed(self, message: str) -> RunFailed:
@@ -227,6 +245,33 @@ def find_checkpoint(args: argparse.Namespace, folder: Path | None) -> dict[str, 
     if folder is not None and (folder / LAST).exists():
         _refuse_to_overwrite(args.resume, checkpoint, folder)
     return checkpoint
+
+
+def share_checkpoint(args: argparse.Namespace, folder: Path | None, ranks: Ranks) -> dict[str, Any] | None:
+    """`find_checkpoint` by the first process; the others read the file that it found, whatever they see of the folder."""
+    checkpoint = find_checkpoint(args, folder) if ranks.main else None
+    args.resume, args.finetune, args.given = ranks.broadcast((args.resume, args.finetune, args.given))
+    return checkpoint if ranks.main or not args.resume else read_checkpoint(args.resume)
+
+
+def share_batch(args: argparse.Namespace, checkpoint: dict[str, Any], ranks: Ranks) -> None:
+    """Cut the batches of a resumed run into as many parts as there are processes now, so that it goes on with the same ones.
+
+    Raises:
+        ValueError: they cannot be cut evenly.
+    """
+    then = checkpoint["args"].get("world_size")
+    then = then if isinstance(then, int) and then > 0 else 1
+    if "batch_size" in args.given or then == ranks.size:
+        return
+    images = args.batch_size * then
+    if images % ranks.size:
+        raise ValueError(
+            f"{args.resume} was trained on {images} images a step by {then} processes, which {ranks.size} cannot share evenly: "
+            "give --batch_size (at the end of an epoch), or another number of processes"
+        )
+    args.batch_size = images // ranks.size
+    print(f"{then} processes took {images} images a step, {ranks.size} go on with {args.batch_size} each")
 
 
 def is_same_run(resume: str, folder: Path | None) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -202,12 +205,24 @@ class EvalSampler(Sampler[list[int]]):
 
 
 def worker_init(worker_id: int) -> None:
-    """For `DataLoader(worker_init_fn=)`: one thread per worker, and Ctrl-C is the main process's to handle.
+    """For `DataLoader(worker_init_fn=)`: one thread per worker, and requests to stop are the main process's to handle.
 
-    Ctrl-C reaches every process of a terminal; without this each worker would print a traceback of its own.
+    Ctrl-C reaches every process of a terminal, SIGTERM and SIGUSR2 every one of a cluster's job; without this each worker
+    would print a traceback of its own, or be gone before the step that it loads for. SIGTERM from the main process ends it.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # a handler would not learn who sent it
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    parent = multiprocessing.parent_process()
+    known = {os.getppid(), None if parent is None else parent.pid}  # a fork server may stand between them
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid not in known:
+        pass
+    os._exit(0)
 
 
 def _hash(*parts: int | str) -> int:

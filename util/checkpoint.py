@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +130,19 @@ def _reason(error: Exception) -> str:
 
 
 def rng_state() -> dict[str, Any]:
-    """State of torch's generators, on the CPU and on every CUDA device."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    """State of torch's generators, on the CPU and on the CUDA device of this process."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
+def scatter_rng(*numbers: int) -> None:
+    """Give torch's generators a state of their own, a function of `numbers`."""
+    torch.manual_seed(int.from_bytes(blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1)
+
+
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put `rng_state()` back; another number of CUDA devices keeps theirs."""
+    """Put `rng_state()` back, as far as there is a CUDA device now and was one then."""
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available() and state["cuda"]:  # earlier versions saved those of all devices
+        index = torch.cuda.current_device()
+        torch.cuda.set_rng_state(state["cuda"][index if index < len(state["cuda"]) else 0])

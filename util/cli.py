@@ -6,11 +6,13 @@ import argparse
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
 
+from .launcher import ALONE, Place, discover
 from .stopping import Stopped
 
 
@@ -54,7 +56,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
     """Parse the command line and call `main(args)`; what a user can mend (or a disk refuses) becomes one line on stderr.
 
-    ICN_DEBUG=1 in the environment shows the traceback instead.
+    ICN_DEBUG=1 in the environment shows the traceback instead. One of several processes names its rank.
 
     Raises:
         SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed, 130 after Ctrl-C, 143 after
@@ -65,13 +67,13 @@ def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentP
     except (ValueError, OSError) as error:
         if os.environ.get("ICN_DEBUG") == "1":
             raise
-        parser.exit(2, f"{parser.prog}: error: {_message(error)}\n")
+        parser.exit(2, f"{parser.prog}: error: {_rank()}{_message(error)}\n")
     except RunFailed as error:
         if os.environ.get("ICN_DEBUG") == "1":
             raise
-        parser.exit(1, f"{parser.prog}: error: {error}\n")
+        parser.exit(1, f"{parser.prog}: error: {_rank()}{error}\n")
     except Stopped as stop:
-        parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n")
+        parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if discover().rank == 0 else None)
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
 
@@ -84,11 +86,24 @@ def _message(error: Exception) -> str:
     return text.strip()
 
 
-def select_device(name: str) -> torch.device:
+def _rank() -> str:
+    """`rank 1: ` of one of several processes, nothing of one that is alone."""
+    try:
+        rank, size, _ = discover()
+    except ValueError:  # what the error is about
+        return ""
+    if rank > 0:
+        time.sleep(1)  # mostly all of them fail alike: once rank 0 has said it, the launcher ends the others
+    return f"rank {rank}: " if size > 1 else ""
+
+
+def select_device(name: str, place: Place = ALONE) -> torch.device:
     """The device of that name; `cuda` falls back to the CPU with a warning where there is none.
 
+    Of several processes each takes a CUDA device of its own: the only one that it sees, or else the one of its local rank.
+
     Raises:
-        ValueError: no such device.
+        ValueError: no such device, or too few of them.
     """
     try:
         device = torch.device(name)
@@ -100,7 +115,18 @@ def select_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             print("warning: no CUDA device is available, running on the CPU (--device cpu says so)", file=sys.stderr)
             return torch.device("cpu")
-        if device.index is not None and device.index >= torch.cuda.device_count():
-            raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+        count = torch.cuda.device_count()
+        if place.size > 1:
+            if device.index is not None:
+                raise ValueError(f"--device {name}: each of {place.size} processes takes a GPU of its own; say --device cuda")
+            index = place.local_rank if count > 1 else 0
+            if index >= count:
+                raise ValueError(
+                    f"process {index + 1} of this machine finds only {count} GPUs: start as many processes as there are GPUs, "
+                    "or give --device cpu"
+                )
+            device = torch.device("cuda", index)
+        if device.index is not None and device.index >= count:
+            raise ValueError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
         torch.cuda.set_device(device)  # else pinned memory would open a context on the first one
     return device

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .distributed import Ranks
 
 
 def top_k_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -36,6 +39,14 @@ class Sums:
         loss = F.cross_entropy(logits, labels, reduction="sum")
         self.values += torch.stack([loss.double(), hits.double(), hits5.double()])
         self.images += len(labels)
+
+    def over(self, ranks: Ranks) -> Sums:
+        """The sums of all processes together; of one that is alone, these."""
+        if ranks.size == 1:
+            return self
+        together = copy(self)
+        together.values, together.images = ranks.sum(self.values), ranks.total(self.images)
+        return together
 
     def means(self) -> dict[str, Any]:
         """`loss` (nats per image), `acc1` and `acc5` (percent), over all images so far; waits for the device."""

@@ -1,0 +1,314 @@
+"""Two ranks are one: gradients, data, scores, files, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import COLOURS, TINY, make_images, tiny_flags, tiny_model
+from ranks import Launched, until
+
+import main
+from assembly import make_learner
+from datasets import ImageBatch
+from engine import Learner
+from models import build_model
+from util.cli import Parser, RunFailed, launch
+from util.distributed import fingerprint, joined, unused_parameters
+from util.precision import select_precision
+
+NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+RECIPE = (
+    "--backbone test_resnet --square --image_size 48 --feature_stride 16 --batch_size 3 --epochs 2 --lr 1e-3 --lr_backbone 1e-3 "
+    "--clip_max_norm 1 --num_workers 0 --dataset_name colours --resume auto"
+)
+
+
+class Double(ImageBatch):
+    def normalise(self, mean: Any, std: Any) -> torch.Tensor:
+        return super().normalise(mean, std).double()
+
+
+def global_batch(images: int, seed: int) -> Double:
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randint(256, (images, 32, 32, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
+    labels = torch.randint(3, (images,), generator=generator)
+    return Double(pictures, None, labels, torch.arange(images))
+
+
+def part(batch: Double, rank: int, size: int) -> Double:
+    first, last = (r * len(batch) // size for r in (rank, rank + 1))
+    fields = (batch.images[first:last], None, batch.labels[first:last], batch.indices[first:last])
+    return Double(*fields)
+
+
+def steps(flags: str, windows: list[list[int]]) -> tuple[list[float], str, dict[str, torch.Tensor]]:
+    """Train in float64 on windows of global batches of so many images: losses of the steps, hash and weights at the end."""
+    with joined() as ranks:
+        words = ["--backbone", "test_resnet", "--feature_stride", "16", "--image_size", "32", "--dropout", "0"]
+        args = tiny_flags(*words, *flags.split())
+        args.num_queries, args.backbone_norm = 3, "frozen"
+        args.dec_layers = args.dec_layers if args.decoder == "detr" else 0
+        torch.manual_seed(0)
+        model = build_model(args).double()
+        ranks.check_same(model.state_dict(), "at the start")
+        learner = make_learner(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 1, None, ranks)
+        # AdamW makes steps of one size of gradients that are 0 but for rounding, as those of the keys' biases.
+        groups = [{**group, "lr": 0.1, "base_lr": 0.1} for group in learner.optimizer.param_groups if group["params"]]
+        learner.optimizer = torch.optim.SGD([{key: group[key] for key in ("params", "lr", "base_lr")} for group in groups])
+        losses = []
+        for number, window in enumerate(windows):
+            batches = [global_batch(images, 10 * number + index) for index, images in enumerate(window)]
+            mine = [part(batch, ranks.rank, ranks.size) for batch in batches]
+            outputs = learner.update(mine)
+            pairs = zip(outputs, mine, strict=True)
+            total = sum(F.cross_entropy(logits, batch.labels, reduction="sum") for logits, batch in pairs)
+            losses.append(float(ranks.sum(torch.as_tensor(total))) / sum(window))
+        average = learner.ema.module.state_dict() if learner.ema is not None else {}
+        return losses, fingerprint({**model.state_dict(), **{f"ema.{key}": average[key] for key in average}}), model.state_dict()
+
+
+EQUAL, UNEVEN = [[4], [4], [4]], [[5, 4], [3], [5, 3]]
+
+
+@pytest.mark.parametrize(
+    "flags, windows",
+    [
+        ("", EQUAL),
+        ("--ema 0.5 --clip_max_norm 1 --label_smoothing 0.1", UNEVEN),
+        ("--enc_layers 0 --position_embedding learned", UNEVEN),
+        ("--decoder none", EQUAL),
+        ("--decoder additive --grad_checkpointing", UNEVEN),
+    ],
+)
+def test_two_ranks_train_like_one(tmp_path: Path, flags: str, windows: list[list[int]]) -> None:
+    """Also over windows of several batches, of which the ranks have unequal parts."""
+    two = Launched(2, tmp_path / "two", steps, flags, windows).results()
+    losses, _, weights = steps(flags, windows)
+    assert two[0][0] == two[1][0] and two[0][1] == two[1][1]
+    assert two[0][0] == pytest.approx(losses, rel=1e-6) and len(set(losses)) == 3
+    for key, value in weights.items():
+        torch.testing.assert_close(two[0][2][key], value, rtol=1e-5, atol=1e-7, msg=key)
+    assert fingerprint(weights) != fingerprint(steps(flags, [])[2])
+
+
+def disagree() -> str:
+    with joined() as ranks:
+        weights = {"a": torch.zeros(3), "b": torch.full((2,), 0.0 if ranks.rank == 0 else -0.0)}
+        ranks.check_same({"a": weights["a"]}, "at the start")
+        with pytest.raises(RunFailed, match="after epoch 1 rank 1 has other weights than rank 0"):
+            ranks.check_same(weights, "after epoch 1")
+        average = [torch.tensor([1.0 + ranks.rank, 5.0]), torch.tensor(2.0 * ranks.rank)]
+        ranks.average_(average)
+        assert [value.tolist() for value in average] == [[1.5, 5.0], 1.0]
+        assert ranks.gather(ranks.rank) == [0, 1] and ranks.broadcast(ranks.rank) == 0 and ranks.total(ranks.rank + 1) == 3
+        print("said by", ranks.rank)
+        return fingerprint(weights)
+
+
+def test_what_they_exchange_and_who_speaks(tmp_path: Path) -> None:
+    both = Launched(2, tmp_path / "log", disagree)
+    hashes = both.results()
+    assert hashes[0] != hashes[1] and both.out(0) == "said by 0\n" and both.out(1) == ""
+
+
+def test_parameters_that_no_logit_depends_on() -> None:
+    model = tiny_model(enc_layers=0, position_embedding="learned")
+    logits = model(torch.zeros(1, 3, 64, 64)).logits
+    assert unused_parameters(model, logits) == ["backbone.1.row_embed.weight", "backbone.1.col_embed.weight"]
+    assert unused_parameters(tiny_model(), tiny_model()(torch.zeros(1, 3, 64, 64)).logits) != []  # of another model
+
+
+def train(argv: list[str], record: Path | None = None, pause: float = 0.0) -> None:
+    """main.py; each process records the images of its steps, and can be made slow."""
+    update = Learner.update
+
+    def recorded(learner: Learner, batches: list[ImageBatch]) -> Any:
+        time.sleep(pause)
+        outputs = update(learner, batches)
+        if record is not None:
+            seen = [batch.indices.tolist() for batch in batches]
+            with record.with_name(f"{record.name}.{learner.ranks.rank}").open("a") as file:
+                file.write(json.dumps([learner.step, seen]) + "\n")
+        return outputs
+
+    Learner.update = recorded  # type: ignore[method-assign]
+    launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv)
+
+
+def words(root: Path, out: Path, *more: object) -> list[str]:
+    where = ("--device", "cpu", "--dataset_path", root, "--output_dir", out)
+    return [*TINY.split(), *RECIPE.split(), *map(str, where), *map(str, more)]
+
+
+def results(out: Path) -> Path:
+    return out / "colours" / "output_sub"
+
+
+def load(out: Path, name: str = "checkpoint.pth") -> dict[str, Any]:
+    return torch.load(results(out) / name, weights_only=True)
+
+
+def order(record: Path) -> dict[int, list[list[int]]]:
+    """The images of each batch of each step, of all processes together."""
+    seen: dict[int, list[list[int]]] = {}
+    for file in sorted(record.parent.glob(f"{record.name}.*")):
+        for step, batches in map(json.loads, file.read_text().splitlines()):
+            known = seen.setdefault(step, [[] for _ in batches])
+            for images, more in zip(known, batches, strict=True):
+                images += more
+    return seen
+
+
+def assert_same_weights(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert (one["step"], one["epoch"]) == (two["step"], two["epoch"])
+    for part in ("model", "ema"):
+        assert (one[part] or {}).keys() == (two[part] or {}).keys()
+        for key, value in (one[part] or {}).items():
+            assert torch.equal(value, two[part][key]), f"{part}.{key}"
+
+
+# Four global batches of 6 an epoch, three of them to a step: the second step of an epoch is a short one.
+LONG = ("--ema", 0.5, "--accumulate", 3, "--save_every_steps", 1, "--keep_last", 9)
+
+
+@pytest.fixture(scope="module")
+def whole(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks that nobody disturbed: 4 steps."""
+    out = tmp_path_factory.mktemp("whole")
+    assert Launched(2, out / "log", train, words(colours, out, *LONG), out / "seen").end() == [0, 0]
+    return out
+
+
+def test_only_the_first_writes_and_the_file_holds_both(whole: Path) -> None:
+    state = load(whole)
+    assert state["step"] == 4 and len(state["rng"]) == 2 and state["args"]["world_size"] == 2
+    assert not torch.equal(state["rng"][0]["cpu"], state["rng"][1]["cpu"])
+    assert (whole / "log.1.out").read_text() == (whole / "log.1.err").read_text() == ""
+    assert "cpu, fp32, 2 processes" in (whole / "log.0.out").read_text()
+    lines = [json.loads(line) for line in (results(whole) / "log.txt").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1] and [line["step"] for line in lines] == [2, 4]
+    middle = load(whole, "checkpoint_step00000003.pth")["in_epoch"]
+    assert (middle["images"], middle["batches"], middle["batch_size"], middle["world_size"]) == (18, 3, 3, 2)
+    seen = order(whole / "seen")
+    assert sorted(image for step in (1, 2) for batch in seen[step] for image in batch) == list(range(24))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_another_number_of_ranks_goes_on_with_the_same_images(colours: Path, tmp_path: Path, whole: Path, size: int) -> None:
+    """From the middle of an epoch; with as many ranks, bit for bit, dropout and all."""
+    argv = words(colours, tmp_path, *LONG, "--resume", results(whole) / "checkpoint_step00000003.pth")
+    del argv[argv.index("--batch_size") : argv.index("--batch_size") + 2]
+    more = Launched(size, tmp_path / "log", train, argv, tmp_path / "seen")
+    if size == 4:  # 6 images a step are not to be shared by four
+        assert more.end() == [2] * 4
+        assert "rank 0: " in more.err(0) and "6 images a step by 2 processes, which 4 cannot share evenly" in more.err(0)
+        return
+    assert more.end() == [0] * size, more.err()
+    there, here = order(whole / "seen"), order(tmp_path / "seen")
+    assert here == {4: there[4]}
+    if size == 2:
+        assert_same_weights(load(whole), load(tmp_path))
+
+
+def test_at_the_end_of_an_epoch_any_number_goes_on(colours: Path, tmp_path: Path) -> None:
+    """Two ranks, then four, then one: the images of every step are those of one rank alone."""
+    for size, epochs in ((2, 1), (4, 2), (1, 3)):
+        flags = ("--batch_size", 4) if size == 2 else ()
+        argv = words(colours, tmp_path, "--dropout", 0, "--epochs", epochs, *flags)
+        if not flags:
+            del argv[argv.index("--batch_size") : argv.index("--batch_size") + 2]
+        life = Launched(size, tmp_path / "log", train, argv, tmp_path / "seen")
+        assert life.end() == [0] * size, life.err()
+    assert (load(tmp_path)["args"]["batch_size"], load(tmp_path)["step"]) == (8, 9)
+    argv = words(colours, tmp_path / "alone", "--dropout", 0, "--epochs", 3, "--batch_size", 8)
+    assert Launched(1, tmp_path / "log", train, argv, tmp_path / "all").end() == [0]
+    assert order(tmp_path / "seen") == order(tmp_path / "all")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_all_stop_at_one_step_when_one_is_asked(colours: Path, tmp_path: Path, whole: Path, number: signal.Signals) -> None:
+    argv = words(colours, tmp_path, *LONG, "--num_workers", 1)
+    both = Launched(2, tmp_path / "log", train, argv, tmp_path / "seen", 0.5)
+    until(lambda: (results(tmp_path) / "checkpoint.pth").exists(), both.log.name)
+    os.kill(both.children[1].pid, number)  # type: ignore[arg-type]
+    assert both.end() == [128 + number] * 2, both.err()
+    assert f"main.py: stopped after step {load(tmp_path)['step']}; the last checkpoint is" in both.err(0) and both.err(1) == ""
+    assert 1 <= load(tmp_path)["step"] < 4
+    assert Launched(2, tmp_path / "log", train, words(colours, tmp_path, *LONG), tmp_path / "seen").end() == [0, 0]
+    assert_same_weights(load(whole), load(tmp_path))
+    assert order(whole / "seen") == order(tmp_path / "seen")
+    epochs = [json.loads(line)["epoch"] for line in (results(tmp_path) / "log.txt").read_text().splitlines()]
+    assert epochs == [0, 1]
+
+
+def test_one_that_is_killed_ends_the_other_at_once(colours: Path, tmp_path: Path) -> None:
+    both = Launched(2, tmp_path / "log", train, words(colours, tmp_path, "--epochs", 1000, "--num_workers", 1))
+    until(lambda: (results(tmp_path) / "checkpoint.pth").exists())
+    both.children[1].kill()
+    assert both.end() == [1, -signal.SIGKILL]
+    assert both.err().count("\n") == 1, both.err()
+    assert "main.py: error: rank 0: epoch" in both.err() and "another process of this run ended" in both.err()
+    assert "the last checkpoint is" in both.err()
+
+
+def test_one_that_fails_says_why_and_ends_the_other(tmp_path: Path) -> None:
+    make_images(tmp_path / "colours", {"train": 8, "val": 2}, COLOURS, (40, 48))
+    both = Launched(2, tmp_path / "log", train, words(tmp_path, tmp_path / "out", "--epochs", 1000, "--batch_size", 2))
+    until(lambda: (results(tmp_path / "out") / "checkpoint.pth").exists())
+    gone = tmp_path / "colours" / "train" / "red" / "3.png"
+    gone.unlink()
+    assert both.end() == [1, 1]
+    causes = [both.err(rank) for rank in range(2) if f"{gone}: does not exist (any more)" in both.err(rank)]
+    assert len(causes) == 1 and ": error: rank " in causes[0] and both.err().count("\n") == 2, both.err()
+
+
+def test_nan_in_one_stops_both_with_the_same_words(colours: Path, tmp_path: Path) -> None:
+    assert Launched(2, tmp_path / "log", train, words(colours, tmp_path, "--epochs", 1)).end() == [0, 0]
+    before = (results(tmp_path) / "checkpoint.pth").read_bytes()
+    both = Launched(2, tmp_path / "log", train, words(colours, tmp_path, "--lr", 1e38))
+    assert both.end() == [1, 1]
+    lines = [both.err(rank).replace(f"rank {rank}: ", "") for rank in range(2)]
+    assert lines[0] == lines[1] and "epoch 2: the loss is nan by step" in lines[0] and lines[0].count("\n") == 1
+    assert (results(tmp_path) / "checkpoint.pth").read_bytes() == before
+
+
+def test_ranks_that_find_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("util.distributed.PATIENCE", timedelta(seconds=1))
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 9}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(RunFailed, match="the 2 processes of this run did not meet at env://"), joined():
+        pass
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_scores_are_those_of_one_process(tmp_path: Path, size: int) -> None:
+    """Seven images of two sizes: shards of different lengths, and with five ranks one that has none."""
+    make_images(tmp_path / "data" / "colours", {"train": 2, "val": 2}, COLOURS, (40, 48))
+    make_images(tmp_path / "more" / "colours", {"val": 1}, {"red": COLOURS["red"]}, (48, 64))
+    (tmp_path / "more/colours/val/red/0.png").rename(tmp_path / "data/colours/val/red/odd.png")
+    argv = words(tmp_path / "data", tmp_path / "out", "--epochs", 1)
+    assert Launched(1, tmp_path / "log", train, argv).end() == [0]
+    found = []
+    for ranks in (1, size):
+        out = tmp_path / str(ranks)
+        flags = ["--eval", "--batch_size", "2", "--resume", str(results(tmp_path / "out") / "checkpoint.pth")]
+        argv = [*TINY.split(), "--device", "cpu", "--dataset_path", str(tmp_path / "data"), "--dataset_name", "colours"]
+        scored = Launched(ranks, tmp_path / f"log{ranks}", train, [*argv, "--output_dir", str(out), "--num_workers", "0", *flags])
+        assert scored.end() == [0] * ranks, scored.err()
+        folder = results(out) / "eval_val"
+        found.append([(folder / name).read_text() for name in ("per_class.csv", "confusion_matrix.csv")])
+        found[-1].append(json.loads((folder / "results.json").read_text()))
+        assert scored.out(0).count("7 images of 3 classes") == 1
+    one, more = found
+    assert one[:2] == more[:2]
+    assert one[2].pop("loss") == pytest.approx(more[2].pop("loss"), rel=1e-12)
+    assert one[2] == more[2]

@@ -1,0 +1,153 @@
+"""What a process is told of its place, and the device that it takes there."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_flags
+
+import main
+from run_with_submitit import seeds
+from tools.collect import table
+from util.cli import RunFailed, launch, select_device
+from util.launcher import ALONE, Place, discover, meeting_point
+from util.stopping import StopRequest
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
+ALLOCATION = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_NTASKS": "16",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_NODELIST": "gpu[01-02]",
+}
+STEP = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "16",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NODELIST": "gpu[01-02]",
+    "SLURM_PROCID": "9",
+    "SLURM_LOCALID": "1",
+}
+LOCAL = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_GLOBALID": "1",
+    "SUBMITIT_LOCAL_NTASKS": "2",
+    "SUBMITIT_LOCAL_LOCALID": "1",
+}
+
+
+@pytest.mark.parametrize(
+    "environment, place",
+    [
+        ({}, ALONE),
+        (TORCHRUN, Place(3, 4, 1)),
+        ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ALONE),
+        (ALLOCATION, ALONE),  # python main.py without srun, in an allocation for 16 tasks
+        ({**ALLOCATION, **STEP}, Place(9, 16, 1)),
+        ({**ALLOCATION, **STEP, **TORCHRUN}, Place(3, 4, 1)),  # srun torchrun ...
+        ({**ALLOCATION, **STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, ALONE),
+        (LOCAL, Place(1, 2, 1)),
+        ({**ALLOCATION, **STEP, **LOCAL}, Place(1, 2, 1)),
+    ],
+)
+def test_place(environment: dict[str, str], place: Place) -> None:
+    assert discover(environment) == place
+
+
+@pytest.mark.parametrize("wrong", [{"RANK": "4"}, {"WORLD_SIZE": "x"}, {"RANK": "-1"}])
+def test_a_place_that_makes_no_sense(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="the variables of the launcher make no sense: RANK="):
+        discover({**TORCHRUN, **wrong})
+
+
+def test_meeting_point() -> None:
+    assert meeting_point(TORCHRUN) == "env://"
+    job = meeting_point({**ALLOCATION, **STEP})
+    assert job.startswith("tcp://gpu01:") and 15000 <= int(job.rpartition(":")[2]) < 30000
+    assert (
+        job
+        == meeting_point({**ALLOCATION, **STEP, "SLURM_PROCID": "0"})
+        != meeting_point({**ALLOCATION, **STEP, "SLURM_JOB_ID": "8"})
+    )
+    for nodes, first in (("a7,b[1-2]", "a7"), ("rack[2,4-5]n[010-012],x", "rack2n010"), ("one", "one")):
+        assert meeting_point({**STEP, "SLURM_STEP_NODELIST": nodes}).startswith(f"tcp://{first}:")
+    assert meeting_point({**STEP, "SLURM_STEP_NUM_NODES": "1"}).startswith("tcp://127.0.0.1:")
+    assert meeting_point(LOCAL).startswith("tcp://127.0.0.1:")
+    assert meeting_point({**STEP, "MASTER_ADDR": "here", "MASTER_PORT": "1234"}) == "tcp://here:1234"
+
+
+@pytest.mark.parametrize(
+    "visible, place, index", [(2, ALONE, None), (8, Place(9, 16, 1), 1), (1, Place(9, 16, 1), 0), (2, Place(1, 2, 1), 1)]
+)
+def test_device_of_a_rank(monkeypatch: pytest.MonkeyPatch, visible: int, place: Place, index: int | None) -> None:
+    taken = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    assert select_device("cuda", place) == (torch.device("cuda") if index is None else torch.device("cuda", index))
+    assert select_device("cpu", place).type == "cpu" and len(taken) == 1
+    if place.size > 1:
+        with pytest.raises(ValueError, match="each of .* processes takes a GPU of its own"):
+            select_device("cuda:0", place)
+        with pytest.raises(ValueError, match="process 4 of this machine finds only 2 GPUs: start as many"):
+            monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+            select_device("cuda", Place(11, 16, 3))
+
+
+def test_errors_name_the_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail(args: object) -> None:
+        raise RunFailed("it broke")
+
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    for rank, prefix in ((0, "rank 0: "), (1, "rank 1: "), (None, "")):
+        for name, value in {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank}.items():
+            monkeypatch.delenv(name, raising=False)
+            if rank is not None:
+                monkeypatch.setenv(name, str(value))
+        with pytest.raises(SystemExit):
+            launch(fail, main.get_args_parser(), [])
+        assert capsys.readouterr().err == f"main.py: error: {prefix}it broke\n"
+    assert waited == [1]  # rank 0 speaks first
+
+
+def test_a_world_size_that_nobody_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"--world_size 2, but there are 1 processes: .*torchrun --nproc_per_node=N main.py"):
+        main.main(tiny_flags("--world_size", 2))
+
+
+def test_the_second_ctrl_c_may_be_an_echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with StopRequest(Place(1, 2, 1)) as request:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGTERM)
+        assert request.number == signal.SIGUSR2  # it asks for the most
+        now[0] = 3.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_seeds() -> None:
+    assert seeds("0-4") == [0, 1, 2, 3, 4] and seeds("7, 3,3-4") == [3, 4, 7]
+    for wrong in ("4-0", "a", "1,,2", "-1", "0-99999"):
+        with pytest.raises(ValueError, match="--seeds .* is no list of seeds: give it as 0-4 or 0,3,7"):
+            seeds(wrong)
+
+
+def test_table_of_runs(tmp_path: Path) -> None:
+    for number, accuracy in enumerate((90.0, 92.0, 94.0)):
+        (tmp_path / f"run_seed{number}").mkdir()
+        line = f'{{"epoch": 4, "test_acc1": {accuracy - 1}, "best_acc1": {accuracy}}}\n'
+        (tmp_path / f"run_seed{number}" / "log.txt").write_text('{"epoch": 3}\n' + line)
+    rows = table(sorted(tmp_path.iterdir())).splitlines()
+    assert [row.split() for row in rows[1:4]] == [[f"run_seed{n}", "5", f"{89 + 2 * n}.00", f"{90 + 2 * n}.00"] for n in range(3)]
+    assert rows[4].split() == ["mean", "+-", "sd", "of", "3", "91.00", "+-", "2.00", "92.00", "+-", "2.00"]
+    with pytest.raises(ValueError, match="log.txt has no finished epoch"):
+        table([tmp_path / "nothing"])

@@ -1,0 +1,209 @@
+"""Several processes as one training: what they exchange, what they agree on, and how one that fails ends all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import launcher
+from .cli import RunFailed
+from .launcher import Place, discover, meeting_point
+
+T = TypeVar("T")
+PATIENCE = timedelta(minutes=10)  # with a process that hangs; one that ends is noticed at once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of its run. All of them call a method, or none.
+
+    place: of this process.
+    cuda_group: nccl's, for tensors on CUDA. All else goes through gloo, which does not make the host wait for a GPU.
+    """
+
+    place: Place = launcher.ALONE
+    cuda_group: Any = None
+
+    @property
+    def rank(self) -> int:
+        return self.place.rank
+
+    @property
+    def size(self) -> int:
+        return self.place.size
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.rank == 0
+
+    def most(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value)
+
+    def total(self, number: int) -> int:
+        """The sum of all processes' numbers."""
+        return int(self.sum(torch.tensor(number))) if self.size > 1 else number
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, on the device of `tensor`, which stays as it is."""
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().to("cpu", copy=True)
+        dist.all_reduce(total)
+        return total.to(tensor.device)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value."""
+        if self.size == 1:
+            return value
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def wait(self, patience: timedelta = timedelta(days=1)) -> None:
+        """Until all processes are here; after work of which some have more than others."""
+        if self.size > 1:
+            dist.monitored_barrier(timeout=patience)
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes; all are of one type and on one device."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat, group=self._group(flat.device))
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def wrap(self, module: nn.Module, unused: bool = False) -> DistributedDataParallel:
+        """`module` (on its device, its weights loaded) with gradients that are means over the processes.
+
+        Args:
+            module: starts from rank 0's weights on all of them.
+            unused: some of its parameters get no gradient.
+        """
+        device = next(module.parameters()).device
+        # Buffers that change are averaged after the step; newer versions of torch call the option by another name.
+        names = inspect.signature(DistributedDataParallel).parameters
+        buffers: Any = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+        return DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            process_group=self._group(device),
+            find_unused_parameters=unused,
+            gradient_as_bucket_view=True,
+            **buffers,
+        )
+
+    def check_same(self, tensors: Mapping[str, Tensor], when: str) -> None:
+        """RunFailed where a process holds other bits than rank 0 in any of `tensors`."""
+        if self.size == 1:
+            return
+        hashes = self.gather(fingerprint(tensors))
+        strange = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
+        if strange:
+            raise RunFailed(f"{when} rank {', '.join(strange)} has other weights than rank 0: the run is not sound")
+
+    def _group(self, device: torch.device) -> Any:
+        return self.cuda_group if device.type == "cuda" else None
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
+    """The processes of this run as one group, while it is entered. Only rank 0 prints; a process that is alone is left alone.
+
+    Args:
+        url: `env://`: the launcher says where they meet; else `tcp://<host of rank 0>:<port>` or `file:///<a new file>`.
+        cuda: whether they compute on GPUs.
+
+    Raises:
+        RunFailed: the processes do not find each other, or one of them is gone.
+    """
+    place = discover()
+    if place.size == 1:
+        yield ALONE
+        return
+    url = meeting_point() if url == "env://" else url
+    try:
+        dist.init_process_group("gloo", url, PATIENCE, place.size, place.rank)
+        ranks = Ranks(place, dist.new_group(backend="nccl", timeout=PATIENCE) if cuda else None)
+    except (RuntimeError, ValueError) as error:
+        raise RunFailed(
+            f"the {place.size} processes of this run did not meet at {url} ({_first_line(error)}): "
+            "start all of them; MASTER_ADDR and MASTER_PORT choose another place"
+        ) from None
+    try:
+        with contextlib.ExitStack() as stack:
+            if not ranks.main:
+                silence = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(silence))
+                stack.enter_context(contextlib.redirect_stderr(silence))
+            yield ranks
+    except RuntimeError as error:
+        if lost := lost_peer(error):
+            raise RunFailed(lost) from None
+        raise
+    dist.destroy_process_group()  # not after an error: the others may be in the middle of something
+
+
+def lost_peer(error: BaseException) -> str:
+    """One line if `error` is how torch says that another process is gone, else nothing."""
+    words = r"gloo|Connection (closed|reset) by|monitoredBarrier|Broken pipe|[Ss]ocket [Tt]imeout"
+    gone = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and re.search(words, str(error)))
+    return f"another process of this run ended or does not answer ({_first_line(error)})" if gone else ""
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, shapes and bits."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def unused_parameters(model: nn.Module, output: Tensor) -> list[str]:
+    """Names of the trained parameters of `model` that `output` does not depend on."""
+    seen: set[Any] = set()
+    reached: set[int] = set()
+    todo = [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            reached.add(id(getattr(node, "variable", None)))
+            todo += [parent for parent, _ in node.next_functions]
+    return [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in reached]
+
+
+def _first_line(error: object) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^]]*\.(cc|cpp|h|hpp):\d+\]\s*", "", line)[:200].rstrip(". ")

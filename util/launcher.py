@@ -1,0 +1,63 @@
+"""What torchrun, srun and submitit tell a process of its place among the others."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import NamedTuple
+
+PORTS = range(15000, 30000)  # below those that the system hands out
+
+
+class Place(NamedTuple):
+    """rank of size processes; local_rank among those of its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+ALONE = Place()
+
+
+def discover(environment: Mapping[str, str] = os.environ) -> Place:
+    """The place of this process.
+
+    In an allocation of SLURM without srun a process is alone, whatever the number of tasks that the allocation is for.
+
+    Raises:
+        ValueError: the variables contradict each other.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "RANK" not in environment and "WORLD_SIZE" not in environment:
+        if environment.get("SUBMITIT_EXECUTOR") == "local":
+            names = ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID")
+        elif "SLURM_STEP_NUM_TASKS" in environment:
+            names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    try:
+        rank, size, local_rank = (int(environment.get(name) or default) for name, default in zip(names, (0, 1, 0), strict=True))
+        if not (0 <= rank < size and 0 <= local_rank < size):
+            raise ValueError
+    except ValueError:
+        found = ", ".join(f"{name}={environment.get(name)}" for name in names)
+        raise ValueError(f"the variables of the launcher make no sense: {found}") from None
+    return Place(rank, size, local_rank) if size > 1 else ALONE
+
+
+def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
+    """Where the processes find each other: `env://` where MASTER_ADDR and all of torchrun's variables are set, else `tcp://...`.
+
+    The port is MASTER_PORT, else made of the id of the job, so that two jobs on one machine do not meet.
+    """
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
+        return "env://"
+    nodes = environment.get("SLURM_STEP_NODELIST", "")
+    first = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes).split(",")[0]  # gpu[01-04,7],login -> gpu01
+    here = not first or environment.get("SUBMITIT_EXECUTOR") == "local" or environment.get("SLURM_STEP_NUM_NODES") == "1"
+    names = ("SUBMITIT_LOCAL_JOB_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    job = "/".join(environment.get(name, "") for name in names)
+    number = int.from_bytes(blake2b(job.encode(), digest_size=8).digest(), "little")
+    address = environment.get("MASTER_ADDR") or ("127.0.0.1" if here else first)
+    return f"tcp://{address}:{environment.get('MASTER_PORT') or PORTS[number % len(PORTS)]}"
