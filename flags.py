@@ -100,6 +100,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lr_backbone", default=1e-5, type=float, help="learning rate of the backbone; 0 freezes it")
     group.add_argument("--dilation", action="store_true", help="the last stage keeps its resolution (DC5)")
     group.add_argument("--feature_stride", type=int, help="pixels per cell of the map; None: that of the last stage")
+    group.add_argument("--fuse", action="store_true", help="beside the map of --feature_stride those of deeper stages, enlarged")
     group.add_argument(
         "--window", type=int, help="side of the windows that the backbone sees alone, in pixels; None: all at once"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -67,7 +68,11 @@ class Backbone(nn.Module):
 
     def _whole(self, images: Tensor) -> Tensor:
         features = self._checkpointed(images) if self.checkpointing and self.training else self.body(images)
-        return features[0] if isinstance(features, (list, tuple)) else features
+        if not isinstance(features, (list, tuple)):
+            return features
+        grid = features[0].shape[-2:]
+        deeper = (F.interpolate(one, size=grid, mode="bilinear", align_corners=False) for one in features[1:])
+        return torch.cat([features[0], *deeper], 1) if len(features) > 1 else features[0]
 
     def checkpoint_gradients(self) -> None:
         """Keep only the inputs of blocks for the backward pass, and compute the rest again there.
@@ -86,19 +91,39 @@ class Backbone(nn.Module):
         except (AttributeError, AssertionError) as error:
             raise ValueError(f"--grad_checkpointing is not possible with this backbone: {error}") from None
 
-    def _checkpointed(self, x: Tensor) -> Tensor:
+    def _checkpointed(self, x: Tensor) -> Tensor | list[Tensor]:
         # The stem as one piece: its ReLU works in place on what a piece of its own would have to keep.
         stages = list(self.body.children())
         first = next(i for i, stage in enumerate(stages) if isinstance(stage, nn.Sequential))
-        pieces = [nn.Sequential(*stages[:first]), *(block for stage in stages[first:] for block in stage.children())]
-        for piece in pieces:
-            x = checkpoint(piece, x, use_reentrant=False, context_fn=lambda: _uncounted(self.body))
-        return x
+        x = self._again(nn.Sequential(*stages[:first]), x)
+        ends = []
+        for stage in stages[first:]:
+            for block in stage.children():
+                x = self._again(block, x)
+            ends.append(x)
+        return ends[-getattr(self.body, "ends", 1) :]
+
+    def _again(self, piece: nn.Module, x: Tensor) -> Tensor:
+        return checkpoint(piece, x, use_reentrant=False, context_fn=lambda: _uncounted(self.body))
 
     def freeze(self, all_of_it: bool) -> None:
         """Exclude the stem, or everything, from training."""
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_(not (all_of_it or name.startswith(self.stem)))
+
+
+class Stages(nn.Sequential):
+    """A network as the sequence of its stages, under their own names, that returns what the last `ends` of them give."""
+
+    ends = 1
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found = []
+        for index, stage in enumerate(self):
+            x = stage(x)
+            if index >= len(self) - self.ends:
+                found.append(x)
+        return found
 
 
 def _uncounted(body: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -125,6 +150,7 @@ def build_backbone(
     *,
     dilation: bool = False,
     feature_stride: int | None = None,
+    fuse: bool = False,
     norm: str = "frozen",
     window: int | None = None,
     weights: str = "none",
@@ -135,6 +161,7 @@ def build_backbone(
         name: a torchvision ResNet (`resnet50`), else a timm model name; `timm/resnet50` asks for timm's model of that name.
         dilation: the last stage keeps its input's resolution (DC5 in DETR).
         feature_stride: pixels per cell of the feature map that is used; None for the last one.
+        fuse: beside that map those of all deeper stages, enlarged to its grid.
         norm: `frozen`: batch norms are fixed affine maps (DETR); `batch`: they learn, for training from scratch.
         window: side in pixels of the windows that the network sees each on its own; None for the whole picture.
         weights: `none`, or `default` for the library's ImageNet weights (from its cache or the network).
@@ -145,16 +172,16 @@ def build_backbone(
     if norm not in ("frozen", "batch"):
         raise ValueError(f"--backbone_norm {norm!r} is not known: choose frozen or batch")
     if name in RESNETS:
-        backbone = _torchvision_resnet(name, dilation, feature_stride, norm, weights)
+        backbone = _torchvision_resnet(name, dilation, feature_stride, fuse, norm, weights)
     else:
-        backbone = _timm_model(name.removeprefix("timm/"), dilation, feature_stride, norm, weights)
+        backbone = _timm_model(name.removeprefix("timm/"), dilation, feature_stride, fuse, norm, weights)
     if window is not None and (window < 1 or window % backbone.stride):
         raise ValueError(f"--window {window} must be a multiple of the {backbone.stride} pixels of a cell")
     backbone.window = window
     return backbone
 
 
-def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, norm: str, weights: str) -> Backbone:
+def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, fuse: bool, norm: str, weights: str) -> Backbone:
     last = 16 if dilation else 32
     strides = {s: stage for s, stage in RESNET_STAGES.items() if s < last} | {last: "layer4"}
     stride = last if feature_stride is None else feature_stride
@@ -170,11 +197,12 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, n
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     for child, module in net.named_children():
         stages[child] = module
-        if child == strides[stride]:
+        if child == strides[last if fuse else stride]:
             break
-    body = nn.Sequential(stages)
+    body = Stages(stages)
     fold_frozen_norms(body)
-    channels = _channels_of(body[-1])
+    body.ends = sum(s >= stride for s in strides) if fuse else 1
+    channels = sum(_channels_of(stage) for stage in list(body)[-body.ends :])
     frozen_stem = ("conv1.", "bn1.", "layer1.") if norm == "frozen" else ()
     backbone = Backbone(body, channels, IMAGENET, frozen_stem, stride)
     if weights == "default":
@@ -184,7 +212,7 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, n
     return backbone
 
 
-def _timm_model(name: str, dilation: bool, feature_stride: int | None, norm: str, weights: str) -> Backbone:
+def _timm_model(name: str, dilation: bool, feature_stride: int | None, fuse: bool, norm: str, weights: str) -> Backbone:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise ValueError(
@@ -200,12 +228,14 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, norm: str
         raise ValueError(_no_such_stride(name, feature_stride, strides, dilation))
     # The deepest of the maps that have the stride asked for.
     last = max(i for i, stride in enumerate(strides) if feature_stride in (None, stride))
-    options["out_indices"] = (offered.out_indices[last],)
+    # The deepest of each deeper stride, if they are fused.
+    deeper = [i for i, s in enumerate(strides) if s > strides[last] and s not in strides[i + 1 :]] if fuse else []
+    options["out_indices"] = tuple(offered.out_indices[i] for i in (last, *deeper))
     if weights == "default":
         body = _fetch(lambda: _timm_create(name, {**options, "pretrained": True}), name)
     else:
         body = _timm_create(name, options)
-    channels: int = body.feature_info.channels()[0]
+    channels = sum(body.feature_info.channels())
     config = timm.get_pretrained_cfg(name)
     normalisation = {"mean": list(config.mean), "std": list(config.std)} if config else IMAGENET
     if norm == "frozen":
