@@ -1,4 +1,5 @@
-# make demo: environment, data, training, score, maps. make test: the tests. Both make .venv themselves.
+# make demo: environment, data, training, score, maps. make test: the tests. make test-slurm: those that need a SLURM.
+# All of them make .venv themselves.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -8,9 +9,9 @@ WEIGHTS := weights/tf_efficientnet_lite0.pth
 PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
 RUN := --dataset_path data --dataset_name planes-f16 --device cpu
-CODE := main.py flags.py engine.py assembly.py run.py run_with_submitit.py benchmarks models datasets attribution util tools tests
+CODE := main.py flags.py engine.py assembly.py run.py job.py run_with_submitit.py benchmarks models datasets attribution util tools tests
 
-.PHONY: demo test test-oldest lint format clean
+.PHONY: demo test test-slurm test-oldest lint format clean
 
 demo: $(DEMO)/.trained
 	$(PY) main.py --eval --resume $(DEMO)/checkpoint.pth $(RUN) --output_sub_dir demo --batch_size 32
@@ -21,6 +22,10 @@ demo: $(DEMO)/.trained
 
 test: $(READY)
 	$(PY) -m pytest
+
+# Starts a SLURM of one node in a folder and on ports of its own, and stops it (Debian: apt-get install slurm-wlm munge; root).
+test-slurm: $(READY)
+	ICN_TEST_SLURM=1 $(PY) -m pytest -rs tests/slurm
 
 # The oldest versions that requirements.txt admits, in an environment of their own.
 test-oldest:

@@ -1,0 +1,57 @@
+"""main as a job of submitit: what is pickled, how it goes on where it stood, and what it does when it is to make way."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import Any
+
+import submitit
+
+import main as icn
+from run import output_folder
+from util.launcher import discover
+from util.stopping import Stopped
+
+
+class Job:
+    """Calls `main` with plain flags; started once more, it goes on from the newest checkpoint of its folder.
+
+    Preemption and time limit (SIGUSR2) lead to the same place as SIGTERM: a checkpoint at one step in every process. After
+    SIGUSR2 the job then asks for its next turn itself. After SIGTERM alone it does not: whoever sent that, a user or the
+    cluster, decides whether there is one.
+
+    Args:
+        args: main's flags.
+        visible: CUDA_VISIBLE_DEVICES where submitit would overwrite it; None leaves it.
+    """
+
+    def __init__(self, args: argparse.Namespace, visible: str | None = None) -> None:
+        self.flags, self.visible = dict(vars(args)), visible
+
+    def __call__(self) -> dict[str, Any]:
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it pickles what `checkpoint` returns, and calls scontrol
+        if self.visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
+        if "SUBMITIT_FOLDER" in os.environ:  # what an earlier turn failed with is no result
+            submitit.JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
+        args = argparse.Namespace(**self.flags)
+        if not args.eval and args.output_dir and any(output_folder(args).glob("checkpoint*.pth")):
+            args.resume = "auto"
+        try:
+            return icn.main(args)
+        except Stopped as stop:
+            place = discover()
+            if place.rank == 0:
+                print(stop, file=sys.stderr, flush=True)
+            if stop.signal_name != "SIGUSR2" or not callable(requeue):
+                raise SystemExit(stop.exit_code) from None
+            if place.rank == 0:
+                requeue(signal.SIGUSR2, None)
+            raise SystemExit(0) from None  # any other code would end the process that is calling scontrol
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What is called in the next turn: the same; all else is in the checkpoint."""
+        return submitit.helpers.DelayedSubmission(self)
