@@ -213,8 +213,9 @@ def worker_init(worker_id: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # a handler would not learn who sent it
-    threading.Thread(target=_obey_parent, daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):  # a handler would not learn who sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_obey_parent, daemon=True).start()
 
 
 def _obey_parent() -> None:

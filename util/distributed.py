@@ -6,15 +6,18 @@ import contextlib
 import inspect
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from . import launcher
@@ -153,7 +156,9 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
         return
     url = meeting_point() if url == "env://" else url
     try:
-        dist.init_process_group("gloo", url, PATIENCE, place.size, place.rank)
+        store, *_ = next(iter(rendezvous(url, place.rank, place.size, timeout=PATIENCE)))
+        store = _fresh(store, place)
+        dist.init_process_group("gloo", store=store, timeout=PATIENCE, world_size=place.size, rank=place.rank)
         ranks = Ranks(place, dist.new_group(backend="nccl", timeout=PATIENCE) if cuda else None)
     except (RuntimeError, ValueError) as error:
         raise RunFailed(
@@ -167,11 +172,38 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
                 stack.enter_context(contextlib.redirect_stdout(silence))
                 stack.enter_context(contextlib.redirect_stderr(silence))
             yield ranks
+    except RunFailed:
+        raise
     except RuntimeError as error:
         if lost := lost_peer(error):
             raise RunFailed(lost) from None
         raise
     dist.destroy_process_group()  # not after an error: the others may be in the middle of something
+
+
+def _fresh(store: Any, place: Place) -> Any:
+    """A part of the store in which no earlier life of this run has left anything.
+
+    torchrun's store outlives a restart, and who reads there the address of a process that is gone waits for it in vain. So each
+    process asks with a name of its own, and the first one answers until all of them have got the name of its part.
+    """
+    own, deadline = uuid4().hex, time.monotonic() + PATIENCE.total_seconds()
+    if place.rank > 0:
+        store.set(f"ask/{place.rank}", own)
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"{name}/{place.rank}", "here")
+        return dist.PrefixStore(name, store)
+    missing = set(range(1, place.size))
+    while missing:
+        for rank in sorted(missing):
+            if store.check([f"{own}/{rank}"]):
+                missing.remove(rank)
+            elif store.check([f"ask/{rank}"]):
+                store.set(f"answer/{store.get(f'ask/{rank}').decode()}", own)
+        if missing and time.monotonic() > deadline:
+            raise RuntimeError(f"rank {', '.join(map(str, sorted(missing)))} did not come")
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
 
 
 def lost_peer(error: BaseException) -> str:
@@ -206,4 +238,4 @@ def unused_parameters(model: nn.Module, output: Tensor) -> list[str]:
 
 def _first_line(error: object) -> str:
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[[^]]*\.(cc|cpp|h|hpp):\d+\]\s*", "", line)[:200].rstrip(". ")
+    return re.sub(r"^\[[^]]*\.(cc|cpp|h|hpp):\d+\]\s*", "", line).partition(". ")[0][:200].rstrip(". ")
