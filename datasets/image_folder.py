@@ -26,7 +26,7 @@ Transform = Callable[[Tensor, "int | None"], Tensor]
 class Sample(NamedTuple):
     """What a sampler asks for: an image, the seed of its augmentation, the scale of its batch (None: the default)."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     seed: int
     size: int | None = None
 

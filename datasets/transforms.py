@@ -103,7 +103,7 @@ class AspectEval:
         return short_side_size(height, width, size, _scaled(LONGEST, size))
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
-        return _resize(image, *self.output_size(*image.shape[1:], size))
+        return _resize(image, *self.output_size(image.shape[1], image.shape[2], size))
 
 
 class SquareTrain:
@@ -129,7 +129,7 @@ class SquareEval:
         return (size or self.image_size,) * 2
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
-        return _resize(image, *self.output_size(*image.shape[1:], size))
+        return _resize(image, *self.output_size(image.shape[1], image.shape[2], size))
 
 
 def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
