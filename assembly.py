@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transform, open_split, train_transform, worker_init
+from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transform, open_split, train_transform
+from datasets.batching import end_workers_at_exit, patient_worker_init
 from engine import Learner
 from flags import given
 from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
@@ -170,12 +171,13 @@ def make_eval_loader(args: argparse.Namespace, dataset: ImageFolder, device: tor
 
 
 def make_loader(args: argparse.Namespace, dataset: ImageFolder, sampler: Any, device: torch.device) -> DataLoader:
+    end_workers_at_exit()
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=args.num_workers,
-        worker_init_fn=worker_init,
+        worker_init_fn=patient_worker_init,
         generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
         persistent_workers=args.num_workers > 0,
         pin_memory=device.type == "cuda",

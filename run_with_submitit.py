@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import os
 import re
 import subprocess
@@ -76,7 +78,7 @@ def prepare(args: argparse.Namespace) -> list[Job]:
 def submit(executor: submitit.AutoExecutor, works: list[Job]) -> list[submitit.Job[dict[str, Any]]]:
     """Hand all of it to the cluster at once; ValueError with the cluster's own words where it refuses."""
     try:
-        with executor.batch():
+        with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit repeats what sbatch says
             return [executor.submit(work) for work in works]
     except (FailedJobError, FailedSubmissionError) as error:
         lines = re.findall(r"sbatch: error: (.+)", str(error)) or str(error).strip().splitlines()[:1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import multiprocessing.util
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -205,25 +203,33 @@ class EvalSampler(Sampler[list[int]]):
 
 
 def worker_init(worker_id: int) -> None:
-    """For `DataLoader(worker_init_fn=)`: one thread per worker, and requests to stop are the main process's to handle.
+    """For `DataLoader(worker_init_fn=)`: one thread per worker, and Ctrl-C is the main process's to handle.
 
-    Ctrl-C reaches every process of a terminal, SIGTERM and SIGUSR2 every one of a cluster's job; without this each worker
-    would print a traceback of its own, or be gone before the step that it loads for. SIGTERM from the main process ends it.
+    Ctrl-C reaches every process of a terminal; without this each worker would print a traceback of its own.
     """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGUSR2):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def patient_worker_init(worker_id: int) -> None:
+    """As `worker_init`, and SIGTERM and SIGUSR2 are the main process's, too; that calls `end_workers_at_exit`.
+
+    A cluster sends them to every process of a job, whose main processes still want the batches of their step.
+    """
+    worker_init(worker_id)
+    for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # a handler would not learn who sent it
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_obey_parent, daemon=True).start()
 
 
-def _obey_parent() -> None:
-    parent = multiprocessing.parent_process()
-    known = {os.getppid(), None if parent is None else parent.pid}  # a fork server may stand between them
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid not in known:
-        pass
-    os._exit(0)
+def end_workers_at_exit() -> None:
+    """Kill what is left of the workers when this process exits: multiprocessing would send SIGTERM, and wait."""
+
+    def kill() -> None:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
+
+    multiprocessing.util.Finalize(None, kill, exitpriority=100)
 
 
 def _hash(*parts: int | str) -> int:

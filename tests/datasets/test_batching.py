@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datasets.batching import EvalSampler, TrainSampler, collate, worker_init
+from datasets.batching import EvalSampler, TrainSampler, collate, end_workers_at_exit, patient_worker_init, worker_init
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -172,3 +174,26 @@ def test_a_worker_has_one_thread_and_leaves_ctrl_c_to_the_main_process():
     assert (threads, ignored) == (1, True)
     os.kill(pid, signal.SIGINT)
     assert [next(batches)[0] for _ in range(10)] == [pid] * 10
+
+
+def _exit_with_a_worker(pid: Any) -> None:
+    end_workers_at_exit()
+    batches = iter(
+        DataLoader(Facts(), batch_size=None, num_workers=1, worker_init_fn=patient_worker_init, persistent_workers=True)
+    )
+    pid.value = next(batches)[0]
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        os.kill(pid.value, number)
+    assert [next(batches)[0] for _ in range(10)] == [pid.value] * 10
+    raise SystemExit(7)
+
+
+def test_a_patient_worker_goes_on_until_its_main_process_exits():
+    context = multiprocessing.get_context("fork")
+    pid = context.Value("i", 0)
+    child = context.Process(target=_exit_with_a_worker, args=(pid,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 7
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid.value, 0)
