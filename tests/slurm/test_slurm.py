@@ -26,7 +26,7 @@ from conftest import TINY
 ROOT = Path(__file__).resolve().parents[2]
 REASON = missing() or ("" if os.environ.get("ICN_TEST_SLURM") == "1" else "make test-slurm runs these")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
-PATIENCE = 300.0
+PATIENCE = 600.0
 RECIPE = (
     "--backbone test_resnet --square --image_size 48 --feature_stride 16 --batch_size 3 --epochs 3 --lr 1e-3 --lr_backbone 1e-3 "
     "--clip_max_norm 1 --num_workers 1 --dataset_name colours --device cpu --ema 0.5 --cpus_per_task 1 --ngpus 2"
@@ -143,7 +143,7 @@ def test_preempted_by_another_partition(cluster: Cluster, colours: Path, tmp_pat
 
 def test_a_time_limit_is_no_end(cluster: Cluster, colours: Path, tmp_path: Path, whole: Path) -> None:
     """SLURM tells the job a minute (or a minute and a half: so coarse is its clock) before its two are over; it queues again."""
-    job = job_of(submit(cluster, colours, tmp_path, "--timeout", 2, pause=6.0))
+    job = job_of(submit(cluster, colours, tmp_path, "--timeout", 2, pause=5.0))
     completed(cluster, job, tmp_path)
     assert "SIGUSR2: stopping after this step" in logs(tmp_path) and "Requeued job" in logs(tmp_path)
     assert_same_run(whole, tmp_path)
