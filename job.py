@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from typing import Any
 
@@ -20,8 +21,8 @@ class Job:
     """Calls `main` with plain flags; started once more, it goes on from the newest checkpoint of its folder.
 
     Preemption and time limit (SIGUSR2) lead to the same place as SIGTERM: a checkpoint at one step in every process. After
-    SIGUSR2 the job then asks for its next turn itself. After SIGTERM alone it does not: whoever sent that, a user or the
-    cluster, decides whether there is one.
+    SIGUSR2 the job then asks for its next turn itself. After SIGTERM alone it does so if it is still running for SLURM, which
+    is how a site preempts that sends no other signal; a job that was cancelled or queued again by hand is not, and just ends.
 
     Args:
         args: main's flags.
@@ -46,12 +47,20 @@ class Job:
             place = discover()
             if place.rank == 0:
                 print(stop, file=sys.stderr, flush=True)
-            if stop.signal_name != "SIGUSR2" or not callable(requeue):
-                raise SystemExit(stop.exit_code) from None
-            if place.rank == 0:
+            if place.rank > 0:
+                raise SystemExit(0) from None  # any other code would end the process that is calling scontrol
+            if callable(requeue) and (stop.signal_name == "SIGUSR2" or is_running()):
                 requeue(signal.SIGUSR2, None)
-            raise SystemExit(0) from None  # any other code would end the process that is calling scontrol
+            raise SystemExit(stop.exit_code) from None
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What is called in the next turn: the same; all else is in the checkpoint."""
         return submitit.helpers.DelayedSubmission(self)
+
+
+def is_running() -> bool:
+    """Whether this is a job of SLURM that nobody has cancelled, ended or queued again."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return False
+    command = ["scontrol", "show", "job", submitit.JobEnvironment().job_id]
+    return "JobState=RUNNING" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
