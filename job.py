@@ -42,7 +42,9 @@ class Job:
         if not args.eval and args.output_dir and any(output_folder(args).glob("checkpoint*.pth")):
             args.resume = "auto"
         try:
-            return icn.main(args)
+            result = icn.main(args)
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a notice to a process that is on its way out would make it a failure
+            return result
         except Stopped as stop:
             place = discover()
             if place.rank == 0:
