@@ -153,6 +153,11 @@ def test_twenty_kills_lose_nothing(colours: Path, tmp_path: Path, spawn: Callabl
     assert not list(folder.glob(".*"))
 
 
+def one_line(err: str) -> bool:
+    """Whether all that was said is one line; how far a slow evaluation is does not count."""
+    return len([line for line in err.splitlines() if " gone, " not in line]) == 1
+
+
 @pytest.mark.parametrize("group", [False, True], ids=["alone", "with_workers"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop(colours: Path, tmp_path: Path, undisturbed: Path, number: signal.Signals, group: bool) -> None:
@@ -179,7 +184,7 @@ def test_a_worker_that_is_killed(colours: Path, tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and workers, out + err
-    assert err.count("\n") == 1 and "a process that loads images died" in err and "the last checkpoint is" in err
+    assert one_line(err) and "a process that loads images died" in err and "the last checkpoint is" in err
     read_checkpoint(results(tmp_path) / "checkpoint.pth")
 
 
@@ -191,7 +196,7 @@ def test_an_image_that_vanishes(tmp_path: Path, spawn: Callable[..., Any]) -> No
     gone.unlink()
     assert finish(child) == 1
     err = (tmp_path / "err").read_text()
-    assert err.count("\n") == 1 and f"{gone}: does not exist (any more)" in err and "the last checkpoint is" in err
+    assert one_line(err) and f"{gone}: does not exist (any more)" in err and "the last checkpoint is" in err
 
 
 def test_a_full_disk(colours: Path, tmp_path: Path, spawn: Callable[..., Any]) -> None:
@@ -201,7 +206,7 @@ def test_a_full_disk(colours: Path, tmp_path: Path, spawn: Callable[..., Any]) -
     again = words(colours, tmp_path, "--epochs", 2, "--resume", "auto")
     assert finish(spawn(again, err=tmp_path / "err", file_size=len(before) // 2)) == 1
     err = (tmp_path / "err").read_text()
-    assert err.count("\n") == 1 and "the checkpoint cannot be written to" in err and "intact" in err
+    assert one_line(err) and "the checkpoint cannot be written to" in err and "intact" in err
     assert (results(tmp_path) / "checkpoint.pth").read_bytes() == before and not list(results(tmp_path).glob(".*"))
     assert finish(spawn(again)) == 0
     assert [json.loads(line)["epoch"] for line in (results(tmp_path) / "log.txt").read_text().splitlines()] == [0, 1]
@@ -211,7 +216,7 @@ def test_a_folder_that_cannot_be_written_to(colours: Path, tmp_path: Path, spawn
     (tmp_path / "file").write_text("")
     assert finish(spawn(words(colours, tmp_path / "file", "--epochs", 1), err=tmp_path / "err")) == 2
     err = (tmp_path / "err").read_text()
-    assert err.count("\n") == 1 and "cannot be written to" in err
+    assert one_line(err) and "cannot be written to" in err
 
 
 def test_nan_is_never_saved(colours: Path, tmp_path: Path, spawn: Callable[..., Any]) -> None:
@@ -221,7 +226,7 @@ def test_nan_is_never_saved(colours: Path, tmp_path: Path, spawn: Callable[..., 
     more = words(colours, tmp_path, "--epochs", 3, "--save_every_steps", 1, "--resume", "auto", "--lr", 1e38)
     assert finish(spawn(more, err=tmp_path / "err")) == 1
     err = (tmp_path / "err").read_text()
-    assert err.count("\n") == 1 and "epoch 2" in err and "step 3" in err and "the last checkpoint is" in err
+    assert one_line(err) and "epoch 2" in err and "step 3" in err and "the last checkpoint is" in err
     assert (results(tmp_path) / "checkpoint.pth").read_bytes() == before
 
 
