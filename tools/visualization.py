@@ -95,7 +95,9 @@ def explain(
     """
     device = next(model.parameters()).device
     batch = batch.to(device)
-    output = model(batch.normalise(**normalisation), batch.padding_mask, attention=layer)
+    images = batch.normalise(**normalisation)
+    sums = model.decoder_kind != "detr"  # the logit is a sum over cells: what each of them added is drawn, not the attention
+    output = model(images, batch.padding_mask, attention=None if sums else layer)
     logits = output.logits.float().cpu()  # [B, C]
     if not logits.isfinite().all():
         raise ValueError(f"--resume: the model gives logits that are not finite for {items[0].path}: the file is damaged")
@@ -104,7 +106,11 @@ def explain(
     classes = order[:, :top_q].clone()  # [B, Q]
     classes[(classes != true).all(1), -1] = true
     ranks = order.argsort(1).gather(1, classes) + 1
-    maps = class_maps(output.attention[0], classes.to(device)).float().cpu().numpy()  # [B, Q, heads, h, w]
+    if sums:
+        maps = model.evidence(images, batch.padding_mask, classes.to(device))[1].clamp(min=0)[:, :, None]  # [B, Q, 1, h, w]
+    else:
+        maps = class_maps(output.attention[0], classes.to(device)).float()  # [B, Q, heads, h, w]
+    found = maps.cpu().numpy()
     best = order[:, 0].tolist()
     return [
         Explained(
@@ -118,7 +124,7 @@ def explain(
             ranks=ranks[b].tolist(),
             logits=logits[b, classes[b]].tolist(),
             scores=scores[b, classes[b]].tolist(),
-            maps=maps[b],
+            maps=found[b],
         )
         for b, item in enumerate(items)
     ]
@@ -185,7 +191,7 @@ def check_flags(args: argparse.Namespace, classes: Sequence[str], layers: int, l
         near = range(max(0, count - NEIGHBOURS), count) if args.class_index >= count else range(min(NEIGHBOURS, count))
         names = ", ".join(f"{index} {classes[index]}" for index in near)
         raise ValueError(f"--class_index {args.class_index} does not exist: {args.resume} has 0 to {count - 1} (near: {names})")
-    if not -layers <= layer < layers:
+    if layers and not -layers <= layer < layers:
         raise ValueError(
             f"--dec_layer_index {layer} does not exist: {args.resume} has decoder layers 0 to {layers - 1} "
             f"(or -{layers} to -1 from the end)"
@@ -211,7 +217,10 @@ def main(args: argparse.Namespace) -> None:
     model.eval().to(memory_format=torch.channels_last)
     adopt(args, meta.args, INPUT)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
-    layers = model.num_decoder_layers
+    sums = model.decoder_kind != "detr"
+    layers = 0 if sums else model.num_decoder_layers
+    if sums and "dec_layer_index" in args.given:
+        raise ValueError(f"--dec_layer_index: {args.resume} has no decoder layers, its map is its logit: leave the flag out")
     layer = layers - 1 if args.dec_layer_index is None else args.dec_layer_index
     check_flags(args, classes, layers, layer)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=args.class_index)
@@ -235,16 +244,17 @@ def main(args: argparse.Namespace) -> None:
         for batch, items in loader
         for item, one in zip(items, explain(model, meta.normalisation, batch, items, args.class_index, top_q, layer), strict=True)
     )
-    words = f"decoder layer {layer % layers} of 0 to {layers - 1}"
-    heads, query_heads = bool(args.gt_query_heads), bool(args.sim_query_heads)
+    words = "what speaks for the class, cell by cell" if sums else f"decoder layer {layer % layers} of 0 to {layers - 1}"
+    heads, query_heads = bool(args.gt_query_heads) and not sums, bool(args.sim_query_heads) and not sums
     show = partial(
         draw, source=split.root / true, target=target, classes=classes, layer=words, heads=heads, query_heads=query_heads
     )
     rows = in_threads(show, explained, len(split))
 
+    drawn = words if sums else f"cross-attention of {words}"
     about = (
-        f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; cross-attention of {words}. Each map is "
-        f"on its own scale: its minimum has the weight {WEIGHT[0]:.0%} over the picture, its maximum {WEIGHT[1]:.0%}."
+        f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; {drawn}. Each map is on its own "
+        f"scale: its minimum has the weight {WEIGHT[0]:.0%} over the picture, its maximum {WEIGHT[1]:.0%}."
     )
     index = target / "index.html"
     with writing(index):
