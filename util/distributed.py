@@ -32,6 +32,8 @@ PATIENCE = timedelta(minutes=10)  # with a process that hangs; one that ends is 
 class Ranks:
     """This process among those of its run. All of them call a method, or none.
 
+    Methods that evaluation calls leave inference mode, in whose tensors older versions of torch receive nothing.
+
     place: of this process.
     cuda_group: nccl's, for tensors on CUDA. All else goes through gloo, which does not make the host wait for a GPU.
     """
@@ -52,6 +54,7 @@ class Ranks:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
 
+    @torch.inference_mode(False)
     def most(self, number: int) -> int:
         """The largest of all processes' numbers."""
         if self.size == 1:
@@ -60,10 +63,12 @@ class Ranks:
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return int(value)
 
+    @torch.inference_mode(False)
     def total(self, number: int) -> int:
         """The sum of all processes' numbers."""
         return int(self.sum(torch.tensor(number))) if self.size > 1 else number
 
+    @torch.inference_mode(False)
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, on the device of `tensor`, which stays as it is."""
         if self.size == 1:
@@ -72,6 +77,7 @@ class Ranks:
         dist.all_reduce(total)
         return total.to(tensor.device)
 
+    @torch.inference_mode(False)
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
         if self.size == 1:
@@ -80,6 +86,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    @torch.inference_mode(False)
     def broadcast(self, value: T) -> T:
         """Rank 0's value."""
         if self.size == 1:
