@@ -303,3 +303,26 @@ def test_flags_of_intr_are_understood() -> None:
     }  # fmt: skip
     args = vars(parse(get_args_parser(), []))
     assert {key: args[key] for key in defaults} == defaults
+
+
+@pytest.mark.parametrize("kind", ["additive", "none"])
+def test_a_logit_that_is_a_sum_is_drawn_as_what_the_cells_added(data: Path, tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    flags = parse(main_args_parser(), [*TINY.split(), "--decoder", kind, "--image_size", "64", "--backbone_norm", "frozen"])
+    flags.dec_layers = 0
+    model = build_model(flags)
+    args = {key: value for key, value in vars(flags).items() if key != "given"}
+    normalisation = model.backbone[0].normalisation
+    torch.save(
+        {"model": model.state_dict(), "args": args, "classes": CLASSES, "normalisation": normalisation}, tmp_path / "sum.pth"
+    )
+    words = ["--eval", "--resume", tmp_path / "sum.pth", "--dataset_path", data / "data", "--dataset_name", "planes"]
+    words += ["--class_index", 1, "--output_dir", tmp_path / "maps", "--device", "cpu", "--num_workers", 0]
+    main(parse(get_args_parser(), [str(word) for word in words]))
+    (index,) = (tmp_path / "maps").rglob("index.html")
+    assert "what speaks for the class" in index.read_text(encoding="utf-8") and "cross-attention" not in index.read_text(
+        encoding="utf-8"
+    )
+    assert len(list(index.parent.rglob("queries__*.png"))) == 5
+    with pytest.raises(ValueError, match="--dec_layer_index: .* has no decoder layers"):
+        main(parse(get_args_parser(), [*map(str, words), "--dec_layer_index", "0"]))
