@@ -27,11 +27,10 @@ test: $(READY)
 test-slurm: $(READY)
 	ICN_TEST_SLURM=1 $(PY) -m pytest -rs tests/slurm
 
-# The oldest versions that requirements.txt admits, in an environment of their own. How a run is killed and what a benchmark
-# prints is the same with all versions, and takes minutes.
+# The oldest versions that requirements.txt admits, in an environment of their own.
 test-oldest:
 	@if $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then \
-		$(MAKE) --no-print-directory $(OLDEST)/.ready && $(OLDEST)/bin/python -m pytest --ignore tests/test_hard_to_kill.py --ignore tests/benchmarks; \
+		$(MAKE) --no-print-directory $(OLDEST)/.ready && $(OLDEST)/bin/python -m pytest; \
 	else \
 		echo "skipped: numpy 1.26 has no package for this Python; the oldest versions need Python 3.10 to 3.12"; \
 	fi
