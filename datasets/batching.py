@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing.util
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -205,10 +207,18 @@ class EvalSampler(Sampler[list[int]]):
 def worker_init(worker_id: int) -> None:
     """For `DataLoader(worker_init_fn=)`: one thread per worker, and Ctrl-C is the main process's to handle.
 
-    Ctrl-C reaches every process of a terminal; without this each worker would print a traceback of its own.
+    Ctrl-C reaches every process of a terminal; without this each worker would print a traceback of its own. So would
+    its thread that hands tensors over, when the main process dies in the middle of that.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_left_alone
+
+
+def _unless_left_alone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of a worker, which sends the errors of its data elsewhere: to the main process."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def patient_worker_init(worker_id: int) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from typing import Any
 
 import pytest
@@ -174,6 +175,27 @@ def test_a_worker_has_one_thread_and_leaves_ctrl_c_to_the_main_process():
     assert (threads, ignored) == (1, True)
     os.kill(pid, signal.SIGINT)
     assert [next(batches)[0] for _ in range(10)] == [pid] * 10
+
+
+class Raising(Dataset):
+    """Raises where nobody catches, as the thread of a worker that hands tensors over does."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = errors
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    def __getitem__(self, index: int) -> int:
+        error = self.errors[index]
+        sys.excepthook(type(error), error, None)
+        return index
+
+
+def test_a_worker_is_silent_only_about_a_main_process_that_is_gone(capfd: pytest.CaptureFixture[str]):
+    data = Raising(ConnectionResetError("gone"), EOFError("gone"), BrokenPipeError("gone"), ValueError("of its own"))
+    assert list(DataLoader(data, batch_size=None, num_workers=1, worker_init_fn=worker_init)) == [0, 1, 2, 3]
+    assert capfd.readouterr().err == "ValueError: of its own\n"
 
 
 def _exit_with_a_worker(pid: Any) -> None:
