@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from util.distributed import ALONE, Ranks
 from util.progress import Progress
 
 from .perturb import Score
@@ -15,13 +16,18 @@ from .perturb import Score
 
 @torch.no_grad()
 def score_split(
-    score: Score, loader: Any, normalisation: Mapping[str, list[float]], classes: int, device: torch.device
+    score: Score,
+    loader: Any,
+    normalisation: Mapping[str, list[float]],
+    classes: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Score every picture of a split once.
 
     Args:
         score: probabilities `[B, C]` of normalised images.
-        loader: unpadded batches of the split, in any order.
+        loader: unpadded batches of the split, in any order; those of `ranks`.
         normalisation: mean and standard deviation of the input.
         classes: C.
         device: where the model is.
@@ -33,14 +39,19 @@ def score_split(
         ValueError: the model gives scores that are not finite.
     """
     confusion, predicted = torch.zeros(classes, classes, dtype=torch.float64), torch.empty(len(loader.dataset), dtype=torch.long)
-    with Progress(len(loader.dataset), "scoring the split") as progress:
+
+    def scored() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in loader:
             scores = score(batch.to(device).normalise(**normalisation)).double().cpu()
             if not scores.isfinite().all():
                 raise ValueError("the model gives scores that are not finite: the file is damaged")
-            confusion.index_add_(0, batch.labels, scores)
-            predicted[batch.indices] = scores.argmax(1)
-            progress.step(len(batch))
+            yield batch.labels, batch.indices, scores
+
+    with Progress(len(loader.dataset), "scoring the split") as progress:
+        for labels, indices, scores in ranks.interleave(scored()):
+            confusion.index_add_(0, labels, scores)
+            predicted[indices] = scores.argmax(1)
+            progress.step(len(labels))
     return {"predicted": predicted, "confusion": confusion}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.planes import PARTS, SLOTS, counterfactual
+from util.distributed import ALONE, Ranks
 
 from .evidence import Record
 
@@ -60,6 +61,7 @@ def score_renders(
     logits: Logits,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Render counterfactuals and score them.
 
@@ -69,16 +71,18 @@ def score_renders(
         logits: the classifier.
         batch_size: pictures a forward pass.
         progress: called with the number of pictures after each pass.
+        ranks: who share the passes.
 
     Returns:
         float32 `[R, C]` on the CPU.
     """
+    chunks = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
+    mine = (torch.stack(list(_inputs(chunk, prepare))) for chunk in chunks[ranks.rank :: ranks.size])
     scored = []
-    for start in range(0, len(requests), batch_size):
-        chunk = requests[start : start + batch_size]
-        scored.append(logits(torch.stack(list(_inputs(chunk, prepare)))).detach().float().cpu())
+    for scores in ranks.interleave(logits(images).detach().float().cpu() for images in mine):
+        scored.append(scores)
         if progress:
-            progress(len(chunk))
+            progress(len(scores))
     return torch.cat(scored)
 
 

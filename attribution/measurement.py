@@ -1,4 +1,8 @@
-"""The parts of a measurement, one after the other, each kept as soon as it is done: maps, model, pictures of two objects."""
+"""The parts of a measurement, one after the other, each kept as soon as it is done: maps, model, pictures of two objects.
+
+Of several processes each takes every so many-th unit. Rank 0 alone reads and writes what is kept, so that a measurement goes on
+with any number of them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from util.distributed import ALONE, Ranks
 from util.progress import Progress
 
 from . import model_metrics
@@ -24,21 +29,44 @@ AT_ONCE = 256  # pictures of planes that are judged at once: their masks are lar
 Loader = Callable[[int], Unit]
 
 
-def measure_maps(harness: Harness, methods: Sequence[Method], units: Sequence[int], load: Loader, partial: Partial) -> None:
+def measure_maps(
+    harness: Harness,
+    methods: Sequence[Method],
+    units: Sequence[int],
+    load: Loader,
+    partial: Partial,
+    ranks: Ranks = ALONE,
+) -> None:
     """Measure every method on every unit, but for what is there already.
 
     Args:
         units: how many pictures each has.
         load: a unit by its number.
+        ranks: who share the units.
     """
-    todo = [(number, method) for number in range(len(units)) for method in methods if not partial.has(method.name, number)]
-    unit: Unit | None = None
-    with Progress(sum(units[number] for number, _ in todo), "maps") as progress:
-        for number, method in todo:
-            if unit is None or unit.number != number:
-                unit = load(number)
-            partial.save(harness.measure(unit, method), method.name, number)
-            progress.step(len(unit), method.name)
+    todo = _todo(partial, [method.name for method in methods], len(units), ranks)
+
+    def measured() -> Iterator[tuple[str, int, dict[str, Any]]]:
+        for number in list(todo)[ranks.rank :: ranks.size]:
+            unit = load(number)
+            for method in methods:
+                if method.name in todo[number]:
+                    yield method.name, number, harness.measure(unit, method)
+
+    with Progress(sum(units[number] * len(names) for number, names in todo.items()), "maps") as progress:
+        for name, number, part in ranks.interleave(measured()):
+            if ranks.main:
+                partial.save(part, name, number)
+            progress.step(units[number], name)
+
+
+def _todo(partial: Partial, names: Sequence[str], count: int, ranks: Ranks) -> dict[int, list[str]]:
+    """By the numbers of `count` units, the parts that are not there yet."""
+    missing: dict[int, list[str]] = {}
+    for number in range(count) if ranks.main else ():
+        if lacking := [name for name in names if not partial.has(name, number)]:
+            missing[number] = lacking
+    return ranks.broadcast(missing)
 
 
 def collect(partial: Partial, method: Method, units: Sequence[int], planes: PlanesMetrics | None) -> dict[str, Any]:
@@ -89,12 +117,18 @@ def slot_columns(scores: dict[str, Tensor], slots: Sequence[str], count: int) ->
 
 
 def measure_model(
-    harness: Harness, methods: Sequence[Method], labelled: Iterable[tuple[Tensor, Tensor]], units: Sequence[int], load: Loader
+    harness: Harness,
+    methods: Sequence[Method],
+    labelled: Iterable[tuple[Tensor, Tensor]],
+    units: Sequence[int],
+    load: Loader,
+    ranks: Ranks = ALONE,
 ) -> dict[str, dict[str, Tensor]]:
     """What is measured of the model, by the groups that were asked for: one number a picture each.
 
     Args:
-        labelled: normalised images and their labels, for the reliance.
+        labelled: normalised images and their labels, for the reliance; those of this process.
+        ranks: who share the units.
 
     Returns:
         `reliance`, `locality` and `head_diversity`, and for each method that is not costly `randomisation/<method>`, the
@@ -102,32 +136,42 @@ def measure_model(
     """
     found: dict[str, list[dict[str, Tensor]]] = {}
     looks, effort = harness.model.decoder_kind != "none", harness.effort
+
+    def merge(mine: Iterator[dict[str, dict[str, Tensor]]]) -> None:
+        for parts in ranks.interleave(mine):
+            for name, part in parts.items():
+                found.setdefault(name, []).append(part)
+
+    def local(unit: Unit) -> dict[str, Tensor]:
+        images = unit.images[: unit.first(effort.locality_images)]
+        return model_metrics.locality(harness.model, images, cells=effort.locality_cells, seed=harness.seed)
+
     if "reliance" in harness.groups and looks:
-        for images, labels in labelled:
-            found.setdefault("reliance", []).append(model_metrics.reliance(harness.fast, images, labels, seed=harness.seed))
+        answers = (model_metrics.reliance(harness.fast, images, labels, seed=harness.seed) for images, labels in labelled)
+        merge({"reliance": _on_cpu(answer)} for answer in answers)
     if "head_diversity" in harness.groups and looks:
-        for unit in _first(units, load, None):
-            scores = model_metrics.diversity(harness.fast, unit.images, unit.classes)
-            found.setdefault("head_diversity", []).append({"jsd": scores})
+        some = _first(units, load, None, ranks)
+        scores = (model_metrics.diversity(harness.fast, unit.images, unit.classes) for unit in some)
+        merge({"head_diversity": _on_cpu({"jsd": score})} for score in scores)
     if "locality" in harness.groups:
-        for unit in _first(units, load, effort.locality_images):
-            images = unit.images[: unit.first(effort.locality_images)]
-            local = model_metrics.locality(harness.model, images, cells=effort.locality_cells, seed=harness.seed)
-            found.setdefault("locality", []).append(local)
+        merge({"locality": _on_cpu(local(unit))} for unit in _first(units, load, effort.locality_images, ranks))
     if "randomisation" in harness.groups:
-        for unit in _first(units, load, effort.randomised_images):
-            for name, stages in _randomised(harness, methods, unit, unit.first(effort.randomised_images)).items():
-                found.setdefault(f"randomisation/{name}", []).append(stages)
-    return {name: {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]} for name, parts in found.items()}
+        some = _first(units, load, effort.randomised_images, ranks)
+        of_units = (_randomised(harness, methods, unit, unit.first(effort.randomised_images)) for unit in some)
+        merge({f"randomisation/{name}": _on_cpu(stages) for name, stages in one.items()} for one in of_units)
+    return {name: {key: torch.cat([part[key] for part in parts]) for key in parts[0]} for name, parts in found.items()}
 
 
-def _first(units: Sequence[int], load: Loader, count: int | None) -> Iterator[Unit]:
-    """The units that hold the first `count` pictures."""
-    start = 0
-    for number, size in enumerate(units):
-        if count is None or start < count:
-            yield load(number)
-        start += size
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def _first(units: Sequence[int], load: Loader, count: int | None, ranks: Ranks) -> Iterator[Unit]:
+    """This process's part of the units that hold the first `count` pictures."""
+    starts = [sum(units[:number]) for number in range(len(units))]
+    numbers = [number for number, start in enumerate(starts) if count is None or start < count]
+    for number in numbers[ranks.rank :: ranks.size]:
+        yield load(number)
 
 
 def _randomised(harness: Harness, methods: Sequence[Method], unit: Unit, count: int) -> dict[str, dict[str, Tensor]]:
@@ -150,33 +194,41 @@ def measure_pairs(
     batches: Sequence[Sequence[int]],
     load: Callable[[Sequence[PairPicture]], Tensor],
     partial: Partial,
+    ranks: Ranks = ALONE,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Pictures of two objects: the maps of both classes, judged by both masks.
 
     Args:
         batches: places of pictures that have one shape.
         load: pictures to normalised images `[B, 3, H, W]`.
+        ranks: who share the batches.
 
     Returns:
-        for each method the columns of `pair_scores`, the mean of A and B a picture, in the order of the batches.
+        for each method the columns of `pair_scores`, the mean of A and B a picture, in the order of the batches; for rank 0.
     """
     methods = [method for method in methods if method is not EVIDENCE_ORACLE]
     sizes = [len(batch) for batch in batches]
-    with Progress(len(methods) * sum(sizes), "pairs") as progress:
-        for number, batch in enumerate(batches):
-            todo = [method for method in methods if not partial.has(f"pairs-{method.name}", number)]
-            if todo:
-                some = [pairs[place] for place in batch]
-                images = load(some)
-                masks = torch.stack([load_masks(pair, (images.shape[2], images.shape[3])) for pair in some]).to(images.device)
-                classes = torch.tensor([pair.classes for pair in some], device=images.device)
-                unit = Unit(number, slice(sum(sizes[:number]), sum(sizes[: number + 1])), images, classes[:, 0])
-                for method in todo:
-                    partial.save(_pair_values(harness, method, unit, classes, masks), f"pairs-{method.name}", number)
-            progress.step(len(batch) * len(methods))
+    todo = _todo(partial, [f"pairs-{method.name}" for method in methods], len(batches), ranks)
+
+    def measured() -> Iterator[tuple[str, int, dict[str, Tensor]]]:
+        for number in list(todo)[ranks.rank :: ranks.size]:
+            some = [pairs[place] for place in batches[number]]
+            images = load(some)
+            masks = torch.stack([load_masks(pair, (images.shape[2], images.shape[3])) for pair in some]).to(images.device)
+            classes = torch.tensor([pair.classes for pair in some], device=images.device)
+            unit = Unit(number, slice(sum(sizes[:number]), sum(sizes[: number + 1])), images, classes[:, 0])
+            for method in methods:
+                if (name := f"pairs-{method.name}") in todo[number]:
+                    yield name, number, _pair_values(harness, method, unit, classes, masks)
+
+    with Progress(sum(sizes[number] * len(names) for number, names in todo.items()), "pairs") as progress:
+        for name, number, part in ranks.interleave(measured()):
+            if ranks.main:
+                partial.save(part, name, number)
+            progress.step(sizes[number])
     return {
         method.name: concatenate([partial.load(f"pairs-{method.name}", number) for number in range(len(batches))], sizes)
-        for method in methods
+        for method in (methods if ranks.main else ())
     }
 
 

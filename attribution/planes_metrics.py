@@ -7,7 +7,7 @@ evidence that separates its class from a sibling is known to the pixel, and a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.planes import Variants
+from util.distributed import ALONE, Ranks
 
 from .counterfactuals import Logits, Prepare, removal_table, removals, score_renders
 from .evidence import PlanesSplit, Record, check_picture, evidence, part_masks, sibling
@@ -57,6 +58,7 @@ class PlanesMetrics:
         size: side of the masks in pixels; None for the pictures' own.
         batch_size: pictures a forward pass.
         progress: called with (done, total) renders.
+        ranks: who share the work; all of them know all of it in the end.
 
     Raises:
         ValueError: there are no pictures, or one is not the split's, or not what its record renders to.
@@ -72,6 +74,7 @@ class PlanesMetrics:
         size: int | None = None,
         batch_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.split, self.slots = split, split.slots
         self.records = [split.record(path) for path in paths]
@@ -89,9 +92,7 @@ class PlanesMetrics:
         ]
         self.classes = torch.tensor([[split.label(variants) for variants in row] for row in wanted])  # [N, Q]
 
-        for record in self.records:
-            check_picture(split, record)
-        self._draw_masks(size)
+        self._draw_masks(size, ranks)
         removed = removals(self.records)
         swapped = [(record, variants) for record, row in zip(self.records, wanted, strict=True) for variants in row[1:]]
         total, done = len(removed) + len(swapped), 0
@@ -102,21 +103,26 @@ class PlanesMetrics:
             if progress:
                 progress(done, total)
 
-        scores = score_renders([*removed, *swapped], prepare, logits, batch_size, step)
+        scores = score_renders([*removed, *swapped], prepare, logits, batch_size, step, ranks)
         self.table = removal_table(self.records, scores[: len(removed)])
         self._swapped = scores[len(removed) :].view(len(self.records), -1, scores.shape[1])  # [N, Q - 1, C]
         own = self.classes[:, 0]
         self.correct = self.table.logits[:, 0].argmax(-1) == own
         self.relies = self._relies()
 
-    def _draw_masks(self, size: int | None) -> None:
-        evidences, parts = [], []
-        for record, siblings in zip(self.records, self._siblings, strict=True):
-            evidences.append([evidence(record, variants, size) for variants in siblings])
-            parts.append(part_masks(record, size))
-        self.size = evidences[0][0].shape[0]
-        self._evidence = np.packbits(np.array(evidences), axis=-1)  # [N, K, S, S / 8]: an eighth of the memory
-        self._parts = [{name: np.packbits(mask, axis=-1) for name, mask in masks.items()} for masks in parts]
+    def _draw_masks(self, size: int | None, ranks: Ranks) -> None:
+        def packed() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:  # bits: an eighth of the memory
+            for place in range(ranks.rank, len(self.records), ranks.size):
+                record = self.records[place]
+                check_picture(self.split, record)
+                masks = [evidence(record, variants, size) for variants in self._siblings[place]]
+                parts = {name: np.packbits(mask, axis=-1) for name, mask in part_masks(record, size).items()}
+                yield np.packbits(np.array(masks), axis=-1), parts
+
+        found = list(ranks.interleave(packed()))
+        self._evidence = np.stack([masks for masks, _ in found])  # [N, K, S, S / 8]
+        self._parts = [parts for _, parts in found]
+        self.size = self._evidence.shape[2]
 
     def _relies(self) -> Tensor:
         own = self.classes[:, 0]

@@ -15,7 +15,9 @@ import torch
 
 PATIENCE = 240.0  # seconds; only a run that hangs needs them
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["main", "conftest", "torch.distributed", "torch.nn.parallel"])
+CONTEXT.set_forkserver_preload(
+    ["main", "conftest", "torch.distributed", "torch.nn.parallel", "tools.evaluate_attribution", "tools.visualization"]
+)
 
 
 def free_port() -> int:

@@ -1,7 +1,8 @@
 """Measure the maps of a model: `python -m tools.evaluate_attribution --resume <checkpoint.pth> --dataset_path ... --quick`
 
 All methods explain the same predictions on the same pictures. Writes attribution.json, attribution.md, curves.png, bars.png and
-examples.jpg to --output_dir. What is done is kept in its folder `partial`: a run that was cut short goes on from there.
+examples.jpg to --output_dir. What is done is kept in its folder `partial`: a run that was cut short goes on from there. Under
+torchrun or srun the processes share the pictures.
 """
 
 from __future__ import annotations
@@ -38,17 +39,20 @@ from datasets import EvalSampler, ImageFolder, class_names, collate, decode_imag
 from flags import INPUT, add_data_flags, add_model_flags, adopt, given
 from models import ICN, for_inference, load_checkpoint
 from util.cli import Parser, launch, select_device
+from util.distributed import Ranks, joined
+from util.launcher import discover
 from util.precision import select_precision
 from util.progress import Progress, clock
+from util.stopping import StopRequest
 
 PROG = "python -m tools.evaluate_attribution"
 OURS = {"additive": "additive", "none": "additive", "detr": "contribution"}
 NEEDS_CAPTUM = ("integrated_gradients_blur", "integrated_gradients_mean", "occlusion")
 
 
-def get_args_parser() -> Parser:
-    """The flags of the measurement, and those of the model and of the data."""
-    parser = Parser(PROG, description=__doc__.splitlines()[0])
+def get_args_parser(add_help: bool = True) -> Parser:
+    """The flags of the measurement, and those of the model and of the data; without --help it can be a parent parser."""
+    parser = Parser(PROG, description=__doc__.splitlines()[0], add_help=add_help)
     group = parser.add_argument_group("measurement")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
     group.add_argument("--methods", help="maps to measure, with commas between; controls are added; None: all")
@@ -139,16 +143,15 @@ class Inputs:
         return batch.to(self.device).normalise(**self.normalisation)
 
 
-def open_inputs(args: argparse.Namespace, effort: Effort, groups: frozenset[str]) -> Inputs:
+def open_inputs(args: argparse.Namespace, effort: Effort, groups: frozenset[str], device: torch.device) -> Inputs:
     """Read the checkpoint, and see what the data have.
 
     Raises:
         ValueError: a file or a flag is not what it should be, or a metric was asked for that nothing is known for.
     """
-    model, meta = load_checkpoint(args.resume, select_device(args.device), given(args))
+    model, meta = load_checkpoint(args.resume, device, given(args))
     model.eval().to(memory_format=torch.channels_last)
     adopt(args, meta.args, INPUT)
-    device = next(model.parameters()).device
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     transform = eval_transform(args.image_size, args.square)
@@ -175,7 +178,7 @@ def open_inputs(args: argparse.Namespace, effort: Effort, groups: frozenset[str]
     return Inputs(model, score, device, meta.normalisation, split, places, masks, pairs, planes, precision.name)
 
 
-def know_planes(inputs: Inputs, pictures: Pictures, batch_size: int) -> PlanesMetrics:
+def know_planes(inputs: Inputs, pictures: Pictures, batch_size: int, ranks: Ranks) -> PlanesMetrics:
     """Render and score the counterfactuals of the pictures that are measured."""
     assert inputs.planes is not None
     fast = for_inference(inputs.model)
@@ -198,10 +201,13 @@ def know_planes(inputs: Inputs, pictures: Pictures, batch_size: int) -> PlanesMe
             size=pictures.sizes[0][0],
             batch_size=batch_size,
             progress=step,
+            ranks=ranks,
         )
 
 
-def two_objects(args: argparse.Namespace, inputs: Inputs, harness: Harness, methods: list[Method], partial: Partial) -> Any:
+def two_objects(
+    args: argparse.Namespace, inputs: Inputs, harness: Harness, methods: list[Method], partial: Partial, ranks: Ranks
+) -> Any:
     """The part of --pairs: {method: {metric: one number a picture}}, and the pictures in the order of the numbers."""
     transform: Any = inputs.split.transform
     shapes = [transform.output_size(*image_size(pair.path)) for pair in inputs.pairs]
@@ -212,26 +218,39 @@ def two_objects(args: argparse.Namespace, inputs: Inputs, harness: Harness, meth
     def load(pairs: Sequence[PairPicture]) -> Tensor:
         return inputs.images([decode_image(pair.path) for pair in pairs])
 
-    values = measure_pairs(harness, methods, inputs.pairs, batches, load, partial)
+    values = measure_pairs(harness, methods, inputs.pairs, batches, load, partial, ranks)
     return values, [str(inputs.pairs[place].path) for batch in batches for place in batch]
 
 
-def labelled(inputs: Inputs, args: argparse.Namespace, count: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised batches of the first pictures of the split, classes in turn, with their labels."""
-    for batch in make_eval_loader(args, subset(inputs.split, inputs.places[:count]), inputs.device):
+def labelled(inputs: Inputs, args: argparse.Namespace, count: int | None, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's normalised batches of the first pictures of the split, classes in turn, with their labels."""
+    for batch in make_eval_loader(args, subset(inputs.split, inputs.places[:count]), inputs.device, ranks):
         batch = batch.to(inputs.device)
         yield batch.normalise(**inputs.normalisation), batch.labels
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure, write, and return what attribution.json holds.
+    """Measure, write, and return what attribution.json holds; of several processes rank 0 does the latter two.
 
     Raises:
         ValueError: what the user can mend, in one line.
+        RunFailed: another process is gone.
+        Stopped: it was asked to stop, and did; what is done is kept.
     """
     cv2.setNumThreads(1)
-    start, effort, groups = time.monotonic(), check_flags(args), chosen_groups(split_names(args.metrics))
-    inputs = open_inputs(args, effort, groups)
+    effort, groups = check_flags(args), chosen_groups(split_names(args.metrics))
+    device = select_device(args.device, discover())
+    with joined(args.dist_url, device.type == "cuda") as ranks, StopRequest(ranks.place) as request:
+        found = evaluate(args, effort, groups, device, replace(ranks, request=request))
+        ranks.wait()  # some clusters end a job soon after the first of its processes
+        return found
+
+
+def evaluate(
+    args: argparse.Namespace, effort: Effort, groups: frozenset[str], device: torch.device, ranks: Ranks
+) -> dict[str, Any]:
+    """`main` among its processes."""
+    start, inputs = time.monotonic(), open_inputs(args, effort, groups, device)
     model, split, folder = inputs.model, inputs.split, Path(args.output_dir)
     methods, ours = choose_methods(args, model, effort)
     if inputs.masks is None:
@@ -246,44 +265,50 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     masks = [mask_path(inputs.masks, split.root, path) for path in split.paths] if inputs.masks else []
     files = [*split.paths, *filter(Path.is_file, masks)]
-    partial = Partial(folder, fingerprint(model, files, split.root, settings))
+    keys = ranks.gather(fingerprint(model, files, split.root, settings))
+    if strange := [str(rank) for rank, key in enumerate(keys) if key != keys[0]]:
+        raise ValueError(f"rank {', '.join(strange)} finds another checkpoint or other pictures than rank 0: give all the same")
+    partial = Partial(folder, keys[0])
     if partial.others:
         print(
             f"{partial.folder.parent} holds results of other models, data or flags, too: they are not used, remove them at will"
         )
 
-    scored = partial.load("split")
+    scored = ranks.broadcast(partial.load("split") if ranks.main else None)
     if scored is None:
-        loader = make_eval_loader(args, split, inputs.device)
-        scored = score_split(inputs.score, loader, inputs.normalisation, len(split.classes), inputs.device)
-        partial.save(scored, "split")
+        loader = make_eval_loader(args, split, device, ranks)
+        scored = score_split(inputs.score, loader, inputs.normalisation, len(split.classes), device, ranks)
+        if ranks.main:
+            partial.save(scored, "split")
     accuracy = float((scored["predicted"] == torch.tensor(split.labels)).double().mean())
     print(f"{args.test}: {len(split)} images of {len(split.classes)} classes, {100 * accuracy:.2f} % right; {effort.name}")
     pictures = Pictures(
-        split, inputs.places[: effort.images], scored["predicted"], args.batch_size, inputs.normalisation, inputs.device,
-        inputs.masks,
-    )  # fmt: skip
+        split, inputs.places[: effort.images], scored["predicted"], args.batch_size, inputs.normalisation, device, inputs.masks
+    )
     if inputs.planes is not None:
-        pictures.planes = know_planes(inputs, pictures, args.batch_size)
+        pictures.planes = know_planes(inputs, pictures, args.batch_size, ranks)
     siblings = most_confused(scored["confusion"])
     harness = Harness(
         model, inputs.score, siblings, effort, groups, planes=pictures.planes, batch_size=args.batch_size, seed=args.seed
     )
 
-    measure_maps(harness, methods, pictures.units, pictures.load, partial)
+    measure_maps(harness, methods, pictures.units, pictures.load, partial, ranks)
     of_model = {}
     if groups & set(MODEL_GROUPS):
         name = "model-" + fingerprint(model, [], folder, {"methods": [method.name for method in methods]})
-        of_model = partial.load(name)
+        of_model = ranks.broadcast(partial.load(name) if ranks.main else None)
         if of_model is None:
-            those = labelled(inputs, args, effort.reliance_images)
-            of_model = measure_model(harness, methods, those, pictures.units, pictures.load)
-            partial.save(of_model, name)
+            those = labelled(inputs, args, effort.reliance_images, ranks)
+            of_model = measure_model(harness, methods, those, pictures.units, pictures.load, ranks)
+            if ranks.main:
+                partial.save(of_model, name)
     pairs, pair_files = {}, []
     if inputs.pairs:
         files = [path for pair in inputs.pairs for path in (pair.path, *pair.masks)]
         of_pairs = Partial(partial.folder, fingerprint(model, files, Path(args.pairs).parent, {}))
-        pairs, pair_files = two_objects(args, inputs, harness, methods, of_pairs)
+        pairs, pair_files = two_objects(args, inputs, harness, methods, of_pairs, ranks)
+    if not ranks.main:
+        return {}
 
     measured = {method.name: collect(partial, method, pictures.units, pictures.planes) for method in methods}
     extra = {}

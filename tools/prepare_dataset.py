@@ -2,7 +2,8 @@
 
     python -m tools.prepare_dataset fashion-mnist --source <folder of IDX files> --out <datasets>
 
-A further data set is a further sub-command: its flags, and a function that gives its pictures to `write_dataset`.
+Under torchrun or srun the processes share the pictures. A further data set is a further sub-command: its flags, and a function
+that gives its pictures to `write_dataset`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/prepare_dataset.py` works too
 
 from util.cli import Parser, launch
+from util.distributed import ALONE, Ranks, joined
 from util.progress import Progress
 
 FASHION_CLASSES = (
@@ -64,7 +66,7 @@ def get_args_parser() -> Parser:
     return parser
 
 
-def prepare_fashion_mnist(args: argparse.Namespace) -> None:
+def prepare_fashion_mnist(args: argparse.Namespace, ranks: Ranks = ALONE) -> None:
     per_class = None
     if args.train_images is not None:
         if args.train_images < 1 or args.train_images % len(FASHION_CLASSES):
@@ -85,7 +87,7 @@ def prepare_fashion_mnist(args: argparse.Namespace) -> None:
         images, labels = read_labelled_images(args.source, prefix)
         chosen = range(len(labels)) if split == "val" else first_of_each_class(labels, per_class, args.source)
         pictures += [(f"{split}/{FASHION_CLASSES[labels[i]]}/{i:05}.png", images[i]) for i in chosen]
-    write_dataset(target, pictures)
+    write_dataset(target, pictures, ranks)
 
 
 def read_labelled_images(source: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
@@ -154,18 +156,24 @@ def dataset_folder(out: Path, name: str) -> Path:
     return out / name
 
 
-def write_dataset(target: Path, pictures: Sequence[Picture]) -> None:
+def write_dataset(target: Path, pictures: Sequence[Picture], ranks: Ranks = ALONE) -> None:
     """Writes all pictures as PNG, or nothing: they go to a sibling folder that is renamed at the end."""
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    partial = target.with_name(f".{target.name}.partial-{ranks.broadcast(os.getpid())}")
     chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
     pool = ThreadPoolExecutor(2)
+
+    def written() -> Iterator[int]:
+        yield from pool.map(lambda chunk: write_pngs(partial, chunk), chunks[ranks.rank :: ranks.size])
+
     try:
         for folder in {os.path.dirname(name) for name, _ in pictures}:
             (partial / folder).mkdir(parents=True, exist_ok=True)
         with Progress(len(pictures), f"writing {target.name}") as line:
-            for count in pool.map(lambda chunk: write_pngs(partial, chunk), chunks):
+            for count in ranks.interleave(written()):
                 line.step(count)
-        partial.rename(target)
+        if ranks.main:
+            partial.rename(target)
+        ranks.wait()
     finally:
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -185,9 +193,11 @@ def main(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: a source that is missing or damaged, or a folder that cannot be written to.
+        RunFailed: another process is gone.
     """
     try:
-        args.prepare(args)
+        with joined() as ranks:
+            args.prepare(args, ranks)
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None
 

@@ -1,7 +1,7 @@
 """Draw where the class queries looked: `python -m tools.visualization --resume <checkpoint.pth> --class_index <i> ...`
 
 For every image of one class three panels are drawn: the heads of the true class's query, the most similar classes, and the
-heads of those. `index.html` in the folder of the class shows them all.
+heads of those. `index.html` in the folder of the class shows them all. Under torchrun or srun the processes share the images.
 """
 
 from __future__ import annotations
@@ -26,10 +26,22 @@ from attribution.maps import class_maps
 from attribution.panels import Explained, draw_overlays, draw_panels
 from attribution.render import FULL, WEIGHT, fit
 from attribution.report import OVERLAYS, Row, clear, index_html, panel_name, safe_name
-from datasets import ImageBatch, ImageFolder, class_names, collate, eval_transform, open_split, verify_images, worker_init
+from datasets import (
+    EvalSampler,
+    ImageBatch,
+    ImageFolder,
+    class_names,
+    collate,
+    eval_transform,
+    open_split,
+    verify_images,
+    worker_init,
+)
 from flags import INPUT, add_data_flags, add_model_flags, adopt, given
 from models import ICN, load_checkpoint
 from util.cli import Parser, launch, select_device
+from util.distributed import Ranks, joined
+from util.launcher import discover
 from util.progress import Progress
 
 PROG = "python -m tools.visualization"
@@ -209,11 +221,19 @@ def main(args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: what the user can mend, in one line.
+        RunFailed: another process is gone.
     """
     cv2.setNumThreads(1)  # images are drawn in threads of ours, and OpenCV's do not survive the fork of a loader
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be drawn")
-    model, meta = load_checkpoint(args.resume, select_device(args.device), given(args))
+    device = select_device(args.device, discover())
+    with joined(args.dist_url, device.type == "cuda") as ranks:
+        visualize(args, device, ranks)
+
+
+def visualize(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> None:
+    """`main` among its processes: each draws every so many-th batch, rank 0 writes the index."""
+    model, meta = load_checkpoint(args.resume, device, given(args))
     model.eval().to(memory_format=torch.channels_last)
     adopt(args, meta.args, INPUT)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
@@ -224,17 +244,19 @@ def main(args: argparse.Namespace) -> None:
     layer = layers - 1 if args.dec_layer_index is None else args.dec_layer_index
     check_flags(args, classes, layers, layer)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=args.class_index)
-    verify_images(split.paths)
+    verify_images(split.paths[ranks.rank :: ranks.size])
+    ranks.wait()
 
     true = classes[args.class_index]
     data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
     target = Path(args.output_dir, "visualization", *data_set, args.test, f"{args.class_index}_{safe_name(true)}")
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
+    batches = EvalSampler(len(split), args.batch_size).batches[ranks.rank :: ranks.size]
     loader = DataLoader(
         Pictures(split, args.image_size, args.square),
-        args.batch_size,
-        num_workers=min(args.num_workers, len(split)),
+        batch_sampler=batches,
+        num_workers=min(args.num_workers, len(batches)),
         collate_fn=collate_items,
         worker_init_fn=worker_init,
     )
@@ -246,14 +268,20 @@ def main(args: argparse.Namespace) -> None:
     )
     words = "what speaks for the class, cell by cell" if sums else f"decoder layer {layer % layers} of 0 to {layers - 1}"
     heads, query_heads = bool(args.gt_query_heads) and not sums, bool(args.sim_query_heads) and not sums
-    show = partial(
-        draw, source=split.root / true, target=target, classes=classes, layer=words, heads=heads, query_heads=query_heads
-    )
-    rows = in_threads(show, explained, len(split))
+    source = split.root / true
+    show = partial(draw, source=source, target=target, classes=classes, layer=words, heads=heads, query_heads=query_heads)
+    drawn: dict[str, Row] = {}
+    with Progress(len(split), "drawing") as progress:
+        for row in ranks.interleave(in_threads(show, explained)):
+            drawn[row.name] = row
+            progress.step()
+    if not ranks.main:
+        return
 
-    drawn = words if sums else f"cross-attention of {words}"
+    rows = [drawn[str(path.relative_to(source))] for path in split.paths]
+    what = words if sums else f"cross-attention of {words}"
     about = (
-        f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; {drawn}. Each map is on its own "
+        f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; {what}. Each map is on its own "
         f"scale: its minimum has the weight {WEIGHT[0]:.0%} over the picture, its maximum {WEIGHT[1]:.0%}."
     )
     index = target / "index.html"
@@ -264,21 +292,17 @@ def main(args: argparse.Namespace) -> None:
     print(f"open {index}")
 
 
-def in_threads(show: Callable[[Path, Explained], Row], explained: Iterable[tuple[Path, Explained]], total: int) -> list[Row]:
-    """Call `show` on every item while the next ones are made, in order, with few of them in memory."""
+def in_threads(show: Callable[[Path, Explained], Row], explained: Iterable[tuple[Path, Explained]]) -> Iterator[Row]:
+    """Call `show` on every item while the next ones are made; what it returns, in order, with few of them in memory."""
     threads = min(8, os.cpu_count() or 1)
     pending: deque[Future[Row]] = deque()
-    rows: list[Row] = []
-    with ThreadPoolExecutor(threads) as pool, Progress(total, "drawing") as progress:
+    with ThreadPoolExecutor(threads) as pool:
         for path, one in explained:
             pending.append(pool.submit(show, path, one))
             if len(pending) > 2 * threads:
-                rows.append(pending.popleft().result())
-                progress.step()
-        for future in pending:
-            rows.append(future.result())
-            progress.step()
-    return rows
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ import contextlib
 import inspect
 import os
 import re
+import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -23,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from . import launcher
 from .cli import RunFailed
 from .launcher import Place, discover, meeting_point
+from .stopping import SIGNALS, Stopped, StopRequest
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=10)  # with a process that hangs; one that ends is noticed at once
@@ -36,10 +39,14 @@ class Ranks:
 
     place: of this process.
     cuda_group: nccl's, for tensors on CUDA. All else goes through gloo, which does not make the host wait for a GPU.
+    patient_group: gloo's, for those that have more work than others.
+    request: what `interleave` heeds, in all of them or in none.
     """
 
     place: Place = launcher.ALONE
     cuda_group: Any = None
+    patient_group: Any = None
+    request: StopRequest | None = None
 
     @property
     def rank(self) -> int:
@@ -78,12 +85,12 @@ class Ranks:
         return total.to(tensor.device)
 
     @torch.inference_mode(False)
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
+    def gather(self, value: T, patient: bool = False) -> list[T]:
+        """The values of all processes, by rank; `patient` with those that come late."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.patient_group if patient else None)
         return values
 
     @torch.inference_mode(False)
@@ -95,10 +102,32 @@ class Ranks:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def wait(self, patience: timedelta = timedelta(days=1)) -> None:
+    def wait(self) -> None:
         """Until all processes are here; after work of which some have more than others."""
-        if self.size > 1:
-            dist.monitored_barrier(timeout=patience)
+        self.gather(None, patient=True)
+
+    def interleave(self, mine: Iterable[T]) -> Iterator[T]:
+        """The results of all processes, given to all of them. Where each makes those of `items[rank::size]`: in the items' order.
+
+        A result is as good as done when it is handed out. For each of its own a process waits until the others have theirs:
+        one that is gone is noticed, and all stop at one place.
+
+        Args:
+            mine: this process's results, made as they are asked for; on the CPU. Some may have more of them than others, or none.
+
+        Raises:
+            Stopped: `request` of one of the processes was made; after the results of this turn.
+        """
+        own = iter(mine)
+        while True:
+            turn = list(islice(own, 1))
+            everybody = self.gather((turn, self.request and self.request.number), patient=True)
+            for results, _ in everybody:
+                yield from results
+            if number := max((asked or 0 for _, asked in everybody), key=SIGNALS.index):
+                raise Stopped(number, "stopped; the same command goes on from what is done")
+            if not any(results for results, _ in everybody):
+                return
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over the processes; all are of one type and on one device."""
@@ -156,6 +185,7 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
 
     Raises:
         RunFailed: the processes do not find each other, or one of them is gone.
+        ValueError: two of them compute on one GPU, or some on a GPU and others on none.
     """
     place = discover()
     if place.size == 1:
@@ -166,12 +196,17 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
         store, *_ = next(iter(rendezvous(url, place.rank, place.size, timeout=PATIENCE)))
         store = _fresh(store, place)
         dist.init_process_group("gloo", store=store, timeout=PATIENCE, world_size=place.size, rank=place.rank)
-        ranks = Ranks(place, dist.new_group(backend="nccl", timeout=PATIENCE) if cuda else None)
+        gpus = Ranks(place).gather(gpu_name() if cuda else "")
+        trouble = shared_gpu(gpus)
+        cuda_group = dist.new_group(backend="nccl", timeout=PATIENCE) if cuda and not trouble else None
+        ranks = Ranks(place, cuda_group, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
     except (RuntimeError, ValueError) as error:
         raise RunFailed(
             f"the {place.size} processes of this run did not meet at {url} ({_first_line(error)}): "
             "start all of them; MASTER_ADDR and MASTER_PORT choose another place"
         ) from None
+    if trouble:
+        raise ValueError(trouble)
     try:
         with contextlib.ExitStack() as stack:
             if not ranks.main:
@@ -211,6 +246,32 @@ def _fresh(store: Any, place: Place) -> Any:
             raise RuntimeError(f"rank {', '.join(map(str, sorted(missing)))} did not come")
         time.sleep(0.01)
     return dist.PrefixStore(own, store)
+
+
+def gpu_name() -> str:
+    """A name of this process's CUDA device that no other device on any machine has."""
+    index = torch.cuda.current_device()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    entry = visible[index].strip() if index < len(visible) else ""
+    if entry.startswith("MIG-"):  # parts of one GPU may have the number of the whole
+        return entry
+    number = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    return f"GPU-{number}" if number else f"GPU {entry or index} of {socket.gethostname()}"
+
+
+def shared_gpu(names: Sequence[str]) -> str:
+    """One line if two ranks have one CUDA device, or some have none (an empty name) and others do; else nothing."""
+    without = [str(rank) for rank, name in enumerate(names) if not name]
+    if 0 < len(without) < len(names):
+        return f"rank {', '.join(without)} finds no GPU, the others do: give each process a GPU, or all of them --device cpu"
+    for name in dict.fromkeys(filter(None, names)):
+        those = [str(rank) for rank, other in enumerate(names) if other == name]
+        if len(those) > 1:
+            return (
+                f"ranks {', '.join(those)} would share one GPU ({name}): start as many processes on a machine as it has GPUs, "
+                "and let each see all of them or one of its own (CUDA_VISIBLE_DEVICES, srun --gpus-per-node)"
+            )
+    return ""
 
 
 def lost_peer(error: BaseException) -> str:
