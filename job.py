@@ -1,12 +1,15 @@
-"""main as a job of submitit: what is pickled, how it goes on where it stood, and what it does when it is to make way."""
+"""main or a tool as a job of submitit: what is pickled, how it goes on where it stood, what it does when it is to make way."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import submitit
@@ -16,16 +19,28 @@ from run import output_folder
 from util.launcher import discover
 from util.stopping import Stopped
 
+TOOLS = ("main", "evaluate_attribution")
+
+
+def program(tool: str) -> ModuleType:
+    """The module of one of `TOOLS`: it has `get_args_parser`, `check_flags` and `main`."""
+    return icn if tool == "main" else importlib.import_module(f"tools.{tool}")
+
+
+def results_of(args: argparse.Namespace) -> Path:
+    """The folder that `args.tool` writes to."""
+    return output_folder(args) if args.tool == "main" else Path(args.output_dir)
+
 
 class Job:
-    """Calls `main` with plain flags; started once more, it goes on from the newest checkpoint of its folder.
+    """Calls `main` of a program with plain flags; started once more, it goes on from what is in its folder.
 
-    Preemption and time limit (SIGUSR2) lead to the same place as SIGTERM: a checkpoint at one step in every process. After
+    Preemption and time limit (SIGUSR2) lead to the same place as SIGTERM: all that is done is saved, in every process. After
     SIGUSR2 the job then asks for its next turn itself. After SIGTERM alone it does so if it is still running for SLURM, which
     is how a site preempts that sends no other signal; a job that was cancelled or queued again by hand is not, and just ends.
 
     Args:
-        args: main's flags.
+        args: the flags of `args.tool`.
         visible: CUDA_VISIBLE_DEVICES where submitit would overwrite it; None leaves it.
     """
 
@@ -39,10 +54,12 @@ class Job:
         if "SUBMITIT_FOLDER" in os.environ:  # what an earlier turn failed with is no result
             submitit.JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
         args = argparse.Namespace(**self.flags)
-        if not args.eval and args.output_dir and any(output_folder(args).glob("checkpoint*.pth")):
+        if args.tool == "main" and not args.eval and args.output_dir and any(output_folder(args).glob("checkpoint*.pth")):
             args.resume = "auto"
         try:
-            result = icn.main(args)
+            result = program(args.tool).main(args)
+            if args.tool != "main":  # its files say all
+                result = {"results": args.output_dir}
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a notice to a process that is on its way out would make it a failure
             return result
         except Stopped as stop:

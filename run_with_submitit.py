@@ -1,4 +1,4 @@
-"""Run main.py as a submitit job: `python run_with_submitit.py --cluster slurm --nodes 2 --ngpus 8 ...` and main's flags."""
+"""Run main.py or a tool as a submitit job: `python run_with_submitit.py --cluster slurm --ngpus 8 ...` and its flags."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ import io
 import os
 import re
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-import main as icn
-from job import Job
+from job import TOOLS, Job, program, results_of
 from run import find_checkpoint, output_folder
 from tools.collect import table
-from util.cli import Parser, launch
+from util.cli import Parser, launch, parse
 
 ROOT = Path(__file__).resolve().parent
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """main.py's flags and those of the job."""
-    parser = Parser("run_with_submitit.py", parents=[icn.get_args_parser()], description=__doc__)
+def get_args_parser(tool: str = "main") -> argparse.ArgumentParser:
+    """The flags of main.py or of a tool, and those of the job."""
+    flags = program(tool).get_args_parser(**({} if tool == "main" else {"add_help": False}))
+    parser = Parser("run_with_submitit.py", parents=[flags], description=__doc__)
     group = parser.add_argument_group("job")
+    add_tool(group)
     group.add_argument(
         "--cluster",
         default="local",
@@ -45,17 +48,31 @@ def get_args_parser() -> argparse.ArgumentParser:
         group.add_argument(f"--{name}", help=f"SLURM's --{name}; None: as the cluster gives")
     group.add_argument("--job_dir", default="", help="logs and result of the job; '': <results>/jobs")
     group.add_argument("--seeds", default="", help="one run per seed, as 0-4 or 0,3,7: <output_sub_dir>_seed<n>; one submission")
+    group.add_argument("--recipes", nargs="+", default=[], metavar="FILE", help="one run per file of flags, and per seed")
     group.add_argument("--wait", action="store_true", help="wait for a SLURM job's end, too, and print its result")
     return parser
 
 
+def add_tool(parser: Any) -> None:
+    parser.add_argument("--tool", default="main", choices=TOOLS, help="what is run, with its own flags; main: training, --eval")
+
+
+def tool_of(argv: Sequence[str]) -> str:
+    """Whose flags stand on the command line."""
+    parser = Parser("run_with_submitit.py", add_help=False)
+    add_tool(parser)
+    return parser.parse_known_args(argv)[0].tool
+
+
 def prepare(args: argparse.Namespace) -> list[Job]:
-    """What is to be run: main, once per seed.
+    """What is to be run: main, once per recipe and seed, or a tool.
 
     Raises:
-        ValueError: flags that main would refuse, and a folder in which another run is.
+        ValueError: flags that the program would refuse, and a folder in which another run is.
     """
-    icn.check_flags(args)
+    runs = runs_of(args)
+    for run in runs:
+        program(args.tool).check_flags(run)
     for name in ("timeout", "nodes", "ngpus"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
@@ -65,9 +82,8 @@ def prepare(args: argparse.Namespace) -> list[Job]:
         raise ValueError(f"--ngpus {args.ngpus}: --cluster debug is one process; --cluster local starts several")
     if not args.job_dir and not args.output_dir:
         raise ValueError("--output_dir '' writes nothing: give --job_dir, a job needs a folder for its logs and its result")
-    runs = [run_of(args, seed) for seed in seeds(args.seeds)] if args.seeds else [args]
     for run in runs:
-        if run.output_dir and not run.eval:
+        if args.tool == "main" and run.output_dir and not run.eval:
             find_checkpoint(copy.deepcopy(run), output_folder(run))  # refuses to write over another run
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if args.cluster == "local" else None
     if args.cluster == "local" and visible is None and args.device != "cpu":
@@ -87,7 +103,7 @@ def submit(executor: submitit.AutoExecutor, works: list[Job]) -> list[submitit.J
 
 def make_executor(args: argparse.Namespace) -> submitit.AutoExecutor:
     """What submitit is told; nothing in it is of one site."""
-    folder = Path(args.job_dir) if args.job_dir else output_folder(args) / "jobs"
+    folder = Path(args.job_dir) if args.job_dir else results_of(args) / "jobs"
     # The job starts where this process stands, and must find the same modules from there.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
@@ -115,11 +131,49 @@ def make_executor(args: argparse.Namespace) -> submitit.AutoExecutor:
     return executor
 
 
-def run_of(args: argparse.Namespace, seed: int) -> argparse.Namespace:
-    """The flags of one seed's run."""
-    run = copy.deepcopy(args)
-    run.seed, run.output_sub_dir = seed, f"{args.output_sub_dir}_seed{seed}"
-    run.given = sorted({*args.given, "seed"})
+def runs_of(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The flags of every run: each recipe with each seed, in a folder of its own; `args` where neither is asked for.
+
+    Raises:
+        ValueError: flags that do not go together, a recipe that is none, two of one name.
+    """
+    if not (args.seeds or args.recipes):
+        return [args]
+    if args.tool != "main" or (args.eval and args.recipes):
+        what, other = "--recipes" if args.recipes else "--seeds", "--eval" if args.tool == "main" else f"--tool {args.tool}"
+        raise ValueError(f"{what} is for trainings: leave it out with {other}")
+    names = [Path(file).stem for file in args.recipes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--recipes {' '.join(args.recipes)}: two have one name, and so would their folders; rename one")
+    runs = []
+    for base in [with_recipe(args, file) for file in args.recipes] or [args]:
+        for seed in seeds(args.seeds) if args.seeds else [base.seed]:
+            run = copy.deepcopy(base)
+            run.seed, run.output_sub_dir = seed, f"{base.output_sub_dir}_seed{seed}"
+            run.given = sorted({*base.given, "seed"})
+            runs.append(run)
+    return runs
+
+
+class RecipeParser(Parser):
+    """main.py's flags in a file; what is wrong with them is a ValueError that names it."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(parents=[program("main").get_args_parser()], add_help=False)
+        self.file = file
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"--recipes {self.file}: {message}; give files of main.py's flags, as those in recipes/")
+
+
+def with_recipe(args: argparse.Namespace, file: str) -> argparse.Namespace:
+    """`args` with the flags of a recipe, but for those that were typed; its name is in that of the folder."""
+    recipe, run = parse(RecipeParser(file), [f"@{file}"]), copy.deepcopy(args)
+    for name in recipe.given:
+        if name not in args.given:
+            setattr(run, name, getattr(recipe, name))
+    run.given = sorted({*args.given, *recipe.given})
+    run.output_sub_dir += f"_{Path(file).stem}"
     return run
 
 
@@ -144,9 +198,9 @@ def announce(args: argparse.Namespace, jobs: list[submitit.Job[Any]]) -> None:
     print(f"  follow: tail -F {' '.join(str(job.paths.stdout).replace('%t', '0') for job in jobs)}")
     if args.cluster != "debug":
         print(f"  cancel: {'scancel' if slurm else 'kill'} {ids}")
-    if not args.eval:
+    if args.tool != "main" or not args.eval:
         again = f"scontrol requeue {ids.replace(' ', ',')}, or " if slurm else ""
-        print(f"  resume: {again}the same command with --resume auto", flush=True)
+        print(f"  resume: {again}the same command{' with --resume auto' * (args.tool == 'main')}", flush=True)
 
 
 def wait(job: submitit.Job[dict[str, Any]], cluster: str) -> dict[str, Any]:
@@ -193,13 +247,13 @@ def _reason(message: str) -> str:
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Submit, say where to look, and wait (on SLURM with --wait); returns what main returned, of several seeds the last.
+    """Submit, say where to look, and wait (on SLURM with --wait); returns what main returned, of several runs the last.
 
     Raises:
         ValueError, SystemExit: as `prepare`, `submit` and `wait`.
     """
     works, executor = prepare(args), make_executor(args)
-    folders = [output_folder(run_of(args, seed)) for seed in seeds(args.seeds)] if args.seeds else []
+    folders = [output_folder(run) for run in runs_of(args)] if args.seeds or args.recipes else []
     if folders:
         print(f"the table of all of them: python -m tools.collect {' '.join(map(str, folders))}", flush=True)
     result = None
@@ -218,4 +272,4 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    launch(main, get_args_parser())
+    launch(main, get_args_parser(tool_of(sys.argv[1:])))

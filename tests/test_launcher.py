@@ -149,5 +149,14 @@ def test_table_of_runs(tmp_path: Path) -> None:
     rows = table(sorted(tmp_path.iterdir())).splitlines()
     assert [row.split() for row in rows[1:4]] == [[f"run_seed{n}", "5", f"{89 + 2 * n}.00", f"{90 + 2 * n}.00"] for n in range(3)]
     assert rows[4].split() == ["mean", "+-", "sd", "of", "3", "91.00", "+-", "2.00", "92.00", "+-", "2.00"]
+    for recipe in ("a", "b"):
+        for number in range(2):
+            folder = tmp_path / f"run_{recipe}_seed{number}"
+            folder.mkdir()
+            (folder / "log.txt").write_text(f'{{"epoch": 4, "test_acc1": {80 + number}, "best_acc1": {90 + number}}}\n')
+    rows = table([tmp_path / f"run_{recipe}_seed{number}" for number in range(2) for recipe in "ab"]).splitlines()
+    names = ["run_a_seed0", "run_a_seed1", "run_a:", "run_b_seed0", "run_b_seed1", "run_b:"]
+    assert [row.split()[0] for row in rows[1:]] == names
+    assert rows[3] == "run_a: mean +- sd of 2          80.50 +- 0.71  90.50 +- 0.71"
     with pytest.raises(ValueError, match="log.txt has no finished epoch"):
         table([tmp_path / "nothing"])

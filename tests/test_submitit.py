@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conftest import TINY
 from ranks import until
+from test_evaluate_attribution import checkpoint
 
 import run_with_submitit
 from util.cli import parse
@@ -160,3 +162,53 @@ def test_seeds_one_after_the_other(colours: Path, tmp_path: Path, capfd: pytest.
         json.loads((results(tmp_path).with_name(f"output_sub_seed{n}") / "log.txt").read_text())["train_loss"] for n in (3, 5)
     }
     assert len(losses) == 2
+
+
+def test_recipes_and_seeds_are_runs_of_their_own(colours: Path, tmp_path: Path) -> None:
+    for name, line in (("a", "--lr 1e-5 --dropout 0.3"), ("b", "--label_smoothing 0.1 --seed 7")):
+        (tmp_path / f"{name}.args").write_text(f"# a recipe\n{line}\n")
+    recipes = ["--recipes", tmp_path / "a.args", tmp_path / "b.args"]
+
+    def runs(*more: object) -> list[tuple[str, int, float, float, float]]:
+        args = parse(run_with_submitit.get_args_parser(), words(colours, tmp_path, *recipes, *more))
+        found = [argparse.Namespace(**job.flags) for job in run_with_submitit.prepare(args)]
+        return [(run.output_sub_dir, run.seed, run.lr, run.dropout, run.label_smoothing) for run in found]
+
+    # --lr is typed, and wins over the recipe's.
+    assert runs("--seeds", "3,5") == [
+        ("output_sub_a_seed3", 3, 1e-3, 0.3, 0.0),
+        ("output_sub_a_seed5", 5, 1e-3, 0.3, 0.0),
+        ("output_sub_b_seed3", 3, 1e-3, 0.1, 0.1),
+        ("output_sub_b_seed5", 5, 1e-3, 0.1, 0.1),
+    ]
+    assert [run[:2] for run in runs()] == [("output_sub_a_seed42", 42), ("output_sub_b_seed7", 7)]
+    (tmp_path / "b.args").write_text("--learning_rate 1\n")
+    with pytest.raises(ValueError, match=r"--recipes \S*b.args: unrecognized arguments: --learning_rate 1; give files of main"):
+        runs()
+    recipes = ["--recipes", tmp_path / "a.args", tmp_path / "more" / "a.args"]
+    with pytest.raises(ValueError, match="two have one name"):
+        runs()
+
+
+def test_what_a_measurement_cannot_take(tmp_path: Path) -> None:
+    argv = ["--tool", "evaluate_attribution", "--device", "cpu", "--output_dir", str(tmp_path)]
+    assert run_with_submitit.tool_of([]) == "main"
+    for more, message in (
+        ([], "--resume is missing"),
+        (["--seeds", "0-1", "--resume", "x.pth"], "--seeds is for trainings: leave it out with --tool evaluate_attribution"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_with_submitit.main(parse(run_with_submitit.get_args_parser("evaluate_attribution"), [*argv, *more]))
+
+
+def test_a_measurement_is_a_job_too(colours: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    resume = checkpoint(tmp_path / "additive.pth", ["blue", "green", "red"], "additive")
+    flags = "--tool evaluate_attribution --cluster debug --device cpu --num_workers 0 --methods gradcam --metrics gini"
+    where = ["--resume", resume, "--dataset_path", colours, "--dataset_name", "colours", "--output_dir", tmp_path]
+    argv = [*flags.split(), *map(str, where)]
+    assert run_with_submitit.tool_of(argv) == "evaluate_attribution"
+    run_with_submitit.main(parse(run_with_submitit.get_args_parser("evaluate_attribution"), argv))
+    said = capfd.readouterr().out
+    assert re.match(r"job (\S+): 1 x 1 processes each, in \S+jobs\n  follow: tail .*\n  resume: the same command\n", said), said
+    assert said.endswith(f"is done: {{'results': '{tmp_path}'}}\n"), said
+    assert json.loads((tmp_path / "attribution.json").read_text())["settings"]["images"] == 12

@@ -1,4 +1,4 @@
-"""Makes the steps of a job slow, where ICN_TEST_PAUSE says so: found by way of PYTHONPATH."""
+"""Makes the steps of a job, or its measurements, slow, where ICN_TEST_PAUSE says so: found by way of PYTHONPATH."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ PAUSE = float(os.environ.get("ICN_TEST_PAUSE") or 0)
 
 
 class Slow:
-    """Waits for `engine` to be imported."""
+    """Waits for `engine`, or for the harness of the measurements, to be imported."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "main" and "engine" not in sys.modules:
@@ -22,6 +22,18 @@ class Slow:
                 return update(learner, batches)  # type: ignore[arg-type]
 
             Learner.update = slow  # type: ignore[method-assign, assignment]
+        if name == "tools.evaluate_attribution" and "attribution.harness" not in sys.modules:
+            import time
+
+            from attribution.harness import Harness
+
+            measure = Harness.measure
+
+            def slow_measure(harness: Harness, unit: object, method: object) -> object:
+                time.sleep(PAUSE)
+                return measure(harness, unit, method)  # type: ignore[arg-type]
+
+            Harness.measure = slow_measure  # type: ignore[method-assign, assignment]
 
 
 if PAUSE:

@@ -50,9 +50,12 @@ def results(out: Path) -> Path:
 
 
 def submit(cluster: Cluster, root: Path, out: Path, *more: object, pause: float = 0.0) -> subprocess.CompletedProcess:
+    return typed(cluster, [*TINY.split(), *RECIPE.split(), "--dataset_path", root, "--output_dir", out, *more], pause)
+
+
+def typed(cluster: Cluster, words: list[object], pause: float = 0.0) -> subprocess.CompletedProcess:
     """run_with_submitit.py as a user types it; `pause` makes every step of the job slow."""
-    where = ["--dataset_path", root, "--output_dir", out, "--cluster", "slurm"]
-    argv = [*TINY.split(), *RECIPE.split(), *map(str, where), *map(str, more)]
+    argv = [*map(str, words), "--cluster", "slurm"]
     environment = {**os.environ, **cluster.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     environment["ICN_TEST_PAUSE"] = str(pause)
     command = [sys.executable, str(ROOT / "run_with_submitit.py"), *argv]
@@ -195,6 +198,29 @@ def test_evaluation_is_a_job_too(cluster: Cluster, colours: Path, tmp_path: Path
     found = json.loads((results(tmp_path) / "eval_val" / "results.json").read_text())
     last = json.loads((results(whole) / "log.txt").read_text().splitlines()[-1])
     assert found["images"] == 12 and found["loss"] == pytest.approx(last["test_loss"], rel=1e-6)
+
+
+def test_a_measurement_is_a_job_that_goes_on(cluster: Cluster, colours: Path, tmp_path: Path, whole: Path) -> None:
+    """Queued again in the middle: what was measured before is not measured again."""
+    if not cluster.user_signal:
+        pytest.skip("once is enough: how a job is told is the same for all of them")
+    flags = (
+        "--tool evaluate_attribution --ngpus 2 --cpus_per_task 1 --device cpu --num_workers 0 --batch_size 2 --methods gradcam"
+    )
+    where = ["--resume", results(whole) / "checkpoint.pth", "--dataset_path", colours, "--dataset_name", "colours"]
+    job = job_of(typed(cluster, [*flags.split(), "--metrics", "gini", *where, "--output_dir", tmp_path], pause=1.0))
+
+    def said() -> str:
+        return "".join(file.read_text()[-3000:] for file in sorted((tmp_path / "jobs").glob("*_log.*")))
+
+    until(lambda: list(tmp_path.glob("partial/*/*/00001.pt")) or cluster.state(job) == "FAILED", said)
+    made = {part: part.stat().st_mtime_ns for part in tmp_path.glob("partial/*/*/*.pt")}
+    cluster.command("scontrol", "requeue", job)
+    until(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED"), lambda: cluster.state(job) + said())
+    assert cluster.state(job) == "COMPLETED", said()
+    assert "stopped; the same command goes on from what is done" in said()
+    assert made and all(part.stat().st_mtime_ns == then for part, then in made.items())
+    assert json.loads((tmp_path / "attribution.json").read_text())["settings"]["images"] == 12
 
 
 def test_an_unknown_partition_is_one_line(cluster: Cluster, colours: Path, tmp_path: Path) -> None:
