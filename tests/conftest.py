@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from flags import get_args_parser
 from models import ICN, build_model
 from util.cli import parse
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 TINY = "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2"
 
