@@ -208,7 +208,7 @@ def test_a_measurement_is_a_job_that_goes_on(cluster: Cluster, colours: Path, tm
         "--tool evaluate_attribution --ngpus 2 --cpus_per_task 1 --device cpu --num_workers 0 --batch_size 2 --methods gradcam"
     )
     where = ["--resume", results(whole) / "checkpoint.pth", "--dataset_path", colours, "--dataset_name", "colours"]
-    job = job_of(typed(cluster, [*flags.split(), "--metrics", "gini", *where, "--output_dir", tmp_path], pause=1.0))
+    job = job_of(typed(cluster, [*flags.split(), "--metrics", "gini", *where, "--output_dir", tmp_path], pause=0.5))
 
     def said() -> str:
         return "".join(file.read_text()[-3000:] for file in sorted((tmp_path / "jobs").glob("*_log.*")))
