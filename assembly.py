@@ -129,6 +129,7 @@ def make_learner(
         max_norm=args.clip_max_norm,
         label_smoothing=args.label_smoothing,
         ema=make_ema(model, args.ema) if args.ema else None,
+        adversarial=args.adversarial,
         forward=compiled(model, args.square) if args.compile else None,
         ranks=ranks,
     )

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets import ImageBatch
+from util.adversary import attacked
 from util.distributed import ALONE, Ranks
 from util.metrics import Sums, describe
 from util.precision import Precision
@@ -38,6 +39,7 @@ class Learner:
     max_norm: gradients of a larger total norm are scaled down to it; 0 leaves them.
     label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7).
     ema: the average of the weights, or None.
+    adversarial: how far pixels move, in grey levels of 255, to make the loss as high as they can before the step; 0 leaves them.
     forward: what is called in the place of the model: a compiled form of it, or one whose gradients are means over processes.
     ranks: this process and the others.
     step: optimizer steps done.
@@ -51,6 +53,7 @@ class Learner:
     max_norm: float = 0.0
     label_smoothing: float = 0.0
     ema: ModelEmaV3 | None = None
+    adversarial: float = 0.0
     forward: Callable[..., Any] | None = None
     ranks: Ranks = ALONE
     step: int = 0
@@ -82,7 +85,7 @@ class Learner:
         for index, batch in enumerate(batches, 1):
             with self._exchange(index == len(batches)):
                 with self.precision.autocast():
-                    logits = (self.forward or self.model)(batch.normalise(**self.normalisation), batch.padding_mask).logits
+                    logits = (self.forward or self.model)(self._input(batch), batch.padding_mask).logits
                 loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
                 share = len(batch) * self.ranks.size / images  # the gradient will be divided by the number of processes
                 self.scaler.scale(loss if share == 1 else loss * share).backward()
@@ -98,6 +101,13 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.model, step=self.step)
         return outputs
+
+    def _input(self, batch: ImageBatch) -> Tensor:
+        images = batch.normalise(**self.normalisation)
+        if not self.adversarial:
+            return images
+        bound = self.adversarial / 255 / torch.tensor(self.normalisation["std"])[:, None, None]
+        return attacked(self.model, images, batch.padding_mask, batch.labels, bound, self.scaler.scale)
 
     def _exchange(self, now: bool) -> Any:
         """Where gradients of several batches add up, the processes exchange them once, with the last."""

@@ -281,8 +281,8 @@ class Harness:
         found = {"planes": pooled(maps, grid).cpu()}
         if own is not None:
             found["contrasts"] = pooled(own, grid).cpu()
-        elif maps.shape[-2:] != grid and "native" in self.groups:
-            scores = self.planes.measure(maps, rows=rows)
+        if maps.shape[-2:] != grid and method.family != "control" and "native" in self.groups:
+            scores = self.planes.measure(maps, own, rows=rows)
             for name in ("contrast_pointing", "contrast_energy", "contrast_ap"):
                 mean = torch.full((len(unit),), torch.nan)
                 mean[:count] = scores[name].mean(1)

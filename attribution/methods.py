@@ -12,6 +12,8 @@ from torch import Tensor
 from models import ICN
 
 from . import controls, posthoc
+from .contrast import STEPS as CONTRAST_STEPS
+from .contrast import contrast
 from .contribution import contribution
 from .maps import additive, attention
 from .relevance import relevance
@@ -120,6 +122,7 @@ _ALL = [
     _own("additive", additive, _adds, signed=True),
     Method("gradcam", "posthoc", posthoc.gradcam, cost=_constant(1, 1)),
     Method("finercam", "posthoc", posthoc.finercam, needs=("siblings",), cost=_constant(1, 1)),
+    Method("contrast", "posthoc", contrast, needs=("siblings",), cost=_constant(2 * CONTRAST_STEPS, 2 * CONTRAST_STEPS)),
     *(
         Method(
             f"integrated_gradients_{baseline}",

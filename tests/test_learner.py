@@ -230,6 +230,7 @@ def test_training_and_scoring_with_everything_on(colours: Path, tmp_path: Path) 
     words = "--square --image_size 48 --feature_stride 16 --batch_size 5 --accumulate 2 --lr 1e-3 --lr_backbone 1e-3 --epochs 2"
     more = "--lr_scheduler cosine --warmup_epochs 0.5 --label_smoothing 0.1 --ema 0.9 --no_norm_decay --layer_decay 0.9"
     rest = "--grad_checkpointing --precision bf16 --deterministic --color_jitter 0.2 --randaugment 3 --random_erasing 0.2"
+    rest += " --adversarial 4"
     try:
         flags = [*words.split(), *more.split(), *rest.split(), *where, "--save_every_steps", 1, "--keep_last", 2]
         stats = main.main(tiny_flags(*flags))

@@ -110,7 +110,7 @@ def test_sensitivity_is_of_the_first_pictures_and_of_no_costly_method() -> None:
 def test_maps_of_many_classes_are_those_of_each() -> None:
     able, one = harness("additive"), unit()
     classes = torch.tensor([[0, 1], [2, 3], [4, 0]])
-    for name in ("rise", "attention", "finercam"):
+    for name in ("rise", "attention", "finercam", "contrast"):
         together = able.maps_of_classes(METHODS[name], one.images, classes)
         each = torch.stack([able.maps(METHODS[name], one.images, column) for column in classes.unbind(1)], 1)
         torch.testing.assert_close(together, each, atol=1e-5, rtol=1e-4)

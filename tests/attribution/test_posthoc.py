@@ -11,6 +11,7 @@ from patches import CELL, SIZES, alone, batch, patch_model
 from patches import one_thread as one_thread
 from torch import Tensor, nn
 
+from attribution.contrast import contrast
 from attribution.maps import additive
 from attribution.posthoc import finercam, gradcam, integrated_gradients, occluders, occlusion, rise
 from models import ICNOutput
@@ -22,6 +23,7 @@ METHODS = {
     "integrated_gradients": partial(integrated_gradients, steps=8),
     "occlusion": occlusion,
     "rise": partial(rise, n=40),
+    "contrast": partial(contrast, siblings=SIBLINGS, steps=3),
 }
 
 
@@ -34,8 +36,8 @@ def test_a_picture_alone_has_the_map_that_it_has_in_a_padded_batch(name: str) ->
     maps = call(model, images, classes, padding_mask=mask)
     assert maps.dtype == torch.float32 and not maps.requires_grad
     for index, (height, width) in enumerate(SIZES):
-        if name == "finercam":
-            call = partial(finercam, siblings=SIBLINGS[index : index + 1])
+        if name in ("finercam", "contrast"):
+            call = partial(METHODS[name], siblings=SIBLINGS[index : index + 1])
         single = call(model, *alone(index))[0]
         h, w = single.shape
         assert (h, w) in ((height, width), (height // CELL, width // CELL)) and single.abs().max() > 0

@@ -1,0 +1,100 @@
+"""What separates a class from its sibling, to the pixel: the part that is there, and the part that is not.
+
+A logit's difference is carried on from cells to pixels through the backbone. Integrated gradients find the evidence that is
+in the picture; they are blind to what is missing from it (a wingtip without its winglet), because they weigh each pixel by
+how far it is from a blurred one. So the second half walks to the sibling: where the shortest way to the other class changes
+the picture, there the sibling's part would be. Both are in units of the logit, and are added up. On networks that were
+trained with `--adversarial` that way changes parts; on others it changes much that no eye would call evidence.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from models import ICN
+
+from .posthoc import _alone, _blank
+from .record import frozen
+
+STEPS = 8  # of each half
+BLUR, SMOOTH = 1 / 16, 1 / 32  # sigmas of the baseline and of the result, shares of the picture's shorter side
+NOISE, STRIDE = 0.1, 0.009  # along the way: standard deviation, and root mean square of a step; in normalised units
+WAY = 0.5  # weight of the second half
+
+
+def contrast(
+    model: ICN,
+    images: Tensor,
+    classes: Tensor,
+    *,
+    siblings: Tensor,
+    padding_mask: Tensor | None = None,
+    steps: int = STEPS,
+    seed: int = 0,
+) -> Tensor:
+    """Where the picture says `class` and not `sibling`.
+
+    The first half is the integrated gradient of `f = logit_class - logit_sibling` from the blurred picture (Sundararajan et
+    al., ICML 2017, eq. 1); the second the sum of `|g|^2 / ||g||`, g the gradient of f, along steps of one length down that
+    gradient from the picture itself, what f loses on its way to the sibling (Pan et al., IJCAI 2021). Both are summed over
+    colours and smoothed.
+
+    Args:
+        model: in evaluation mode.
+        images: float `[B, 3, H, W]`, normalised.
+        classes, siblings: class indices `[B]`.
+        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+        steps: of each half, each a forward and a backward pass.
+        seed: of the noise along the way.
+
+    Returns:
+        float32 `[B, H, W]`, non-negative, 0 on padding.
+
+    Raises:
+        ValueError: fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"steps {steps} must be at least 1")
+    with frozen(model):
+        if padding_mask is None:
+            return _contrast(model, images.clone(), classes.clone(), siblings.clone(), steps, seed)
+        maps = _blank(images)
+        for place, image, label in _alone(images, classes, padding_mask):
+            other = siblings[place[0] : place[0] + 1].clone()
+            maps[place] = _contrast(model, image, torch.full_like(other, label), other, steps, seed)[0]
+    return maps
+
+
+def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: int, seed: int) -> Tensor:
+    def slope(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        logits = model(x).logits.float()
+        f = logits.gather(1, classes[:, None]) - logits.gather(1, siblings[:, None])
+        return torch.autograd.grad(f.sum(), x)[0].float()
+
+    side = min(images.shape[-2:])
+    away = images - _blurred(images, BLUR * side)
+    slopes = [slope(images - (1 - (step + 0.5) / steps) * away) for step in range(steps)]
+    there = torch.stack(slopes).mean(0) * away  # [B, 3, H, W]
+    generator = torch.Generator().manual_seed(seed)
+    length = STRIDE * math.sqrt(images[0].numel())
+    missing, place = torch.zeros_like(there), images
+    for _ in range(steps):
+        # The same for all: no picture's map depends on the others.
+        noise = NOISE * torch.randn(images.shape[1:], generator=generator).to(images)
+        down = slope(place + noise)
+        norm = down.flatten(1).norm(dim=1).clamp(min=torch.finfo(down.dtype).tiny)[:, None, None, None]
+        missing += down.square() / norm
+        place = place - length * down / norm
+    found = torch.stack([there.sum(1), WAY * missing.sum(1)], 1)  # [B, 2, H, W]
+    return _blurred(found, SMOOTH * side).sum(1).clamp(min=0)
+
+
+def _blurred(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian over the last two dimensions, of at most half of each."""
+    size = [2 * min(math.ceil(3 * sigma), (side - 1) // 2) + 1 for side in (x.shape[-1], x.shape[-2])]
+    return tv.gaussian_blur(x, size, [sigma, sigma])
