@@ -20,10 +20,10 @@ from models import ICN
 from .posthoc import _alone, _blank
 from .record import frozen
 
-STEPS = 8  # of each half
-BLUR, SMOOTH = 1 / 16, 1 / 32  # sigmas of the baseline and of the result, shares of the picture's shorter side
-NOISE, STRIDE = 0.1, 0.009  # along the way: standard deviation, and root mean square of a step; in normalised units
-WAY = 0.5  # weight of the second half
+STEPS, WAY_STEPS = 8, 16  # of the two halves
+BLUR, SMOOTH = 1 / 16, 1 / 36  # sigmas of the baseline and of the result, shares of the picture's shorter side
+NOISE, STRIDE = 0.1, 0.0045  # along the way: standard deviation, and root mean square of a step; in normalised units
+WAY = 1 / 3  # weight of the second half, which walks past the point where the classes are even
 
 
 def contrast(
@@ -33,14 +33,14 @@ def contrast(
     *,
     siblings: Tensor,
     padding_mask: Tensor | None = None,
-    steps: int = STEPS,
+    steps: tuple[int, int] = (STEPS, WAY_STEPS),
     seed: int = 0,
 ) -> Tensor:
     """Where the picture says `class` and not `sibling`.
 
     The first half is the integrated gradient of `f = logit_class - logit_sibling` from the blurred picture (Sundararajan et
-    al., ICML 2017, eq. 1); the second the sum of `|g|^2 / ||g||`, g the gradient of f, along steps of one length down that
-    gradient from the picture itself, what f loses on its way to the sibling (Pan et al., IJCAI 2021). Both are summed over
+    al., ICML 2017, eq. 1); the second the sum of `s |g|^2 / ||g||`, g the gradient of f, along steps of length s down that
+    gradient from the picture itself: what f loses on its way to the sibling (Pan et al., IJCAI 2021). Both are summed over
     colours and smoothed.
 
     Args:
@@ -48,17 +48,17 @@ def contrast(
         images: float `[B, 3, H, W]`, normalised.
         classes, siblings: class indices `[B]`.
         padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-        steps: of each half, each a forward and a backward pass.
+        steps: of the two halves, each a forward and a backward pass.
         seed: of the noise along the way.
 
     Returns:
         float32 `[B, H, W]`, non-negative, 0 on padding.
 
     Raises:
-        ValueError: fewer than one step.
+        ValueError: a half of fewer than one step.
     """
-    if steps < 1:
-        raise ValueError(f"steps {steps} must be at least 1")
+    if min(steps) < 1:
+        raise ValueError(f"steps {steps} must be at least 1 each")
     with frozen(model):
         if padding_mask is None:
             return _contrast(model, images.clone(), classes.clone(), siblings.clone(), steps, seed)
@@ -69,7 +69,7 @@ def contrast(
     return maps
 
 
-def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: int, seed: int) -> Tensor:
+def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: tuple[int, int], seed: int) -> Tensor:
     def slope(x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         logits = model(x).logits.float()
@@ -78,17 +78,17 @@ def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, ste
 
     side = min(images.shape[-2:])
     away = images - _blurred(images, BLUR * side)
-    slopes = [slope(images - (1 - (step + 0.5) / steps) * away) for step in range(steps)]
+    slopes = [slope(images - (1 - (step + 0.5) / steps[0]) * away) for step in range(steps[0])]
     there = torch.stack(slopes).mean(0) * away  # [B, 3, H, W]
     generator = torch.Generator().manual_seed(seed)
     length = STRIDE * math.sqrt(images[0].numel())
     missing, place = torch.zeros_like(there), images
-    for _ in range(steps):
+    for _ in range(steps[1]):
         # The same for all: no picture's map depends on the others.
         noise = NOISE * torch.randn(images.shape[1:], generator=generator).to(images)
         down = slope(place + noise)
         norm = down.flatten(1).norm(dim=1).clamp(min=torch.finfo(down.dtype).tiny)[:, None, None, None]
-        missing += down.square() / norm
+        missing += length * down.square() / norm
         place = place - length * down / norm
     found = torch.stack([there.sum(1), WAY * missing.sum(1)], 1)  # [B, 2, H, W]
     return _blurred(found, SMOOTH * side).sum(1).clamp(min=0)

@@ -23,7 +23,7 @@ METHODS = {
     "integrated_gradients": partial(integrated_gradients, steps=8),
     "occlusion": occlusion,
     "rise": partial(rise, n=40),
-    "contrast": partial(contrast, siblings=SIBLINGS, steps=3),
+    "contrast": partial(contrast, siblings=SIBLINGS, steps=(3, 3)),
 }
 
 
