@@ -226,6 +226,7 @@ def test_without_captum_its_methods_are_left_out(
         (["--quick", "--full"], ["--full"]),
         (["--images", "0"], ["--images 0"]),
         (["--steps", "0"], ["--steps 0"]),
+        (["--costly_images", "0"], ["--costly_images 0"]),
         (["--batch_size", "0"], ["--batch_size 0"]),
         (["--seed", "-1"], ["--seed -1"]),
         (["--decoder", "detr"], ["--decoder detr", "additive"]),

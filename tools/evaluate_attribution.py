@@ -62,6 +62,9 @@ def get_args_parser(add_help: bool = True) -> Parser:
     effort.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")
     effort.add_argument("--full", action="store_true", help="all pictures, 224 steps a curve")
     group.add_argument("--images", type=int, help="number of pictures, classes in turn; None: as --quick or --full say")
+    group.add_argument(
+        "--costly_images", type=int, help="on how many of them methods of 40 and more passes make the maps of many classes"
+    )
     group.add_argument("--steps", type=int, help="steps of a curve; None: as --quick or --full say")
     group.add_argument("--masks", help="folder of object masks <split>/<class>/<stem>.png; None: those of a planes data set")
     group.add_argument("--pairs", help="pairs.json: pictures of two objects, their masks beside them")
@@ -78,7 +81,7 @@ def check_flags(args: argparse.Namespace) -> Effort:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be measured")
     if not args.output_dir:
         raise ValueError("--output_dir is empty: name a folder for the results")
-    for name in ("images", "steps", "batch_size"):
+    for name in ("images", "costly_images", "steps", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
     if args.num_workers < 0 or not 0 <= args.seed < 2**63:
@@ -86,7 +89,8 @@ def check_flags(args: argparse.Namespace) -> Effort:
             f"--num_workers {args.num_workers} and --seed {args.seed} must not be negative (nor the seed above 2^63)"
         )
     effort = FULL if args.full else QUICK
-    effort = replace(effort, images=args.images or effort.images, steps=args.steps or effort.steps)
+    given = {name: getattr(args, name) for name in ("images", "costly_images", "steps")}
+    effort = replace(effort, **{name: value for name, value in given.items() if value is not None})
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
