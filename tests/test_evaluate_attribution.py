@@ -95,7 +95,7 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == [*FILES, "partial"]
     methods = found["methods"]
     own = {"attention", "rollout", "relevance", "additive"}
-    posthoc = {"gradcam", "finercam", "integrated_gradients_blur", "occlusion", "rise"}
+    posthoc = {"gradcam", "finercam", "integrated_gradients_blur", "occlusion", "rise", "contrast"}
     controls = {"random", "centre", "edges", "rollout_every_class", "oracle"}
     assert set(methods) == own | posthoc | controls
     assert found["ours"] == "additive" and found["settings"]["images"] == 7 and found["settings"]["grid"] == [3, 3]
@@ -107,8 +107,9 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
         assert srg["low"] <= srg["mean"] <= srg["high"] and srg["images"] == count and metrics["ap"]["images"] == 6
         assert ("difference" in srg) == (name != "additive") and set(entry["curves"]) == {"deletion", "insertion", "least_first"}
         assert len(entry["per_image"]["srg"]) == 7 and len(entry["curves"]["deletion"]["mean"]) == 5
-        assert ("srg_native" in metrics) == (name in {"integrated_gradients_blur", "occlusion", "rise"})
-        assert ("randomisation" in entry) == (name not in {"integrated_gradients_blur", "occlusion", "rise", "oracle"})
+        costly = {"integrated_gradients_blur", "occlusion", "rise", "contrast"}
+        assert ("srg_native" in metrics) == (name in costly)
+        assert ("randomisation" in entry) == (name not in {*costly, "oracle"})
     assert methods["oracle"]["metrics"]["energy"]["mean"] > methods["centre"]["metrics"]["energy"]["mean"]
     assert methods["rise"]["passes"] == {"forward": 128, "backward": 0}
     assert methods["edges"]["randomisation"]["passed"] is False
