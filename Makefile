@@ -24,8 +24,9 @@ test: $(READY)
 	$(PY) -m pytest
 
 # Starts a SLURM of one node in a folder and on ports of its own, and stops it (Debian: apt-get install slurm-wlm munge; root).
+# ONLY="requeued or preempted" runs those of these names.
 test-slurm: $(READY)
-	ICN_TEST_SLURM=1 $(PY) -m pytest -rs tests/slurm
+	ICN_TEST_SLURM=1 $(PY) -m pytest -rs tests/slurm $(if $(ONLY),-k "$(ONLY)")
 
 # The oldest versions that requirements.txt admits, in an environment of their own.
 test-oldest:

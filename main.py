@@ -61,7 +61,7 @@ def score(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
     except FloatingPointError as error:
         raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training went wrong") from None
     averaged = "  (averaged weights)" if meta.averaged else ""
-    print(f"{args.test}: {len(dataset)} images of {len(classes)} classes  {describe(found.stats)}{averaged}")
+    score = f"{args.test}: {len(dataset)} images of {len(classes)} classes  {describe(found.stats)}{averaged}"
     if args.output_dir and ranks.main:
         folder = output_folder(args) / f"eval_{args.test}"
         stats = {
@@ -72,7 +72,8 @@ def score(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
             "precision": precision.name,
         }
         write_results(folder, classes, found.labels, found.predictions, stats)
-        print(f"per_class.csv, confusion_matrix.csv, confusion_matrix.png, results.json: {folder}")
+        score += f"\nper_class.csv, confusion_matrix.csv, confusion_matrix.png, results.json: {folder}"
+    print(score)
     return found.stats
 
 

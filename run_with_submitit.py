@@ -194,7 +194,8 @@ def announce(args: argparse.Namespace, jobs: list[submitit.Job[Any]]) -> None:
     folder = jobs[0].paths.folder
     ids = " ".join(job.job_id for job in jobs)
     slurm = args.cluster == "slurm"
-    print(f"job {ids}: {args.nodes} x {args.ngpus} processes each, in {folder}")
+    processes = args.nodes * args.ngpus
+    print(f"job {ids}: {processes} process{'es' * (processes > 1)}{' each' * (len(jobs) > 1)}, in {folder}")
     print(f"  follow: tail -F {' '.join(str(job.paths.stdout).replace('%t', '0') for job in jobs)}")
     if args.cluster != "debug":
         print(f"  cancel: {'scancel' if slurm else 'kill'} {ids}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import main
 from flags import get_args_parser
 from util.cli import Parser, launch
 
+ROOT = Path(__file__).resolve().parents[1]
 FLAGS = (
     "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2 --feature_stride 16 "
     "--square --image_size 48 --batch_size 6 --epochs 1 --device cpu --num_workers 1"
@@ -44,6 +47,30 @@ def error_of(capsys: pytest.CaptureFixture, *words: object) -> str:
     assert stop.value.code == 2 and lines[-1].startswith("main.py: error: "), lines
     assert not any("Traceback" in line for line in lines)
     return lines[-1]
+
+
+def test_a_program_that_nobody_reads_any_more_ends_in_one_line() -> None:
+    """As in `main.py ... | head -1`."""
+    told = "import argparse, util.cli as c; c.launch(lambda args: print('x' * 10**7), c.Parser('main.py'), [])"
+    done = subprocess.Popen(
+        [sys.executable, "-c", told], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert done.stdout is not None and done.stderr is not None
+    done.stdout.close()
+    assert done.stderr.read() == "main.py: error: what read the output is gone\n" and done.wait() == 1
+
+
+def test_errors_of_one_of_several_processes_name_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert error_of(capsys, "--bogus").startswith("main.py: error: rank 0: unrecognized arguments: --bogus")
+
+    def fail(args: object) -> None:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        launch(fail, Parser("main.py"), [])
+    assert capsys.readouterr().err == "main.py: error: rank 0: this was not foreseen:\n"
 
 
 def train(capsys: pytest.CaptureFixture, data: Path, *more: object) -> str:

@@ -83,7 +83,7 @@ def whole(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said, err = process.communicate(timeout=300)
     assert process.returncode == 0, err + logs(out)
     job = re.match(
-        r"job (\d+): 1 x 2 processes each, in (\S+)\n  follow: tail -F (\S+)\n  cancel: kill \1\n  resume: .*auto\n", said
+        r"job (\d+): 2 processes, in (\S+)\n  follow: tail -F (\S+)\n  cancel: kill \1\n  resume: .*auto\n", said
     )
     assert job and job[2] == str(results(out) / "jobs"), said
     assert "2 processes" in Path(job[3]).read_text() and "'epoch': 1" in said
@@ -209,6 +209,6 @@ def test_a_measurement_is_a_job_too(colours: Path, tmp_path: Path, capfd: pytest
     assert run_with_submitit.tool_of(argv) == "evaluate_attribution"
     run_with_submitit.main(parse(run_with_submitit.get_args_parser("evaluate_attribution"), argv))
     said = capfd.readouterr().out
-    assert re.match(r"job (\S+): 1 x 1 processes each, in \S+jobs\n  follow: tail .*\n  resume: the same command\n", said), said
+    assert re.match(r"job (\S+): 1 process, in \S+jobs\n  follow: tail .*\n  resume: the same command\n", said), said
     assert said.endswith(f"is done: {{'results': '{tmp_path}'}}\n"), said
     assert json.loads((tmp_path / "attribution.json").read_text())["settings"]["images"] == 12

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: error: {_rank()}{message} (--help lists the flags)\n")
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """A line of an @-file: words as in a shell, `#` starts a comment."""
@@ -59,11 +59,14 @@ def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentP
     ICN_DEBUG=1 in the environment shows the traceback instead. One of several processes names its rank.
 
     Raises:
-        SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed, 130 after Ctrl-C, 143 after
-            SIGTERM.
+        SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed or a closed pipe, 130 after
+            Ctrl-C, 143 after SIGTERM.
     """
     try:
         main(parse(parser, argv))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python will flush it once more
+        parser.exit(1, f"{parser.prog}: error: what read the output is gone\n")
     except (ValueError, OSError) as error:
         if os.environ.get("ICN_DEBUG") == "1":
             raise
@@ -76,6 +79,9 @@ def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentP
         parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if discover().rank == 0 else None)
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
+    except Exception:  # of the program: the traceback is what its authors need
+        sys.stderr.write(f"{parser.prog}: error: {rank}this was not foreseen:\n" if (rank := _rank()) else "")
+        raise
 
 
 def _message(error: Exception) -> str:

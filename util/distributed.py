@@ -214,13 +214,26 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
                 stack.enter_context(contextlib.redirect_stdout(silence))
                 stack.enter_context(contextlib.redirect_stderr(silence))
             yield ranks
+    except Stopped:  # all of them, at one step
+        _leave()
+        raise
     except RunFailed:
         raise
     except RuntimeError as error:
         if lost := lost_peer(error):
             raise RunFailed(lost) from None
         raise
-    dist.destroy_process_group()  # not after an error: the others may be in the middle of something
+    _leave()  # not after an error: the others may be in the middle of something
+
+
+def _leave() -> None:
+    """Close the groups: threads that are alive when Python ends would abort the process.
+
+    Closing holds Python's lock while it joins gloo's threads. One that is still about to release the tensor of the last
+    exchange needs that lock, and both would wait for ever (seen with torch 2.5): it is given the time to do so.
+    """
+    time.sleep(0.2)
+    dist.destroy_process_group()
 
 
 def _fresh(store: Any, place: Place) -> Any:

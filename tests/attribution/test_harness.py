@@ -139,7 +139,7 @@ def test_effort_states_the_passes_of_its_options() -> None:
     assert FULL.passes(METHODS["rise"], model, (32, 40)) == METHODS["rise"].passes(model)
     for effort in (QUICK, FULL):
         costly = {name for name, method in METHODS.items() if effort.costly(method, model, (128, 128))}
-        assert costly == {"integrated_gradients_blur", "integrated_gradients_mean", "occlusion", "rise"}
+        assert costly == {"integrated_gradients_blur", "integrated_gradients_mean", "occlusion", "rise", "contrast"}
 
 
 def test_siblings_are_the_most_confused() -> None:
