@@ -52,9 +52,7 @@ def error_of(capsys: pytest.CaptureFixture, *words: object) -> str:
 def test_a_program_that_nobody_reads_any_more_ends_in_one_line() -> None:
     """As in `main.py ... | head -1`."""
     told = "import argparse, util.cli as c; c.launch(lambda args: print('x' * 10**7), c.Parser('main.py'), [])"
-    done = subprocess.Popen(
-        [sys.executable, "-c", told], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    done = subprocess.Popen([sys.executable, "-c", told], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert done.stdout is not None and done.stderr is not None
     done.stdout.close()
     assert done.stderr.read() == "main.py: error: what read the output is gone\n" and done.wait() == 1

@@ -82,9 +82,7 @@ def whole(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = start(colours, out)
     said, err = process.communicate(timeout=300)
     assert process.returncode == 0, err + logs(out)
-    job = re.match(
-        r"job (\d+): 2 processes, in (\S+)\n  follow: tail -F (\S+)\n  cancel: kill \1\n  resume: .*auto\n", said
-    )
+    job = re.match(r"job (\d+): 2 processes, in (\S+)\n  follow: tail -F (\S+)\n  cancel: kill \1\n  resume: .*auto\n", said)
     assert job and job[2] == str(results(out) / "jobs"), said
     assert "2 processes" in Path(job[3]).read_text() and "'epoch': 1" in said
     return out
