@@ -38,7 +38,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="icn-slurm-"))
     cluster = Cluster(folder / "cluster", request.param)
     try:
-        cluster.start()
+        try:
+            cluster.start()
+        except (RuntimeError, OSError) as error:
+            if os.environ.get("ICN_TEST_SLURM_IF_IT_STARTS") != "1":
+                raise
+            pytest.skip(f"a SLURM cannot be started here: {error}")
         yield cluster
     finally:
         cluster.stop()
