@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .dropout import dropout as drop
+
 CPU_WEIGHTS = 2**23  # attention weights of a batch that may be held at once where dropout rules the fused kernel out (32 MiB)
 
 
@@ -67,8 +69,9 @@ class MultiheadAttention(nn.Module):
         weights = None
         if need_weights:
             out, weights = _explicit(q, k, v, valid, dropout, weights_shape)
-        elif dropout > 0 and q.device.type == "cpu" and q.shape[:-1].numel() * k.shape[-2] > CPU_WEIGHTS:
-            out = _image_by_image(q, k, v, valid, dropout)
+        elif dropout > 0 and q.device.type == "cpu":
+            whole = q.shape[:-1].numel() * k.shape[-2] <= CPU_WEIGHTS
+            out = (_with_dropout if whole else _image_by_image)(q, k, v, valid, dropout)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)  # [B, heads, N, d]
         return self.out_proj(out.transpose(1, 2).flatten(2)), weights  # [B, N, D]
@@ -100,19 +103,24 @@ def _explicit(
             scores = scores.masked_fill(~valid, float("-inf"))
         weights = scores.softmax(-1).view(shape or scores.shape)
         # Read back from what is returned: a view taken afterwards would have no gradient of the output.
-        return F.dropout(weights.view(scores.shape), dropout).to(v.dtype) @ v, weights
+        return drop(weights.view(scores.shape), dropout).to(v.dtype) @ v, weights
+
+
+def _with_dropout(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
+    """Attention with dropout, of which the CPU has no fused kernel."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, heads, N, S]
+    if valid is not None:
+        scores = scores.masked_fill(~valid, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return drop(weights.to(v.dtype), dropout) @ v
 
 
 def _image_by_image(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
-    """Attention with dropout, of which the CPU has no fused kernel: the weights of one image at a time, in both passes."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)
-
+    """The same with the weights of one image at a time, in both passes."""
     batch = max(len(q), len(k))
     parts = []
     for i in range(batch):
         one = [x[i : i + 1] if len(x) > 1 else x for x in (q, k, v)]
         mask = valid if valid is None or len(valid) == 1 else valid[i : i + 1]
-        parts.append(checkpoint(attend, *one, mask, use_reentrant=False))
+        parts.append(checkpoint(_with_dropout, *one, mask, dropout, use_reentrant=False))
     return torch.cat(parts)  # [B, heads, N, d]

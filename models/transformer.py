@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import MultiheadAttention
+from .dropout import Dropout
 
 QUERIES_AT_ONCE = 1024  # in evaluation queries only meet in self-attention: the rest needs no memory for all of them
 
@@ -23,7 +24,7 @@ class Layer(nn.Module):
 
     linear1: nn.Linear
     linear2: nn.Linear
-    dropout: nn.Dropout
+    dropout: Dropout
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
@@ -39,7 +40,7 @@ class EncoderLayer(Layer):
         self.linear2 = nn.Linear(dim_feedforward, d_model)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.pre_norm = pre_norm
 
     def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -68,7 +69,7 @@ class DecoderLayer(Layer):
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
         self.norm3 = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.pre_norm = pre_norm
 
     def forward(
