@@ -21,9 +21,9 @@ from .posthoc import _alone, _blank
 from .record import frozen
 
 STEPS, WAY_STEPS = 8, 16  # of the two halves
-BLUR, SMOOTH = 1 / 16, 1 / 36  # sigmas of the baseline and of the result, shares of the picture's shorter side
+BLUR, SMOOTH = 1 / 16, (1 / 36, 1 / 25)  # sigmas of the baseline and of the halves, shares of the picture's shorter side
 NOISE, STRIDE = 0.1, 0.0045  # along the way: standard deviation, and root mean square of a step; in normalised units
-WAY = 1 / 3  # weight of the second half, which walks past the point where the classes are even
+WAY = 1 / 2  # weight of the second half, which walks past the point where the classes are even
 
 
 def contrast(
@@ -41,14 +41,14 @@ def contrast(
     The first half is the integrated gradient of `f = logit_class - logit_sibling` from the blurred picture (Sundararajan et
     al., ICML 2017, eq. 1); the second the sum of `s |g|^2 / ||g||`, g the gradient of f, along steps of length s down that
     gradient from the picture itself: what f loses on its way to the sibling (Pan et al., IJCAI 2021). Both are summed over
-    colours and smoothed.
+    colours, smoothed, and averaged with those of the mirrored picture, which is of the same class and has other noise.
 
     Args:
         model: in evaluation mode.
         images: float `[B, 3, H, W]`, normalised.
         classes, siblings: class indices `[B]`.
         padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-        steps: of the two halves, each a forward and a backward pass.
+        steps: of the two halves, each a forward and a backward pass of the picture and of its mirror.
         seed: of the noise along the way.
 
     Returns:
@@ -61,12 +61,17 @@ def contrast(
         raise ValueError(f"steps {steps} must be at least 1 each")
     with frozen(model):
         if padding_mask is None:
-            return _contrast(model, images.clone(), classes.clone(), siblings.clone(), steps, seed)
+            return _mirrored(model, images, classes, siblings, steps, seed)
         maps = _blank(images)
         for place, image, label in _alone(images, classes, padding_mask):
-            other = siblings[place[0] : place[0] + 1].clone()
-            maps[place] = _contrast(model, image, torch.full_like(other, label), other, steps, seed)[0]
+            other = siblings[place[0] : place[0] + 1]
+            maps[place] = _mirrored(model, image, torch.full_like(other, label), other, steps, seed)[0]
     return maps
+
+
+def _mirrored(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: tuple[int, int], seed: int) -> Tensor:
+    both = [_contrast(model, x, classes.clone(), siblings.clone(), steps, seed) for x in (images.clone(), images.flip(-1))]
+    return (both[0] + both[1].flip(-1)).div(2).clamp(min=0)
 
 
 def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: tuple[int, int], seed: int) -> Tensor:
@@ -90,8 +95,7 @@ def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, ste
         norm = down.flatten(1).norm(dim=1).clamp(min=torch.finfo(down.dtype).tiny)[:, None, None, None]
         missing += length * down.square() / norm
         place = place - length * down / norm
-    found = torch.stack([there.sum(1), WAY * missing.sum(1)], 1)  # [B, 2, H, W]
-    return _blurred(found, SMOOTH * side).sum(1).clamp(min=0)
+    return _blurred(there.sum(1), SMOOTH[0] * side) + WAY * _blurred(missing.sum(1), SMOOTH[1] * side)
 
 
 def _blurred(x: Tensor, sigma: float) -> Tensor:

@@ -122,7 +122,7 @@ _ALL = [
     _own("additive", additive, _adds, signed=True),
     Method("gradcam", "posthoc", posthoc.gradcam, cost=_constant(1, 1)),
     Method("finercam", "posthoc", posthoc.finercam, needs=("siblings",), cost=_constant(1, 1)),
-    Method("contrast", "posthoc", contrast, needs=("siblings",), cost=_constant(*2 * (CONTRAST_STEPS + WAY_STEPS,))),
+    Method("contrast", "posthoc", contrast, needs=("siblings",), cost=_constant(*2 * (2 * (CONTRAST_STEPS + WAY_STEPS),))),
     *(
         Method(
             f"integrated_gradients_{baseline}",

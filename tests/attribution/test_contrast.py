@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attribution.contrast import contrast
 
 SIDE = 64
-THERE, MISSING = (slice(8, 20), slice(8, 20)), (slice(40, 52), slice(40, 52))
+THERE, MISSING = (slice(8, 20), slice(26, 38)), (slice(40, 52), slice(26, 38))  # each its own mirror image
 
 
 class Bright(nn.Module):
@@ -71,6 +71,12 @@ def test_same_seed_same_map_and_no_trace_in_the_model() -> None:
     assert torch.equal(first, again) and torch.allclose(first, other), "a linear classifier has one slope everywhere"
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert not torch.equal(of(1, seed=0), of(1, seed=1))
+
+
+def test_the_mirrored_picture_counts_as_much() -> None:
+    image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    maps = [contrast(Bright(), x, torch.tensor([0]), siblings=torch.tensor([1])) for x in (image, image.flip(-1))]
+    torch.testing.assert_close(maps[0], maps[1].flip(-1))
 
 
 def test_no_steps_are_refused() -> None:
