@@ -95,7 +95,14 @@ def make_learner(
     Args:
         model: on its device.
         steps_per_epoch: optimizer steps.
+
+    Raises:
+        ValueError: --mosaic does not go with the model or its input.
     """
+    if args.mosaic and model.decoder_kind == "detr":
+        raise ValueError("--mosaic needs logits that are sums over cells: --decoder additive or none")
+    if args.mosaic and not args.square:
+        raise ValueError("--mosaic needs pictures of one shape: give --square")
     if args.grad_checkpointing:
         model.checkpoint_gradients()
     optimizer = make_optimizer(
@@ -130,6 +137,7 @@ def make_learner(
         label_smoothing=args.label_smoothing,
         ema=make_ema(model, args.ema) if args.ema else None,
         adversarial=args.adversarial,
+        mosaic=args.mosaic,
         forward=compiled(model, args.square) if args.compile else None,
         ranks=ranks,
     )

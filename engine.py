@@ -21,6 +21,7 @@ from datasets import ImageBatch
 from util.adversary import attacked
 from util.distributed import ALONE, Ranks
 from util.metrics import Sums, describe
+from util.mosaic import mosaic_loss
 from util.precision import Precision
 from util.progress import Progress, clock
 
@@ -40,6 +41,7 @@ class Learner:
     label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7).
     ema: the average of the weights, or None.
     adversarial: how far pixels move, in grey levels of 255, to make the loss as high as they can before the step; 0 leaves them.
+    mosaic: mosaics per picture, whose loss (`util.mosaic`) is added, times this number; 0: none.
     forward: what is called in the place of the model: a compiled form of it, or one whose gradients are means over processes.
     ranks: this process and the others.
     step: optimizer steps done.
@@ -54,6 +56,7 @@ class Learner:
     label_smoothing: float = 0.0
     ema: ModelEmaV3 | None = None
     adversarial: float = 0.0
+    mosaic: float = 0.0
     forward: Callable[..., Any] | None = None
     ranks: Ranks = ALONE
     step: int = 0
@@ -77,7 +80,7 @@ class Learner:
             The logits of each batch of this process, detached.
         """
         batches = list(batches)
-        images = self.ranks.total(sum(map(len, batches)))
+        total = self.ranks.total(sum(map(len, batches)))
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(group["base_lr"], self.step)
@@ -85,9 +88,14 @@ class Learner:
         for index, batch in enumerate(batches, 1):
             with self._exchange(index == len(batches)):
                 with self.precision.autocast():
-                    logits = (self.forward or self.model)(self._input(batch), batch.padding_mask).logits
+                    images = self._input(batch)
+                    logits = (self.forward or self.model)(images, batch.padding_mask).logits
                 loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
-                share = len(batch) * self.ranks.size / images  # the gradient will be divided by the number of processes
+                if self.mosaic:
+                    with self.precision.autocast():
+                        quarters = mosaic_loss(self.model, images, batch.labels, self.mosaic, self.label_smoothing)
+                    loss = loss + self.mosaic * quarters
+                share = len(batch) * self.ranks.size / total  # the gradient will be divided by the number of processes
                 self.scaler.scale(loss if share == 1 else loss * share).backward()
             outputs.append(logits.detach())
         if self.max_norm > 0:

@@ -1,0 +1,131 @@
+"""Mosaics: where each picture lies, and that a class is asked for in its own quarter only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_flags, tiny_model
+from torch import Tensor
+
+import main
+from assembly import make_learner
+from datasets import ImageBatch
+from flags import get_args_parser
+from util.cli import parse
+from util.mosaic import mosaic_loss, mosaics, quarters
+from util.precision import select_precision
+
+NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 0.2]}
+SIDE = 64
+
+
+@pytest.mark.parametrize("height, width", [(8, 12), (7, 9)])
+def test_each_picture_lies_in_its_quarter_at_half_its_size(height: int, width: int) -> None:
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, height, width)
+    places = torch.tensor([[0, 4], [1, 4], [2, 3], [3, 0]])
+    found = mosaics(images, places)
+    assert found.shape == (2, 3, height, width)
+    top, left = height // 2, width // 2
+    corners = [found[:, :, :top, :left], found[:, :, :top, left:], found[:, :, top:, :left], found[:, :, top:, left:]]
+    for corner, some in zip(corners, places, strict=True):
+        torch.testing.assert_close(corner, some.float()[:, None, None, None].expand_as(corner))
+
+
+def test_quarters_add_up_and_leave_the_border_out() -> None:
+    evidence = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6).double()
+    found = quarters(evidence)
+    assert found.shape == (4, 2, 3)
+    torch.testing.assert_close(found.sum(0), evidence.sum((-2, -1)))
+    torch.testing.assert_close(found[1], evidence[..., :2, 3:].sum((-2, -1)))
+    odd = torch.zeros(1, 1, 5, 5)
+    odd[..., 2, :] = odd[..., :, 2] = 1
+    assert (quarters(odd) == 0).all()
+
+
+class Reads(torch.nn.Module):
+    """Pictures are grey levels 0, 1, 2: their classes. Each cell says the class of what is there - or of what is opposite."""
+
+    decoder_kind = "none"
+
+    def __init__(self, opposite: bool = False) -> None:
+        super().__init__()
+        self.opposite = opposite
+
+    def evidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        level = F.avg_pool2d(images.mean(1, keepdim=True), SIDE // 4).round()[:, 0].long()  # [B, 4, 4]
+        if self.opposite:
+            level = level.flip(-1, -2)
+        maps = F.one_hot(level, 3).movedim(-1, 1).float()  # [B, 3, 4, 4]
+        return maps.sum((-2, -1)) - 1, maps
+
+
+def test_the_loss_is_that_of_each_quarter_for_its_own_picture() -> None:
+    labels = torch.tensor([0, 1, 2])
+    images = labels.float()[:, None, None, None].expand(3, 3, SIDE, SIDE)
+    torch.manual_seed(0)
+    found = mosaic_loss(Reads(), images, labels, share=5.0)
+    right = F.cross_entropy(torch.tensor([[16.0, 0, 0]]) - 1, torch.tensor([0]))  # four cells, times four, less the bias
+    torch.testing.assert_close(found, right)
+    assert mosaic_loss(Reads(opposite=True), images, labels, share=5.0) > 5
+    smooth = F.cross_entropy(torch.tensor([[16.0, 0, 0]]), torch.tensor([0]), label_smoothing=0.3)
+    torch.testing.assert_close(mosaic_loss(Reads(), images, labels, 1.0, 0.3), smooth)
+
+
+def batch(size: int = SIDE) -> ImageBatch:
+    """Two classes of two colours."""
+    levels = torch.tensor([40, 210, 40, 210], dtype=torch.uint8)
+    pictures = levels[:, None, None, None].expand(4, 3, size, size).contiguous()
+    return ImageBatch(pictures, None, torch.tensor([0, 1, 0, 1]), torch.arange(4))
+
+
+@pytest.mark.parametrize("decoder", ["additive", "none"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_flag_teaches_quarters(decoder: str, precision: str) -> None:
+    args = tiny_flags("--mosaic", 1, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0)
+    model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
+    learner = make_learner(args, model, select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None)
+    some = batch()
+
+    def loss() -> float:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return float(mosaic_loss(model, some.normalise(**NORMALISATION), some.labels, 4.0))
+
+    before = loss()
+    logits = [learner.update([some])[0] for _ in range(30)]
+    assert logits[0].shape == (4, 2) and loss() < 0.5 * before
+    assert (logits[-1].argmax(1) == some.labels).all()
+
+
+def test_what_cannot_be_is_said() -> None:
+    words = ["--mosaic", 0.5]
+    ready = select_precision("fp32", torch.device("cpu")), NORMALISATION, 10, None
+    with pytest.raises(ValueError, match="--mosaic needs logits that are sums over cells: --decoder additive or none"):
+        make_learner(tiny_flags(*words, "--square"), tiny_model(), *ready)
+    additive = tiny_model(decoder="additive", enc_layers=0)
+    with pytest.raises(ValueError, match="--mosaic needs pictures of one shape: give --square"):
+        make_learner(tiny_flags(*words), additive, *ready)
+    learner = make_learner(tiny_flags(*words, "--square"), additive, *ready)
+    with pytest.raises(ValueError, match="--mosaic: images of 32 x 64 pixels give a map of 1 x 2 cells, too few for quarters"):
+        learner.update([ImageBatch(batch().images[:, :, :32], None, batch().labels, torch.arange(4))])
+
+
+def test_a_resumed_run_draws_the_same_mosaics(colours: Path, tmp_path: Path) -> None:
+    """Two epochs, and one that is resumed for another, give the same weights."""
+    small = "--backbone resnet18 --feature_stride 16 --decoder additive --hidden_dim 32 --nheads 4 --square --image_size 48"
+    rest = "--mosaic 0.5 --batch_size 5 --device cpu --num_workers 0 --lr_drop 9"
+    where = ["--dataset_path", str(colours), "--dataset_name", "colours", "--output_dir", str(tmp_path)]
+
+    def train(name: str, epochs: int, *more: str) -> dict[str, Tensor]:
+        words = [*small.split(), *rest.split(), *where, "--output_sub_dir", name, "--epochs", str(epochs), *more]
+        main.main(parse(get_args_parser(), words))
+        return torch.load(tmp_path / "colours" / name / "checkpoint.pth", weights_only=True)["model"]
+
+    whole = train("whole", 2)
+    half = train("parts", 1)
+    parts = train("parts", 2, "--resume", "auto")
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    assert any(not torch.equal(value, half[key]) for key, value in whole.items())
