@@ -97,12 +97,13 @@ def make_learner(
         steps_per_epoch: optimizer steps.
 
     Raises:
-        ValueError: --mosaic does not go with the model or its input.
+        ValueError: --mosaic or --locality does not go with the model or its input.
     """
-    if args.mosaic and model.decoder_kind == "detr":
-        raise ValueError("--mosaic needs logits that are sums over cells: --decoder additive or none")
-    if args.mosaic and not args.square:
-        raise ValueError("--mosaic needs pictures of one shape: give --square")
+    for name in ("mosaic", "locality"):
+        if getattr(args, name) and model.decoder_kind == "detr":
+            raise ValueError(f"--{name} needs logits that are sums over cells: --decoder additive or none")
+        if getattr(args, name) and not args.square:
+            raise ValueError(f"--{name} needs pictures of one shape: give --square")
     if args.grad_checkpointing:
         model.checkpoint_gradients()
     optimizer = make_optimizer(
@@ -138,6 +139,7 @@ def make_learner(
         ema=make_ema(model, args.ema) if args.ema else None,
         adversarial=args.adversarial,
         mosaic=args.mosaic,
+        locality=args.locality,
         forward=compiled(model, args.square) if args.compile else None,
         ranks=ranks,
     )

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets import ImageBatch
 from util.adversary import attacked
 from util.distributed import ALONE, Ranks
+from util.locality import locality_loss
 from util.metrics import Sums, describe
 from util.mosaic import mosaic_loss
 from util.precision import Precision
@@ -42,6 +43,7 @@ class Learner:
     ema: the average of the weights, or None.
     adversarial: how far pixels move, in grey levels of 255, to make the loss as high as they can before the step; 0 leaves them.
     mosaic: mosaics per picture, whose loss (`util.mosaic`) is added, times this number; 0: none.
+    locality: weight of `util.locality`'s loss; 0: none.
     forward: what is called in the place of the model: a compiled form of it, or one whose gradients are means over processes.
     ranks: this process and the others.
     step: optimizer steps done.
@@ -57,6 +59,7 @@ class Learner:
     ema: ModelEmaV3 | None = None
     adversarial: float = 0.0
     mosaic: float = 0.0
+    locality: float = 0.0
     forward: Callable[..., Any] | None = None
     ranks: Ranks = ALONE
     step: int = 0
@@ -89,12 +92,15 @@ class Learner:
             with self._exchange(index == len(batches)):
                 with self.precision.autocast():
                     images = self._input(batch)
-                    logits = (self.forward or self.model)(images, batch.padding_mask).logits
-                loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
-                if self.mosaic:
-                    with self.precision.autocast():
+                    found = (self.forward or self.model)(images, batch.padding_mask)
+                    logits = found.logits
+                    loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
+                    if self.mosaic:
                         quarters = mosaic_loss(self.model, images, batch.labels, self.mosaic, self.label_smoothing)
-                    loss = loss + self.mosaic * quarters
+                        loss = loss + self.mosaic * quarters
+                    if self.locality:
+                        evidence = self.model.evidence_of(found.features)
+                        loss = loss + self.locality * locality_loss(self.model, images, evidence)
                 share = len(batch) * self.ranks.size / total  # the gradient will be divided by the number of processes
                 self.scaler.scale(loss if share == 1 else loss * share).backward()
             outputs.append(logits.detach())

@@ -42,6 +42,7 @@ RECIPE = (
     "random_erasing",
     "adversarial",
     "mosaic",
+    "locality",
     *INPUT,
 )
 
@@ -78,6 +79,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--random_erasing", default=0.0, type=float, help="probability that a random box is erased")
     group.add_argument("--adversarial", default=0.0, type=float, help="train on the worst pictures within so many grey levels")
     group.add_argument("--mosaic", default=0.0, type=float, help="mosaics per picture, each quarter recognised by its cells")
+    group.add_argument("--locality", default=0.0, type=float, help="weight against evidence that hangs on what is elsewhere")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: compute twice, keep less")
 
     group = parser.add_argument_group("run")
@@ -163,7 +165,7 @@ def check_flags(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
     rates = ("lr", "lr_backbone", "min_lr", "weight_decay", "clip_max_norm", "noise_frac", "warmup_epochs")
-    for name in (*rates, "adversarial", "mosaic", "num_workers", "start_epoch", "save_every_steps"):
+    for name in (*rates, "adversarial", "mosaic", "locality", "num_workers", "start_epoch", "save_every_steps"):
         if not (getattr(args, name) >= 0 and math.isfinite(getattr(args, name))):
             raise ValueError(f"--{name} {getattr(args, name)} must be a number that is not negative")
     for name in ("ema", "label_smoothing"):

@@ -122,18 +122,30 @@ class ICN(nn.Module):
         Raises:
             ValueError: DETR's decoder is no sum over cells.
         """
-        decoder = self.transformer.decoder
-        if not isinstance(decoder, (AdditiveDecoder, AverageDecoder)):
-            raise ValueError("the logits of --decoder detr are no sum over places: train with --decoder additive")
+        decoder = self._sums()
         features, pos, mask = self._look(images, padding_mask)
         flat = None if mask is None else mask.flatten(1)  # [B, h*w]
         memory = self.transformer.encode(features, pos, flat)  # [B, h*w, D]
         grid = (features.shape[-2], features.shape[-1])
         logits = self.presence_vector(decoder(self.query_embed.weight, memory, flat, grid, ())[0])
+        return logits, self._evidence(memory, flat, classes).unflatten(-1, grid)
+
+    def evidence_of(self, features: Tensor) -> Tensor:
+        """The maps of `evidence` for all classes, `[B, C, h, w]`, from `ICNOutput.features` of pictures without padding."""
+        return self._evidence(features.flatten(2).transpose(1, 2), None, None).unflatten(-1, features.shape[-2:])
+
+    def _evidence(self, memory: Tensor, mask: Tensor | None, classes: Tensor | None) -> Tensor:
+        """`[B, Q, h*w]` from `memory` `[B, h*w, D]`."""
         if classes is None:
-            classes = torch.arange(self.num_classes, device=images.device).expand(len(images), -1)
-        maps = decoder.evidence(self.query_embed.weight[classes], self.presence_vector.weight[classes], memory, flat)  # type: ignore[index]
-        return logits, maps.unflatten(-1, grid)
+            classes = torch.arange(self.num_classes, device=memory.device).expand(len(memory), -1)
+        weights = self.presence_vector.weight[classes]  # type: ignore[index]
+        return self._sums().evidence(self.query_embed.weight[classes], weights, memory, mask)
+
+    def _sums(self) -> AdditiveDecoder | AverageDecoder:
+        decoder = self.transformer.decoder
+        if not isinstance(decoder, (AdditiveDecoder, AverageDecoder)):
+            raise ValueError("the logits of --decoder detr are no sum over places: train with --decoder additive")
+        return decoder
 
     def _look(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Projected features `[B, D, h, w]`, their positions `[B or 1, D, h, w]` and their padding `[B, h, w]`."""
