@@ -53,6 +53,7 @@ def steps(flags: str, windows: list[list[int]]) -> tuple[list[float], str, dict[
         # AdamW makes steps of one size of gradients that are 0 but for rounding, as those of the keys' biases.
         groups = [{**group, "lr": 0.1, "base_lr": 0.1} for group in learner.optimizer.param_groups if group["params"]]
         learner.optimizer = torch.optim.SGD([{key: group[key] for key in ("params", "lr", "base_lr")} for group in groups])
+        torch.manual_seed(ranks.rank)
         losses = []
         for number, window in enumerate(windows):
             batches = [global_batch(images, 10 * number + index) for index, images in enumerate(window)]
@@ -87,6 +88,13 @@ def test_two_ranks_train_like_one(tmp_path: Path, flags: str, windows: list[list
     for key, value in weights.items():
         torch.testing.assert_close(two[0][2][key], value, rtol=1e-5, atol=1e-6, msg=key)
     assert fingerprint(weights) != fingerprint(steps(flags, [])[2])
+
+
+def test_ranks_that_draw_their_own_pictures_hold_the_same_weights(tmp_path: Path) -> None:
+    """The mosaics and pasted parts of a rank go past its wrapper: their gradients are exchanged with the others."""
+    flags = "--decoder additive --square --mosaic 0.5 --locality 1"
+    two = Launched(2, tmp_path / "two", steps, flags, UNEVEN).results()
+    assert two[0][1] == two[1][1] != steps(flags, UNEVEN)[1]
 
 
 def disagree() -> str:
