@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transform, open_split, train_transform
 from datasets.batching import end_workers_at_exit, patient_worker_init
 from engine import Learner
-from flags import given
+from flags import check_map_losses, given
 from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
 from util.distributed import ALONE, Ranks, unused_parameters
 from util.ema import make_ema, restore_ema
@@ -97,13 +97,9 @@ def make_learner(
         steps_per_epoch: optimizer steps.
 
     Raises:
-        ValueError: --mosaic or --locality does not go with the model or its input.
+        ValueError: --mosaic or --locality does not go with the other flags.
     """
-    for name in ("mosaic", "locality"):
-        if getattr(args, name) and model.decoder_kind == "detr":
-            raise ValueError(f"--{name} needs logits that are sums over cells: --decoder additive or none")
-        if getattr(args, name) and not args.square:
-            raise ValueError(f"--{name} needs pictures of one shape: give --square")
+    check_map_losses(args)
     if args.grad_checkpointing:
         model.checkpoint_gradients()
     optimizer = make_optimizer(

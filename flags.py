@@ -78,7 +78,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--randaugment", default=0, type=int, help="magnitude of RandAugment, up to 10; 0: none")
     group.add_argument("--random_erasing", default=0.0, type=float, help="probability that a random box is erased")
     group.add_argument("--adversarial", default=0.0, type=float, help="train on the worst pictures within so many grey levels")
-    group.add_argument("--mosaic", default=0.0, type=float, help="mosaics per picture, each quarter recognised by its cells")
+    group.add_argument(
+        "--mosaic",
+        default=0.0,
+        type=float,
+        help="mosaics per picture, and the weight of their loss",
+    )
     group.add_argument("--locality", default=0.0, type=float, help="weight against evidence that hangs on what is elsewhere")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: compute twice, keep less")
 
@@ -171,6 +176,8 @@ def check_flags(args: argparse.Namespace) -> None:
     for name in ("ema", "label_smoothing"):
         if not 0 <= getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 0 and below 1")
+    if not args.resume:  # else the file may bring what they need
+        check_map_losses(args)
     if args.warmup_epochs > args.epochs:
         raise ValueError(f"--warmup_epochs {args.warmup_epochs} is longer than the training (--epochs {args.epochs})")
     if args.resume == "auto" and args.eval:
@@ -179,6 +186,23 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--output_dir '' writes nothing: --resume auto, --save_every_steps and --keep_last need a folder")
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed {args.seed} must be at least 0 and below 2^63")
+
+
+def check_map_losses(args: argparse.Namespace) -> None:
+    """Refuse losses on the map where there is no such map."""
+    for name in ("mosaic", "locality"):
+        value = getattr(args, name)
+        if value and args.decoder == "detr":
+            raise ValueError(f"--{name} {value} needs logits that are sums over cells: give --decoder additive or none")
+        if value and not args.square:
+            raise ValueError(f"--{name} {value} needs pictures of one shape: give --square")
+    if args.locality and args.window is not None:
+        raise ValueError(f"--locality {args.locality}: --window {args.window} makes evidence local already; leave one out")
+    if args.locality and args.backbone_norm == "batch":
+        raise ValueError(
+            f"--locality {args.locality}: batch norms mix the pictures of a batch; start from a trained model (--finetune), "
+            "whose norms are frozen"
+        )
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import timm
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         return ends[-getattr(self.body, "ends", 1) :]
 
     def _again(self, piece: nn.Module, x: Tensor) -> Tensor:
-        return checkpoint(piece, x, use_reentrant=False, context_fn=lambda: _uncounted(self.body))
+        return checkpoint(piece, x, use_reentrant=False, context_fn=lambda: (nullcontext(), uncounted(self.body)))
 
     def freeze(self, all_of_it: bool) -> None:
         """Exclude the stem, or everything, from training."""
@@ -126,23 +126,19 @@ class Stages(nn.Sequential):
         return found
 
 
-def _uncounted(body: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Contexts of the first and the second computation of a block: in the second, batch norms do not count the batch again."""
-
-    @contextmanager
-    def again() -> Iterator[None]:
-        norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
-        kept: list[tuple[Any, float | None, int]] = [(norm, norm.momentum, int(norm.num_batches_tracked or 0)) for norm in norms]
-        for norm in norms:
-            norm.momentum = 0.0  # the running statistics are multiplied by 1, to which 0 is added
-        try:
-            yield
-        finally:
-            for norm, momentum, count in kept:
-                norm.momentum = momentum
-                norm.num_batches_tracked.fill_(count)
-
-    return nullcontext(), again()
+@contextmanager
+def uncounted(network: nn.Module) -> Iterator[None]:
+    """Within it, batch norms do not count what they see: their running statistics stay."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    kept: list[tuple[Any, float | None, int]] = [(norm, norm.momentum, int(norm.num_batches_tracked or 0)) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # the running statistics are multiplied by 1, to which 0 is added
+    try:
+        yield
+    finally:
+        for norm, momentum, count in kept:
+            norm.momentum = momentum
+            norm.num_batches_tracked.fill_(count)
 
 
 def build_backbone(

@@ -131,7 +131,17 @@ class ICN(nn.Module):
         return logits, self._evidence(memory, flat, classes).unflatten(-1, grid)
 
     def evidence_of(self, features: Tensor) -> Tensor:
-        """The maps of `evidence` for all classes, `[B, C, h, w]`, from `ICNOutput.features` of pictures without padding."""
+        """The maps of `evidence` for all classes, from `ICNOutput.features` of pictures without padding.
+
+        Args:
+            features: `[B, D, h, w]`.
+
+        Returns:
+            float32 `[B, C, h, w]`.
+
+        Raises:
+            ValueError: DETR's decoder is no sum over cells.
+        """
         return self._evidence(features.flatten(2).transpose(1, 2), None, None).unflatten(-1, features.shape[-2:])
 
     def _evidence(self, memory: Tensor, mask: Tensor | None, classes: Tensor | None) -> Tensor:

@@ -59,7 +59,7 @@ class Reads(torch.nn.Module):
         if self.opposite:
             level = level.flip(-1, -2)
         maps = F.one_hot(level, 3).movedim(-1, 1).float()  # [B, 3, 4, 4]
-        return maps.sum((-2, -1)) - 1, maps
+        return maps.sum((-2, -1)), maps
 
 
 def test_the_loss_is_that_of_each_quarter_for_its_own_picture() -> None:
@@ -67,7 +67,7 @@ def test_the_loss_is_that_of_each_quarter_for_its_own_picture() -> None:
     images = labels.float()[:, None, None, None].expand(3, 3, SIDE, SIDE)
     torch.manual_seed(0)
     found = mosaic_loss(Reads(), images, labels, share=5.0)
-    right = F.cross_entropy(torch.tensor([[16.0, 0, 0]]) - 1, torch.tensor([0]))  # four cells, times four, less the bias
+    right = F.cross_entropy(torch.tensor([[16.0, 0, 0]]), torch.tensor([0]))  # four cells, times four
     torch.testing.assert_close(found, right)
     assert mosaic_loss(Reads(opposite=True), images, labels, share=5.0) > 5
     smooth = F.cross_entropy(torch.tensor([[16.0, 0, 0]]), torch.tensor([0]), label_smoothing=0.3)
@@ -81,34 +81,68 @@ def batch(size: int = SIDE) -> ImageBatch:
     return ImageBatch(pictures, None, torch.tensor([0, 1, 0, 1]), torch.arange(4))
 
 
+def test_a_quarter_of_a_mean_counts_as_the_whole_on_odd_grids_too() -> None:
+    model = Reads()
+    model.evidence = lambda images: (None, torch.full((len(images), 1, 5, 7), 1 / 35) * torch.tensor([3.0, 0, 0])[:, None, None])
+    found = mosaic_loss(model, torch.zeros(2, 3, SIDE, SIDE), torch.tensor([0, 0]), share=1.0)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, F.cross_entropy(torch.tensor([[3.0, 0, 0]]), torch.tensor([0])))
+
+
 @pytest.mark.parametrize("decoder", ["additive", "none"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_flag_teaches_quarters(decoder: str, precision: str) -> None:
-    args = tiny_flags("--mosaic", 1, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0)
-    model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
-    learner = make_learner(args, model, select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None)
-    some = batch()
-
-    def loss() -> float:
+    """Better than training without it does."""
+    some, losses = batch(), []
+    for weight in (1, 0):
+        words = ("--mosaic", weight, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0, "--decoder", decoder)
+        model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
+        ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None
+        learner = make_learner(tiny_flags(*words), model, *ready)
+        logits = [learner.update([some])[0] for _ in range(30)][-1]
+        assert logits.shape == (4, 2) and (logits.argmax(1) == some.labels).all()
         torch.manual_seed(1)
         with torch.no_grad():
-            return float(mosaic_loss(model, some.normalise(**NORMALISATION), some.labels, 4.0))
-
-    before = loss()
-    logits = [learner.update([some])[0] for _ in range(30)]
-    assert logits[0].shape == (4, 2) and loss() < 0.5 * before
-    assert (logits[-1].argmax(1) == some.labels).all()
+            losses.append(float(mosaic_loss(model, some.normalise(**NORMALISATION), some.labels, 4.0)))
+    assert losses[0] < 0.5 * losses[1]
 
 
-def test_what_cannot_be_is_said() -> None:
-    words = ["--mosaic", 0.5]
-    ready = select_precision("fp32", torch.device("cpu")), NORMALISATION, 10, None
-    with pytest.raises(ValueError, match="--mosaic needs logits that are sums over cells: --decoder additive or none"):
-        make_learner(tiny_flags(*words, "--square"), tiny_model(), *ready)
-    additive = tiny_model(decoder="additive", enc_layers=0)
-    with pytest.raises(ValueError, match="--mosaic needs pictures of one shape: give --square"):
-        make_learner(tiny_flags(*words), additive, *ready)
-    learner = make_learner(tiny_flags(*words, "--square"), additive, *ready)
+def test_mosaics_leave_the_running_statistics_alone() -> None:
+    model = tiny_model(2, decoder="none", enc_layers=0, feature_stride=16, backbone_norm="batch").train()
+    some = batch()
+    kept = {key: value.clone() for key, value in model.state_dict().items()}
+    mosaic_loss(model, some.normalise(**NORMALISATION), some.labels, 1.0).backward()
+    assert any("running_var" in key for key in kept)
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    model(some.normalise(**NORMALISATION))
+    assert any(not torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            "--mosaic 0.5 --square",
+            "--mosaic 0.5 needs logits that are sums over cells: give --decoder additive or none",
+        ),
+        ("--mosaic 0.5 --decoder none", "--mosaic 0.5 needs pictures of one shape: give --square"),
+        ("--locality 1 --square", "--locality 1.0 needs logits that are sums over cells"),
+        ("--locality 1 --square --decoder additive --window 32", "--window 32 makes evidence local already"),
+        (
+            "--locality 1 --square --decoder additive --backbone_norm batch",
+            "batch norms mix the pictures of a batch",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_opened(words: str, message: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        main.main(parse(get_args_parser(), ["--device", "cpu", *words.split()]))
+    assert message in str(refused.value)
+
+
+def test_a_grid_of_one_row_has_no_quarters() -> None:
+    args = tiny_flags("--mosaic", 0.5, "--square", "--decoder", "additive")
+    model = tiny_model(decoder="additive", enc_layers=0)
+    learner = make_learner(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 10, None)
     with pytest.raises(ValueError, match="--mosaic: images of 32 x 64 pixels give a map of 1 x 2 cells, too few for quarters"):
         learner.update([ImageBatch(batch().images[:, :, :32], None, batch().labels, torch.arange(4))])
 

@@ -18,19 +18,22 @@ def locality_loss(model: ICN, images: Tensor, evidence: Tensor) -> Tensor:
     """How far evidence depends on what is elsewhere.
 
     The mean square of its change in cells whose own pixels are all of one picture, over the mean square of the evidence about
-    its mean over the classes (what says the same for all decides nothing): 0 for a model that looks at each cell alone.
+    its mean over the classes (what says the same for all decides nothing). It is 0 for a `none` decoder that looks at each cell
+    alone; attention, which is shared out among all cells, leaves a little.
 
     Args:
-        model: of `--decoder additive` or `none`.
-        images: float `[B, 3, H, W]`, normalised, without padding. Each gets a part of the one before.
+        model: of `--decoder additive` or `none`, without learned batch norms, which would mix the pictures of a batch.
+        images: float `[B, 3, H, W]`, normalised, without padding. Each gets a part of the one before; a single one gets none.
         evidence: of all classes, `[B, C, h, w]`, of `images`, with its gradient.
 
     Returns:
-        A scalar.
+        A scalar. Its scale is taken as given: no gradient rewards louder evidence.
     """
     inside = _part(images.shape[-2], images.shape[-1]).to(images.device)  # [H, W]
     changed = model.evidence(torch.where(inside, images.roll(1, 0), images))[1]
-    touched = [F.adaptive_max_pool2d(x.to(images.dtype)[None], evidence.shape[-2:])[0] > 0 for x in (inside, ~inside)]  # [h, w]
+    stride: int = model.backbone[0].stride  # type: ignore[assignment]
+    # Cells reach over the border where the side is no multiple of the stride: hence the ceiling.
+    touched = [F.max_pool2d(x.to(images.dtype)[None], stride, ceil_mode=True)[0] > 0 for x in (inside, ~inside)]  # [h, w]
     kept, brought = ~touched[0], ~touched[1]
     distance = ((changed - evidence).square() * kept).sum() + ((changed - evidence.roll(1, 0)).square() * brought).sum()
     compared = (kept.sum() + brought.sum()).clamp(min=1) * evidence.shape[0] * evidence.shape[1]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import ICN
+from models.backbone import uncounted
 
 
 def mosaics(images: Tensor, places: Tensor) -> Tensor:
@@ -55,14 +56,15 @@ def mosaic_loss(model: ICN, images: Tensor, labels: Tensor, share: float, label_
     """
     count = max(1, round(share * len(images)))
     places = torch.stack([torch.randperm(len(images))[torch.arange(count) % len(images)] for _ in range(4)])
-    logits, evidence = model.evidence(mosaics(images, places.to(images.device)))
-    if min(evidence.shape[-2:]) < 2:
+    with uncounted(model):  # what will be evaluated are pictures, no mosaics
+        evidence = model.evidence(mosaics(images, places.to(images.device)))[1]  # [M, C, h, w]
+    h, w = evidence.shape[-2:]
+    if min(h, w) < 2:
         raise ValueError(
-            f"--mosaic: images of {images.shape[-2]} x {images.shape[-1]} pixels give a map of {evidence.shape[-2]} x "
-            f"{evidence.shape[-1]} cells, too few for quarters: raise --image_size or lower --feature_stride"
+            f"--mosaic: images of {images.shape[-2]} x {images.shape[-1]} pixels give a map of {h} x {w} cells, "
+            "too few for quarters: raise --image_size or lower --feature_stride"
         )
-    bias = logits.float() - evidence.sum((-2, -1))
     # A mean over all cells can say no more than a quarter of it in a quarter of them.
-    scale = 4 if model.decoder_kind == "none" else 1
-    answers = scale * quarters(evidence) + bias
+    scale = h * w / ((h // 2) * (w // 2)) if model.decoder_kind == "none" else 1.0
+    answers = scale * quarters(evidence)  # less the bias, which all classes share
     return F.cross_entropy(answers.flatten(0, 1), labels[places.to(labels.device)].flatten(), label_smoothing=label_smoothing)
