@@ -195,11 +195,8 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
     try:
         store, *_ = next(iter(rendezvous(url, place.rank, place.size, timeout=PATIENCE)))
         store = _fresh(store, place)
-        dist.init_process_group("gloo", store=store, timeout=PATIENCE, world_size=place.size, rank=place.rank)
-        gpus = Ranks(place).gather(gpu_name() if cuda else "")
-        trouble = shared_gpu(gpus)
-        cuda_group = dist.new_group(backend="nccl", timeout=PATIENCE) if cuda and not trouble else None
-        ranks = Ranks(place, cuda_group, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
+        trouble = shared_gpu(_told(store, place, gpu_name() if cuda else ""))
+        ranks = ALONE if trouble else _connected(store, place, cuda)
     except (RuntimeError, ValueError) as error:
         raise RunFailed(
             f"the {place.size} processes of this run did not meet at {url} ({_first_line(error)}): "
@@ -224,6 +221,22 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
             raise RunFailed(lost) from None
         raise
     _leave()  # not after an error: the others may be in the middle of something
+
+
+def _connected(store: Any, place: Place, cuda: bool) -> Ranks:
+    dist.init_process_group("gloo", store=store, timeout=PATIENCE, world_size=place.size, rank=place.rank)
+    cuda_group = dist.new_group(backend="nccl", timeout=PATIENCE) if cuda else None
+    return Ranks(place, cuda_group, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
+
+
+def _told(store: Any, place: Place, word: str) -> list[str]:
+    """A word of each process. Rank 0, who may keep the store, returns when all have heard all: any of them may end then."""
+    store.set(f"word/{place.rank}", f"={word}")
+    words = [store.get(f"word/{rank}").decode()[1:] for rank in range(place.size)]
+    store.set(f"heard/{place.rank}", "all")
+    if place.rank == 0:
+        store.wait([f"heard/{rank}" for rank in range(place.size)])
+    return words
 
 
 def _leave() -> None:
