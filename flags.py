@@ -78,12 +78,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--randaugment", default=0, type=int, help="magnitude of RandAugment, up to 10; 0: none")
     group.add_argument("--random_erasing", default=0.0, type=float, help="probability that a random box is erased")
     group.add_argument("--adversarial", default=0.0, type=float, help="train on the worst pictures within so many grey levels")
-    group.add_argument(
-        "--mosaic",
-        default=0.0,
-        type=float,
-        help="mosaics per picture, and the weight of their loss",
-    )
+    group.add_argument("--mosaic", default=0.0, type=float, help="mosaics per picture, and the weight of their loss")
     group.add_argument("--locality", default=0.0, type=float, help="weight against evidence that hangs on what is elsewhere")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: compute twice, keep less")
 
