@@ -10,18 +10,17 @@ trained with `--adversarial` that way changes parts; on others it changes much t
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 from models import ICN
 
-from .posthoc import _alone, _blank
-from .record import frozen
+from .pixels import blurred, of_pairs, path_gradients
 
 STEPS, WAY_STEPS = 8, 16  # of the two halves
-BLUR, SMOOTH = 1 / 16, (1 / 36, 1 / 25)  # sigmas of the baseline and of the halves, shares of the picture's shorter side
+SMOOTH = (1 / 36, 1 / 25)  # sigmas of the halves, shares of the picture's shorter side
 NOISE, STRIDE = 0.1, 0.0045  # along the way: standard deviation, and root mean square of a step; in normalised units
 WAY = 1 / 2  # weight of the second half, which walks past the point where the classes are even
 
@@ -59,32 +58,21 @@ def contrast(
     """
     if min(steps) < 1:
         raise ValueError(f"steps {steps} must be at least 1 each")
-    with frozen(model):
-        if padding_mask is None:
-            return _mirrored(model, images, classes, siblings, steps, seed)
-        maps = _blank(images)
-        for place, image, label in _alone(images, classes, padding_mask):
-            other = siblings[place[0] : place[0] + 1]
-            maps[place] = _mirrored(model, image, torch.full_like(other, label), other, steps, seed)[0]
-    return maps
-
-
-def _mirrored(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: tuple[int, int], seed: int) -> Tensor:
-    both = [_contrast(model, x, classes.clone(), siblings.clone(), steps, seed) for x in (images.clone(), images.flip(-1))]
-    return (both[0] + both[1].flip(-1)).div(2).clamp(min=0)
+    maps_of = partial(_contrast, model, steps=steps, seed=seed)
+    return of_pairs(maps_of, model, images, classes, siblings, padding_mask).clamp(min=0)
 
 
 def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: tuple[int, int], seed: int) -> Tensor:
+    def difference(x: Tensor) -> Tensor:
+        logits = model(x).logits.float()
+        return (logits.gather(1, classes[:, None]) - logits.gather(1, siblings[:, None])).sum()
+
     def slope(x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
-        logits = model(x).logits.float()
-        f = logits.gather(1, classes[:, None]) - logits.gather(1, siblings[:, None])
-        return torch.autograd.grad(f.sum(), x)[0].float()
+        return torch.autograd.grad(difference(x), x)[0].float()
 
     side = min(images.shape[-2:])
-    away = images - _blurred(images, BLUR * side)
-    slopes = [slope(images - (1 - (step + 0.5) / steps[0]) * away) for step in range(steps[0])]
-    there = torch.stack(slopes).mean(0) * away  # [B, 3, H, W]
+    (there,) = path_gradients(lambda x: [difference(x)], images, steps[0])  # [B, 3, H, W]
     generator = torch.Generator().manual_seed(seed)
     length = STRIDE * math.sqrt(images[0].numel())
     missing, place = torch.zeros_like(there), images
@@ -95,10 +83,4 @@ def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, ste
         norm = down.flatten(1).norm(dim=1).clamp(min=torch.finfo(down.dtype).tiny)[:, None, None, None]
         missing += length * down.square() / norm
         place = place - length * down / norm
-    return _blurred(there.sum(1), SMOOTH[0] * side) + WAY * _blurred(missing.sum(1), SMOOTH[1] * side)
-
-
-def _blurred(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian over the last two dimensions, of at most half of each."""
-    size = [2 * min(math.ceil(3 * sigma), (side - 1) // 2) + 1 for side in (x.shape[-1], x.shape[-2])]
-    return tv.gaussian_blur(x, size, [sigma, sigma])
+    return blurred(there.sum(1), SMOOTH[0] * side) + WAY * blurred(missing.sum(1), SMOOTH[1] * side)

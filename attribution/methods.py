@@ -16,6 +16,8 @@ from .contrast import STEPS as CONTRAST_STEPS
 from .contrast import WAY_STEPS, contrast
 from .contribution import contribution
 from .maps import additive, attention
+from .pixels import STEPS as PIXEL_STEPS
+from .pixels import additive_pixels
 from .relevance import relevance
 from .rollout import rollout
 
@@ -120,6 +122,15 @@ _ALL = [
     _own("contribution", contribution, _detr, 1, signed=True),
     _own("contribution_own_query", partial(contribution, own_query=True), _detr, 1, signed=True),
     _own("additive", additive, _adds, signed=True),
+    Method(
+        "additive_pixels",
+        "own",
+        additive_pixels,
+        _adds,
+        needs=("siblings",),
+        cost=_constant(2 * PIXEL_STEPS, 4 * PIXEL_STEPS),
+        signed=True,
+    ),
     Method("gradcam", "posthoc", posthoc.gradcam, cost=_constant(1, 1)),
     Method("finercam", "posthoc", posthoc.finercam, needs=("siblings",), cost=_constant(1, 1)),
     Method("contrast", "posthoc", contrast, needs=("siblings",), cost=_constant(*2 * (2 * (CONTRAST_STEPS + WAY_STEPS),))),

@@ -41,8 +41,8 @@ def test_which_of_the_model_s_own_maps_apply(kind: str) -> None:
     own = {method.name for method in methods_of(patch_model(kind=kind)) if method.family == "own"}
     expected = {
         "detr": {"attention", "rollout", "relevance", "contribution", "contribution_own_query"},
-        "additive": {"attention", "rollout", "relevance", "additive"},
-        "none": {"additive"},
+        "additive": {"attention", "rollout", "relevance", "additive", "additive_pixels"},
+        "none": {"additive", "additive_pixels"},
     }
     assert own == expected[kind]
 
@@ -66,7 +66,7 @@ def test_every_map_is_finite_signed_as_it_says_and_nothing_on_padding(name: str,
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_map_costs_the_passes_that_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, model = METHODS[name], patch_model(kind="additive" if name == "additive" else "detr")
+    method, model = METHODS[name], patch_model(kind="additive" if name.startswith("additive") else "detr")
     if name.startswith(CAPTUM):
         pytest.importorskip("captum")
     images, classes, mask = batch()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attribution.contrast import contrast
 from attribution.maps import additive
+from attribution.pixels import additive_pixels
 from attribution.posthoc import finercam, gradcam, integrated_gradients, occluders, occlusion, rise
 from models import ICNOutput
 
@@ -24,6 +25,7 @@ METHODS = {
     "occlusion": occlusion,
     "rise": partial(rise, n=40),
     "contrast": partial(contrast, siblings=SIBLINGS, steps=(3, 3)),
+    "additive_pixels": partial(additive_pixels, siblings=SIBLINGS, steps=3),
 }
 
 
@@ -31,12 +33,12 @@ METHODS = {
 def test_a_picture_alone_has_the_map_that_it_has_in_a_padded_batch(name: str) -> None:
     if name in ("integrated_gradients", "occlusion"):
         pytest.importorskip("captum")
-    model, call = patch_model(), METHODS[name]
+    model, call = patch_model(kind="additive" if name == "additive_pixels" else "detr"), METHODS[name]
     images, classes, mask = batch()
     maps = call(model, images, classes, padding_mask=mask)
     assert maps.dtype == torch.float32 and not maps.requires_grad
     for index, (height, width) in enumerate(SIZES):
-        if name in ("finercam", "contrast"):
+        if "siblings" in getattr(call, "keywords", {}):
             call = partial(METHODS[name], siblings=SIBLINGS[index : index + 1])
         single = call(model, *alone(index))[0]
         h, w = single.shape
