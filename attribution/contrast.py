@@ -68,7 +68,7 @@ def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, ste
         return (logits.gather(1, classes[:, None]) - logits.gather(1, siblings[:, None])).sum()
 
     def slope(x: Tensor) -> Tensor:
-        x = x.detach().requires_grad_()
+        x = x.detach().to(images.dtype).requires_grad_()
         return torch.autograd.grad(difference(x), x)[0].float()
 
     side = min(images.shape[-2:])

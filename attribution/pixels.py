@@ -33,7 +33,7 @@ def additive_pixels(
     padding_mask: Tensor | None = None,
     steps: int = STEPS,
 ) -> Tensor:
-    """Which pixels the evidence of a class comes from, those that tell it from its sibling before the rest.
+    """Which pixels the evidence of a class comes from; those by which it exceeds its sibling's count more.
 
     With `e_c,p` what cell p adds to the logit of class c, the integrated gradients (Sundararajan et al., ICML 2017, eq. 1)
     of two sums over the cells: `sum_p max(0, e_c,p)`, which is what speaks for the class, and `sum_p max(0, e_c,p - e_s,p)`,
@@ -86,11 +86,14 @@ def of_pairs(
 
     Args:
         maps_of: called with images without padding, classes and siblings; returns `[b, H, W]`.
+
+    Returns:
+        float32 `[B, H, W]`, 0 on padding.
     """
 
     def both(x: Tensor, one: Tensor, other: Tensor) -> Tensor:  # copies: tensors of inference mode have no gradients
-        one, other = one.clone(), other.clone()
-        return (maps_of(x.clone(), one, other) + maps_of(x.flip(-1), one, other).flip(-1)) / 2
+        x, one, other = x.detach().clone(), one.clone(), other.clone()
+        return (maps_of(x, one, other).float() + maps_of(x.flip(-1), one, other).flip(-1).float()) / 2
 
     with frozen(model):
         if padding_mask is None:

@@ -79,6 +79,17 @@ def test_the_mirrored_picture_counts_as_much() -> None:
     torch.testing.assert_close(maps[0], maps[1].flip(-1))
 
 
+def test_half_precision_gives_nearly_the_same_map() -> None:
+    class Half(Bright):
+        def forward(self, images: Tensor) -> SimpleNamespace:
+            assert images.dtype == torch.bfloat16, "weights of half precision take no other pictures"
+            return super().forward(images)
+
+    half = contrast(Half(), picture().bfloat16(), torch.tensor([0]), siblings=torch.tensor([1]))
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, of(1), rtol=0.1, atol=0.05 * float(half.max()))
+
+
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match=r"steps \(8, 0\) must be at least 1 each"):
         of(1, steps=(8, 0))

@@ -15,20 +15,25 @@ from attribution.pixels import additive_pixels, path_gradients
 from models import ICN
 
 SIDE, CELL = 64, 16
-ROWS = {"shared": slice(5, 8), "own": slice(37, 40), "other": slice(53, 56)}  # thinner than a cell
-SHARED, OWN, OTHER = ((rows, slice(30, 34)) for rows in ROWS.values())  # each its own mirror image
+ROWS = {"shared": slice(5, 8), "own": slice(37, 40), "other": slice(53, 56), "rival": slice(43, 46)}  # thinner than a cell
+SHARED, OWN, OTHER, RIVAL = ((rows, slice(30, 34)) for rows in ROWS.values())  # each its own mirror image
 
 
 class Spots(nn.Module):
-    """Class 0 has the shared spot and one of its own, class 1 the shared and another, class 2 nothing."""
+    """Class 0 has the shared spot and one of its own; class 1 the shared, another, and a weak rival in the cell of the own one.
+
+    The shared spot speaks against class 2.
+    """
 
     decoder_kind = "additive"
 
     def evidence(self, images: Tensor, padding_mask: None, classes: Tensor) -> tuple[None, Tensor]:
-        spots = torch.stack([_mask(place).to(images) for place in (SHARED, OWN, OTHER)])
-        found = F.avg_pool2d(torch.relu(images).mean(1, keepdim=True) * spots, CELL)  # [B, 3, 4, 4]
-        shared, own, other = found.unbind(1)
-        return None, torch.stack([shared + own, shared + other, -shared], 1)[torch.arange(len(images))[:, None], classes]
+        spots = torch.stack([_mask(place).to(images) for place in (SHARED, OWN, OTHER, RIVAL)])
+        found = F.avg_pool2d(torch.relu(images).mean(1, keepdim=True) * spots, CELL)  # [B, 4, 4, 4]
+        shared, own, other, rival = found.unbind(1)
+        return None, torch.stack([shared + own, shared + other + rival / 2, -shared], 1)[
+            torch.arange(len(images))[:, None], classes
+        ]
 
 
 def _mask(place: tuple[slice, slice]) -> Tensor:
@@ -39,7 +44,7 @@ def _mask(place: tuple[slice, slice]) -> Tensor:
 
 def picture() -> Tensor:
     image = torch.zeros(1, 3, SIDE, SIDE)
-    for place in (SHARED, OWN, OTHER):
+    for place in (SHARED, OWN, OTHER, RIVAL):
         image[(..., *place)] = 1
     return image
 
@@ -58,7 +63,10 @@ def test_a_spot_thinner_than_its_cell_is_found_to_the_pixel() -> None:
         heat = of(label, sibling)
         assert heat.shape == (1, SIDE, SIDE) and heat.dtype == torch.float32 and not heat.requires_grad
         y, x = divmod(int(heat[0].argmax()), SIDE)
-        assert bool(_mask(own)[y, x]) and peak(heat, other) < 1e-3 * float(heat.max())
+        assert bool(_mask(own)[y, x]) and peak(heat, other) < 0.05 * float(heat.max())
+        rows, columns = own
+        beside = float(heat[0, rows.start - 1, columns].max())
+        assert 0.1 * float(heat.max()) < beside < float(heat.max()), "it is smooth"
 
 
 def test_what_separates_from_the_sibling_comes_before_what_both_have() -> None:
@@ -68,6 +76,43 @@ def test_what_separates_from_the_sibling_comes_before_what_both_have() -> None:
     # To a class that has neither both spots separate alike, the shared one twice: it speaks for one and against the other.
     heat = of(0, 2)
     assert peak(heat, SHARED) == pytest.approx(peak(heat, OWN) * (1 / 2 + 1 / 3) / (1 / 2 + 1 / 6), rel=0.05)
+
+
+def test_what_speaks_only_for_the_sibling_counts_nothing() -> None:
+    heat = of(0, 1)
+    assert abs(float(heat[0][_mask(RIVAL)].mean())) < 0.02 * float(heat.max())
+
+
+def test_a_class_without_positive_evidence_has_an_empty_map() -> None:
+    assert (of(2, 0) == 0).all()
+
+
+def test_shares_are_of_the_positive_mass() -> None:
+    from attribution.pixels import _shares
+
+    torch.testing.assert_close(_shares(torch.tensor([[[3.0, 1.0, -4.0]]])), torch.tensor([[[0.75, 0.25, -1.0]]]))
+
+
+def test_the_mirrored_picture_has_the_mirrored_map() -> None:
+    model = patch_model(kind="additive")
+    image = torch.randn(1, 3, 32, 40, generator=torch.Generator().manual_seed(1))
+    maps = [additive_pixels(model, x, torch.tensor([2]), siblings=torch.tensor([1])) for x in (image, image.flip(-1))]
+    torch.testing.assert_close(maps[0], maps[1].flip(-1), rtol=1e-3, atol=1e-6)
+
+
+def test_maps_are_float32_and_free_of_the_graph_of_the_picture() -> None:
+    model: Any = Spots()
+    known = torch.tensor([0]), torch.tensor([1])
+    usual = of(0, 1)
+    with torch.inference_mode():
+        heats = [additive_pixels(model, picture(), known[0], siblings=known[1])]
+    heats.append(additive_pixels(model, picture().requires_grad_(), known[0], siblings=known[1]))
+    heats.append(additive_pixels(model, picture().double(), known[0], siblings=known[1]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        heats.append(additive_pixels(model, picture(), known[0], siblings=known[1]))
+    for heat in heats:
+        assert heat.dtype == torch.float32 and not heat.requires_grad
+        torch.testing.assert_close(heat, usual, rtol=0.05, atol=0.02 * float(usual.max()))
 
 
 def test_the_gradients_of_a_path_sum_to_the_change_along_it() -> None:
