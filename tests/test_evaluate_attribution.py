@@ -94,7 +94,7 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
     found = measure(made, tmp_path, "additive", "--masks", made / "masks")
     assert sorted(path.name for path in tmp_path.iterdir()) == [*FILES, "partial"]
     methods = found["methods"]
-    own = {"attention", "rollout", "relevance", "additive"}
+    own = {"attention", "rollout", "relevance", "additive", "additive_pixels"}
     posthoc = {"gradcam", "finercam", "integrated_gradients_blur", "occlusion", "rise", "contrast"}
     controls = {"random", "centre", "edges", "rollout_every_class", "oracle"}
     assert set(methods) == own | posthoc | controls
@@ -108,7 +108,7 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
         assert ("difference" in srg) == (name != "additive") and set(entry["curves"]) == {"deletion", "insertion", "least_first"}
         assert len(entry["per_image"]["srg"]) == 7 and len(entry["curves"]["deletion"]["mean"]) == 5
         costly = {"integrated_gradients_blur", "occlusion", "rise", "contrast"}
-        assert ("srg_native" in metrics) == (name in costly)
+        assert ("srg_native" in metrics) == (name in {*costly, "additive_pixels"})
         assert ("randomisation" in entry) == (name not in {*costly, "oracle"})
     assert methods["oracle"]["metrics"]["energy"]["mean"] > methods["centre"]["metrics"]["energy"]["mean"]
     assert methods["rise"]["passes"] == {"forward": 128, "backward": 0}
