@@ -38,8 +38,8 @@ def additive_pixels(
     With `e_c,p` what cell p adds to the logit of class c, the integrated gradients (Sundararajan et al., ICML 2017, eq. 1)
     of two sums over the cells: `sum_p max(0, e_c,p)`, which is what speaks for the class, and `sum_p max(0, e_c,p - e_s,p)`,
     which is where it speaks louder than for the sibling s. Each is summed over colours, smoothed, and divided by its positive
-    mass; the second counts half, and only where it is positive. The map is averaged with that of the mirrored picture: the
-    strided convolutions of a backbone do not treat left and right alike, and shift gradients by a pixel.
+    mass; the second counts half, and only where it is positive. The map is averaged with that of the mirrored picture:
+    strided convolutions do not treat left and right alike.
 
     Args:
         model: in evaluation mode, of `--decoder additive` or `none`.
