@@ -20,7 +20,6 @@ from .maps import class_maps
 from .record import frozen
 
 Change = Callable[[Tensor, "Tensor | None"], Tensor]  # weights [B, heads, C, S] and valid keys [B, 1, 1, S] or None
-CHANGES = ("uniform", "other_image", "other_class")
 
 
 @torch.no_grad()

@@ -54,30 +54,6 @@ def mean_interval(
     return Interval(_plain(array.mean(0), array), _plain(low, array), _plain(high, array), len(sizes))
 
 
-def paired_difference(
-    ours: ArrayLike,
-    theirs: ArrayLike,
-    *,
-    groups: ArrayLike | None = None,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """The mean of `ours - theirs` over the same images: an interval without 0 is a difference.
-
-    Args:
-        ours, theirs: of two methods, the same images in the same order, `[N]` or `[N, K]`.
-        groups, level, resamples, seed: as for `mean_interval`.
-
-    Raises:
-        ValueError: as for `mean_interval`, or the methods were not scored on the same number of images.
-    """
-    one, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    if one.shape != other.shape:
-        raise ValueError(f"a paired comparison needs the same images for both: {list(one.shape)} and {list(other.shape)} values")
-    return mean_interval(one - other, groups=groups, level=level, resamples=resamples, seed=seed)
-
-
 def _grouped(values: ArrayLike, groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values `[N, ...]`, and sum `[G, K]` and number `[G]` of those of each group."""
     array = np.asarray(values, np.float64)

@@ -12,8 +12,6 @@ from .methods import Method, Passes
 from .randomisation import PASS, passes
 from .results import curve_summary, summarise
 
-HEADLINE = ("srg", "rd", "insertion", "deletion", "pointing", "energy", "contrast_pointing", "sd", "ts", "own_hit", "other_hit")
-
 
 def summary(
     settings: Mapping[str, Any],
