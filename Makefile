@@ -9,7 +9,7 @@ WEIGHTS := weights/tf_efficientnet_lite0.pth
 PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
 RUN := --dataset_path data --dataset_name planes-f16 --device cpu
-CODE := main.py flags.py engine.py assembly.py run.py job.py run_with_submitit.py benchmarks models datasets attribution util tools tests
+CODE := .
 
 .PHONY: demo test test-slurm test-oldest lint format clean
 

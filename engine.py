@@ -18,11 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets import ImageBatch
-from util.adversary import attacked
+from models.adversarial import attacked
+from models.locality import locality_loss
+from models.mosaic import mosaic_loss
 from util.distributed import ALONE, Ranks
-from util.locality import locality_loss
 from util.metrics import Sums, describe
-from util.mosaic import mosaic_loss
 from util.precision import Precision
 from util.progress import Progress, clock
 

@@ -15,7 +15,7 @@ import torch
 
 from datasets import ImageError
 from engine import Epoch, Learner, finite
-from models.checkpoint import VERSION, read_checkpoint
+from models.loading import VERSION, read_checkpoint
 from util.checkpoint import BEST, LAST, milestone, newest_valid, rng_state, save_checkpoint, scatter_rng, set_rng_state
 from util.cli import RunFailed
 from util.distributed import Ranks, lost_peer

@@ -1,11 +1,11 @@
 """Files to batches. Knows no model."""
 
-from .batching import EvalSampler, ImageBatch, TrainSampler, collate, worker_init
-from .decode import ImageError, check_image, decode_image, image_size
-from .image_folder import IMAGE_EXTENSIONS, ImageFolder, Sample, class_names, list_classes, open_split
-from .shapes import eval_shapes
-from .transforms import eval_transform, train_transform, training_scales
-from .verify import verify_images
+from datasets.batching import EvalSampler, ImageBatch, TrainSampler, collate, worker_init
+from datasets.decode import ImageError, check_image, decode_image, image_size
+from datasets.image_folder import IMAGE_EXTENSIONS, ImageFolder, Sample, class_names, list_classes, open_split
+from datasets.shapes import eval_shapes
+from datasets.transforms import eval_transform, train_transform, training_scales
+from datasets.verify import verify_images
 
 __all__ = [
     "IMAGE_EXTENSIONS",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .image_folder import Sample
+from datasets.image_folder import Sample
 
 
 @dataclass

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from datasets.decode import image_size
+from datasets.image_folder import ImageFolder
+from datasets.transforms import AspectEval, SquareEval
 from util.progress import Progress
-
-from .decode import image_size
-from .image_folder import ImageFolder
-from .transforms import AspectEval, SquareEval
 
 CHUNK = 64  # files per task
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from .augment import Augment
+from datasets.augment import Augment
 
 # INTR's numbers (DETR's recipe) are for a short side of 800; other image sizes scale them.
 REFERENCE_SIZE = 800

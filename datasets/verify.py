@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from datasets.decode import check_image
 from util.progress import Progress
-
-from .decode import check_image
 
 SHOWN = 20  # bad files listed in the error
 CHUNK = 16  # files per task

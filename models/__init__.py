@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from .additive import AdditiveDecoder, AverageDecoder
-from .backbone import build_backbone, load_backbone_weights
-from .checkpoint import CheckpointMeta, is_detection, load_weights, read_checkpoint, read_state_dict
-from .finetune import finetune_state
-from .icn import DECODERS, ICN, ICNOutput
-from .inference import for_inference
-from .position_encoding import build_position_encoding
-from .transformer import Transformer
+from models.additive import AdditiveDecoder, AverageDecoder
+from models.backbone import build_backbone, load_backbone_weights
+from models.finetune import finetune_state
+from models.icn import DECODERS, ICN, ICNOutput
+from models.inference import for_inference
+from models.loading import CheckpointMeta, is_detection, load_weights, read_checkpoint, read_state_dict
+from models.position_encoding import build_position_encoding
+from models.transformer import Transformer
 
 __all__ = [
     "ARCHITECTURE",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .transformer import QUERIES_AT_ONCE
+from models.transformer import QUERIES_AT_ONCE
 
 
 class AdditiveDecoder(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .dropout import dropout as drop
+from models.dropout import dropout as drop
 
 CPU_WEIGHTS = 2**23  # attention weights of a batch that may be held at once where dropout rules the fused kernel out (32 MiB)
 

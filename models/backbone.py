@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
-from .folding import fold_frozen_norms
-from .windows import in_windows
+from models.folding import fold_frozen_norms
+from models.windows import in_windows
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RESNETS = torchvision.models.list_models(module=torchvision.models, include="*resn*")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .icn import ICN
+from models.icn import ICN
 
 DETECTION_HEADS = ("class_embed.", "bbox_embed.")
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .additive import AdditiveDecoder, AverageDecoder, ClassWeights
-from .transformer import Transformer
+from models.additive import AdditiveDecoder, AverageDecoder, ClassWeights
+from models.transformer import Transformer
 
 DECODERS = ("detr", "additive", "none")
 

@@ -7,9 +7,9 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from .attention import MultiheadAttention
-from .folding import bake_norms
-from .icn import ICN
+from models.attention import MultiheadAttention
+from models.folding import bake_norms
+from models.icn import ICN
 
 
 def for_inference(model: ICN, dtype: torch.dtype = torch.float32) -> ICN:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import MultiheadAttention
-from .dropout import Dropout
+from models.attention import MultiheadAttention
+from models.dropout import Dropout
 
 QUERIES_AT_ONCE = 1024  # in evaluation queries only meet in self-attention: the rest needs no memory for all of them
 

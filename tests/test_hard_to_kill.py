@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import COLOURS, TINY, make_images
 
-from models.checkpoint import read_checkpoint
+from models.loading import read_checkpoint
 from util.checkpoint import newest_valid, save_checkpoint
 
 ROOT = Path(__file__).parents[1]

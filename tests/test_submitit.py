@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import TINY
 from ranks import until
-from test_evaluate_attribution import checkpoint
+from tests.tools.test_evaluate_attribution import checkpoint
 
 import run_with_submitit
 from util.cli import parse

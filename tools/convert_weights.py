@@ -14,7 +14,7 @@ import torch
 import torchvision
 
 from models.backbone import RESNETS
-from models.checkpoint import read_state_dict
+from models.loading import read_state_dict
 from util.cli import Parser, launch
 
 

@@ -20,22 +20,22 @@ import torch
 from torch import Tensor
 
 from assembly import make_eval_loader
-from attribution.choice import in_turn, most_confused, score_split
-from attribution.effort import FULL, QUICK, Effort
-from attribution.evidence import PlanesSplit, is_planes, open_planes
-from attribution.harness import EVIDENCE_ORACLE, GROUPS, MODEL_GROUPS, Harness, chosen_groups
-from attribution.measurement import collect, measure_maps, measure_model, measure_pairs, slot_columns
-from attribution.methods import METHODS, Method, methods_of
-from attribution.object_masks import check_masks, mask_path
-from attribution.pairs import PairPicture, read_pairs
-from attribution.pictures import Pictures, subset
-from attribution.planes_metrics import PlanesMetrics
-from attribution.plots import draw_bars, draw_curves
-from attribution.results import Partial, fingerprint, write_json
-from attribution.sheet import draw_sheet
-from attribution.summary import summary
-from attribution.tables import markdown
+from attribution.evaluation.cache import Partial, fingerprint, write_json
+from attribution.evaluation.harness import EVIDENCE_ORACLE, GROUPS, MODEL_GROUPS, Harness, chosen_groups
+from attribution.evaluation.images import Pictures, subset
+from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs, slot_columns
+from attribution.evaluation.protocol import FULL, QUICK, Effort
+from attribution.evaluation.selection import in_turn, most_confused, score_split
+from attribution.evaluation.summary import summary
+from attribution.methods.registry import METHODS, Method, methods_of
+from attribution.planes.evidence import PlanesSplit, is_planes, open_planes
+from attribution.planes.metrics import PlanesMetrics
+from attribution.report.examples import draw_sheet
+from attribution.report.plots import draw_bars, draw_curves
+from attribution.report.tables import markdown
 from datasets import EvalSampler, ImageFolder, class_names, collate, decode_image, eval_transform, image_size, open_split
+from datasets.masks import check_masks, mask_path
+from datasets.pairs import PairPicture, read_pairs
 from flags import INPUT, add_data_flags, add_model_flags, adopt, given
 from models import ICN, for_inference, load_checkpoint
 from util.cli import Parser, launch, select_device

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datasets.planes import MIN_SIZE, Preset, Render, get_preset, render
-from datasets.planes_export import FORMATS, SPLITS, export
-from datasets.planes_pairs import export_pairs
-from datasets.planes_parts import PARTS
+from datasets.planes.export import FORMATS, SPLITS, export
+from datasets.planes.pairs import export_pairs
+from datasets.planes.parts import PARTS
+from datasets.planes.renderer import MIN_SIZE, Preset, Render, get_preset, render
 from util.cli import Parser, launch
 from util.progress import Progress
 

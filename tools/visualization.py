@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from attribution.maps import class_maps
-from attribution.panels import Explained, draw_overlays, draw_panels
-from attribution.render import FULL, WEIGHT, fit
-from attribution.report import OVERLAYS, Row, clear, index_html, panel_name, safe_name
+from attribution.methods.attention import class_maps
+from attribution.report.html import OVERLAYS, Row, clear, index_html, panel_name, safe_name
+from attribution.report.panels import Explained, draw_overlays, draw_panels
+from attribution.report.render import FULL, WEIGHT, fit
 from datasets import (
     EvalSampler,
     ImageBatch,

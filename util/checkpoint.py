@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .cli import RunFailed
+from util.cli import RunFailed
 
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from .launcher import ALONE, Place, discover
-from .stopping import Stopped
+from util.launcher import ALONE, Place, discover
+from util.stopping import Stopped
 
 
 class RunFailed(RuntimeError):

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from . import launcher
-from .cli import RunFailed
-from .launcher import Place, discover, meeting_point
-from .stopping import SIGNALS, Stopped, StopRequest
+from util import launcher
+from util.cli import RunFailed
+from util.launcher import Place, discover, meeting_point
+from util.stopping import SIGNALS, Stopped, StopRequest
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=10)  # with a process that hangs; one that ends is noticed at once

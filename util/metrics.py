@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributed import Ranks
+from util.distributed import Ranks
 
 
 def top_k_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:

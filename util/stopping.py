@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from .launcher import ALONE, Place
+from util.launcher import ALONE, Place
 
 ECHO = 2.0  # seconds
 SIGNALS = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # 0: nobody asked; the last one asks to be started again

@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from models.backbone import build_backbone, load_backbone_weights
-from models.checkpoint import read_state_dict
+from models.loading import read_state_dict
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ class Slow:
                 return update(learner, batches)  # type: ignore[arg-type]
 
             Learner.update = slow  # type: ignore[method-assign, assignment]
-        if name == "tools.evaluate_attribution" and "attribution.harness" not in sys.modules:
+        if name == "tools.evaluate_attribution" and "attribution.evaluation.harness" not in sys.modules:
             import time
 
-            from attribution.harness import Harness
+            from attribution.evaluation.harness import Harness
 
             measure = Harness.measure
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from cluster import Cluster, missing
+from tests.slurm.cluster import Cluster, missing
 from conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]

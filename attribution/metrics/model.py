@@ -1,0 +1,163 @@
+"""What is measured of a model, whatever map is drawn of it: reliance on attention, locality of its cells, diversity of heads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attribution.methods.attention import class_maps
+from attribution.methods.hooks import frozen
+from attribution.metrics.robustness import head_diversity
+from models import ICN
+from models.additive import AdditiveDecoder
+from models.attention import MultiheadAttention
+
+Change = Callable[[Tensor, "Tensor | None"], Tensor]  # weights [B, heads, C, S] and valid keys [B, 1, 1, S] or None
+
+
+@torch.no_grad()
+def reliance(
+    model: ICN, images: Tensor, labels: Tensor, *, padding_mask: Tensor | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """Is the answer still right when the class queries look elsewhere? If it is, the attention is decoration.
+
+    The cross-attention of all decoder layers is replaced at once, each time by: `uniform` weights; those of `other_image` of
+    the batch, half a batch away; those of `other_class`, by a permutation of the classes that leaves none in its place.
+
+    Args:
+        model: in evaluation mode, with a decoder that has attention.
+        images: float `[B, 3, H, W]`, normalised.
+        labels: the true classes, `[B]`.
+        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+        seed: of the permutation.
+
+    Returns:
+        1 where the prediction is right, 0 where it is wrong, `[B]`, as it is (`clean`) and for each replacement. nan for
+        `other_image` in a batch of one.
+
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    if model.decoder_kind == "none":
+        raise ValueError("reliance asks what attention is good for, and --decoder none has none")
+    changes: dict[str, Change] = {
+        "uniform": _uniform,
+        "other_image": lambda weights, valid: weights.roll(len(weights) // 2, 0),
+        "other_class": lambda weights, valid: weights[:, :, derangement(weights.shape[2], seed).to(weights.device)],
+    }
+    right = {"clean": (model(images, padding_mask).logits.argmax(1) == labels).float()}
+    for name, change in changes.items():
+        with changed_attention(model, change):
+            logits = model(images, padding_mask, attention=-1 if model.decoder_kind == "additive" else None).logits
+        right[name] = (logits.argmax(1) == labels).float()
+    if len(images) == 1:
+        right["other_image"] = torch.full_like(right["clean"], torch.nan)
+    return right
+
+
+@contextmanager
+def changed_attention(model: ICN, change: Change) -> Iterator[None]:
+    """While it is entered, all cross-attention reads its values by other weights than it computed.
+
+    An additive decoder must be called with `attention=-1`, where it holds its weights.
+    """
+    decoder: Any = model.transformer.decoder
+    with ExitStack() as undo:
+        if isinstance(decoder, AdditiveDecoder):
+            attend = decoder._attention
+            decoder._attention = lambda query, key, valid: change(attend(query, key, valid), valid)  # type: ignore[method-assign]
+            undo.callback(lambda: delattr(decoder, "_attention"))
+        else:
+            for layer in decoder.layers:
+                for handle in _intervene(layer.multihead_attn, change):
+                    undo.callback(handle.remove)
+        yield
+
+
+def _intervene(module: MultiheadAttention, change: Change) -> list[Any]:
+    """Hooks that ask an attention for its weights, and read the values again by changed ones."""
+    signature = inspect.signature(module.forward)
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        return (), {**given, "need_weights": True, "weights_shape": None}
+
+    def after(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+        mask, d = kwargs.get("key_padding_mask"), module.embed_dim
+        weights = change(output[1], None if mask is None else ~mask[:, None, None, :])
+        values = module._split_heads(F.linear(kwargs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :]))
+        found = weights.to(values.dtype) @ values  # [B, heads, C, d]
+        return module.out_proj(found.transpose(1, 2).flatten(2)), None
+
+    return [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after, with_kwargs=True)]
+
+
+def _uniform(weights: Tensor, valid: Tensor | None) -> Tensor:
+    even = torch.ones_like(weights) if valid is None else valid.expand_as(weights).to(weights)
+    return even / even.sum(-1, keepdim=True)
+
+
+def derangement(count: int, seed: int = 0) -> Tensor:
+    """A random permutation of `count` things that leaves none in its place (but a single one): one large cycle."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
+def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> dict[str, Tensor]:
+    """Does a cell of the memory mean its place? The share of its gradient energy that lies there.
+
+    The energy of pixel x for cell p is the squared norm of d m_p / d x, estimated without bias by the gradient of a random
+    +-1 projection of m_p.
+
+    Args:
+        model: in evaluation mode.
+        images: float `[B, 3, H, W]`, normalised, not padded.
+        cells: drawn at random for each image.
+        seed: of cells and projections.
+
+    Returns:
+        Means over the cells, `[B]`: `own`, the share on the cell's own patch; `ring`, on it and the cells around it; and
+        `own_area` and `ring_area`, the shares of the picture that these cover, which a cell without a place would score.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with frozen(model):
+        pixels = images.detach().clone().requires_grad_()
+        memory = model(pixels).features.float()  # [B, D, h, w]
+        (batch, _, height, width), found = memory.shape, []
+        rows, columns = (
+            torch.arange(side, device=images.device) * count // side  # the cell that a pixel lies in
+            for side, count in zip(images.shape[2:], (height, width), strict=True)
+        )
+        for _ in range(cells):
+            place = torch.randint(height * width, (batch,), generator=generator).to(images.device)
+            signs = (torch.randint(2, memory.shape[:2], generator=generator) * 2 - 1).to(memory)
+            score = (memory.flatten(2)[torch.arange(batch, device=images.device), :, place] * signs).sum()
+            (slope,) = torch.autograd.grad(score, pixels, retain_graph=True)
+            energy = slope.double().square().sum(1)  # [B, H, W]
+            total = energy.sum((1, 2)).clamp(min=torch.finfo(torch.float64).tiny)
+            down = (rows - (place // width)[:, None]).abs()  # [B, H], cells away
+            across = (columns - (place % width)[:, None]).abs()
+            scores = {}
+            for name, reach in (("own", 0), ("ring", 1)):
+                near = (down <= reach)[:, :, None] & (across <= reach)[:, None]
+                scores[name] = (energy * near).sum((1, 2)) / total
+                scores[f"{name}_area"] = near.double().mean((1, 2))
+            found.append(scores)
+    return {name: torch.stack([one[name] for one in found]).mean(0).float() for name in found[0]}
+
+
+@torch.no_grad()
+def diversity(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    """How differently the heads of the last cross-attention look for a class: `descriptive.head_diversity`, `[B]`.
+
+    Raises:
+        ValueError: the decoder has no attention.
+    """
+    attention = model(images, padding_mask, attention=-1).attention[0]  # [B, heads, C, h, w]
+    return head_diversity(class_maps(attention, classes[:, None])[:, 0])

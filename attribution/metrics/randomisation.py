@@ -1,0 +1,69 @@
+"""Does a map depend on what was learned? The cascade of Adebayo et al. (NeurIPS 2018): weights are drawn anew, head first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from attribution.metrics.robustness import spearman
+from models import ICN
+
+STAGES = ("head", "decoder", "queries", "encoder", "backbone")
+PASS = 0.3  # a map whose rank correlation stays above this when nothing that was learned is left fails
+
+_PLACES = {
+    "presence_vector.": "head",
+    "transformer.decoder.": "decoder",
+    "query_embed.": "queries",
+    "transformer.encoder.": "encoder",
+    "input_proj.": "encoder",
+    "backbone.": "backbone",
+}
+
+
+def stage_of(name: str) -> str:
+    """The stage that a parameter of an ICN belongs to."""
+    return next(stage for start, stage in _PLACES.items() if name.startswith(start))
+
+
+def learned(model: ICN, stage: str) -> dict[str, Tensor]:
+    """All tensors of a stage that training made: its parameters, and the scale and shift of norms that are held fixed."""
+    fixed = {name: x for name, x in model.named_buffers() if name.endswith((".weight", ".bias")) and x.is_floating_point()}
+    return {name: x for name, x in {**dict(model.named_parameters()), **fixed}.items() if stage_of(name) == stage}
+
+
+@torch.no_grad()
+def randomise(model: ICN, stage: str, generator: torch.Generator) -> None:
+    """Draw the tensors of a stage anew, in place: normal, of the mean and spread that their values have.
+
+    With the scale of the trained weights the signals stay in their range; where all values of a tensor are (nearly) equal,
+    as in the norms of a young model, the spread is a tenth of their size.
+    """
+    for tensor in learned(model, stage).values():
+        mean, spread = tensor.mean(), tensor.std(correction=0)
+        spread = torch.maximum(spread, 0.1 * mean.abs()).clamp(min=0.01)
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+        tensor.copy_(mean + spread * noise)
+
+
+def cascade(model: ICN, seed: int = 0) -> Iterator[tuple[str, ICN]]:
+    """Copies of a model with ever more of it random: (stage, model), from the head down; each includes those before it."""
+    copy, generator = deepcopy(model), torch.Generator().manual_seed(seed)
+    for stage in STAGES:
+        if learned(copy, stage):
+            randomise(copy, stage, generator)
+            yield stage, copy
+
+
+def agreement(maps: Tensor, others: Tensor) -> Tensor:
+    """Spearman of two maps of one picture, `[N]`; a map that is no number, from a random network, agrees with nothing: 0."""
+    finite = others.isfinite().flatten(1).all(1)
+    return spearman(maps, others.nan_to_num(0, 0, 0)) * finite
+
+
+def passes(correlations: Tensor) -> bool:
+    """Whether the maps of the fully random model `[N]` have, in the mean, lost what they had in common with the trained one's."""
+    return bool(correlations.mean().abs() <= PASS)

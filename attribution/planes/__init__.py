@@ -1,0 +1,1 @@
+"""Metrics that are exact on factorial planes."""

@@ -1,0 +1,1 @@
+"""What a person opens: panels, pages, tables and plots."""

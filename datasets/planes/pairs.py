@@ -1,0 +1,173 @@
+"""Two aeroplanes of different classes in one picture: does the map of a class lie on its own?
+
+<root>/<stem>.png       the picture
+<root>/<stem>.A.png     the visible pixels of the first aeroplane, 0 or 255; <stem>.B.png of the second
+<root>/pairs.json       [{"file", "A", "B", ...}], A and B the classes; what is there only when all of it is there
+
+The classes differ in every slot that varies, so that no part of one aeroplane speaks for the class of the other. Each has a
+scene of its own (pose, colours, occluders) in a square of half to two thirds of the side of the picture; the sky, the
+distractors and the sensor are those of a third. They do not touch. Which of the two is A says nothing about the place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from datasets.planes.renderer import (
+    MIN_SIZE,
+    SLOTS,
+    VERSION,
+    Preset,
+    Render,
+    Variants,
+    _expose,
+    class_name,
+    pair_evidence,
+    render,
+)
+from datasets.planes.scene import Scene, draw_scene, stream
+
+SUPERSAMPLING = 3
+SHARES = (0.5, 0.66)  # side of the square of an aeroplane, of the picture's
+GAP = 0.02  # free between the two, of the picture's side
+TRIES = 200
+
+
+class PairRender(NamedTuple):
+    """A picture uint8 [S, S, 3] RGB, the visible pixels of each aeroplane bool [2, S, S], and what was drawn."""
+
+    image: np.ndarray
+    masks: np.ndarray
+    record: dict[str, Any]
+
+
+def opposite(preset: Preset, variants: Variants, rng: np.random.Generator) -> Variants:
+    """A class that differs in every slot that varies."""
+    other: Variants = {}
+    for slot, choices in preset.slots.items():
+        rest = [choice for choice in choices if choice != variants[slot]] or list(choices)
+        other[slot] = rest[int(rng.integers(len(rest)))]
+    return other
+
+
+def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> PairRender:
+    """Draw two aeroplanes into one scene of seed z.
+
+    Raises:
+        ValueError: as `datasets.planes.render`, or the two are of one class.
+    """
+    if size < MIN_SIZE:
+        raise ValueError(f"size is {size}: it must be at least {MIN_SIZE} pixels")
+    if class_name(first) == class_name(second):
+        raise ValueError(f"both aeroplanes are {class_name(first)}: give two classes")
+    rng, big = stream(z, "pose"), size * SUPERSAMPLING
+    sky = draw_scene(z)
+    canvas = sky.background(big)
+    for shape in sky.distractors:
+        cv2.fillPoly(canvas, [np.rint(shape.outline() * big - 0.5).astype(np.int32)], shape.colour)
+    drawn = _place_both((first, second), rng, big)
+    owner = np.zeros((big, big), np.uint8)
+    for index, (picture, seen, _, x, y) in enumerate(drawn, start=1):
+        side = len(picture)
+        window = slice(y, y + side), slice(x, x + side)
+        canvas[window][seen] = picture[seen]
+        owner[window][seen] = index
+    for _, seen, scene, x, y in drawn:  # after both: an occluder may reach over the neighbour
+        for shape in scene.occluders:
+            corners = np.rint(shape.outline() * len(seen) - 0.5 + (x, y)).astype(np.int32)
+            cv2.fillPoly(canvas, [corners], shape.colour)
+            cv2.fillPoly(owner, [corners], 0)
+    image = _expose(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), sky.sensor, z)
+    centres = owner[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
+    record = {"A": class_name(first), "B": class_name(second), "z": z, "zs": [scene.z for _, _, scene, _, _ in drawn]}
+    return PairRender(image, np.stack([centres == 1, centres == 2]), record | {"size": size, "version": VERSION})
+
+
+def _place_both(
+    variants: tuple[Variants, Variants], rng: np.random.Generator, big: int
+) -> list[tuple[np.ndarray, np.ndarray, Scene, int, int]]:
+    """Picture, visible pixels, scene and corner (x, y) of each aeroplane, such that they do not touch.
+
+    Nor would they as any other class: the place tells nothing of it.
+    """
+    gap = max(1, round(GAP * big))
+    near = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
+    while True:
+        drawn = []
+        for chosen in variants:
+            z, side = int(rng.integers(2**48)), round(rng.uniform(*SHARES) * big)
+            aeroplane = render(chosen, z, side, sensor=False)
+            drawn.append((aeroplane, _reach(aeroplane), draw_scene(z)))
+        for _ in range(TRIES):
+            corners = [rng.integers(0, big - len(whole) + 1, 2) for _, whole, _ in drawn]
+            taken = [np.zeros((big, big), np.uint8) for _ in drawn]
+            for (_, whole, _), (x, y), plate in zip(drawn, corners, taken, strict=True):
+                plate[y : y + len(whole), x : x + len(whole)] = whole
+            if not (cv2.dilate(taken[0], near) & taken[1]).any():
+                return [
+                    (aeroplane.image, aeroplane.mask, scene, int(x), int(y))
+                    for (aeroplane, _, scene), (x, y) in zip(drawn, corners, strict=True)
+                ]
+
+
+def _reach(aeroplane: Render) -> np.ndarray:
+    """The pixels of this aeroplane in all variants of all slots: bool [S, S]."""
+    masks = list(aeroplane.amodal.values())
+    for i in range(max(map(len, SLOTS.values()))):
+        masks.append(pair_evidence(aeroplane.record, {slot: variants[i % len(variants)] for slot, variants in SLOTS.items()}))
+    return np.logical_or.reduce(masks)
+
+
+def export_pairs(
+    root: Path, preset: Preset, count: int, size: int, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> bool:
+    """Write `count` scenes. Returns False when they are already there, made with the same settings.
+
+    Raises:
+        ValueError: `root` holds something else, or the preset has a roundel, which would speak for both.
+    """
+    if preset.rate is not None:
+        raise ValueError(f"preset '{preset.name}' has a roundel: two-object scenes are made of f16, f81, f8 or pair-<slot>")
+    if count < 1:
+        raise ValueError(f"pairs is {count}: it must be at least 1")
+    settings = {"preset": preset.name, "seed": seed, "size": size, "count": count, "version": VERSION}
+    if root.exists() and any(root.iterdir()):
+        try:
+            found = json.loads((root / "settings.json").read_text())
+        except (OSError, ValueError):
+            found = None
+        if found != settings:
+            raise ValueError(f"{root} exists and holds something else than these pairs: give another --name, or remove it first")
+        return False
+    draft = root.parent / f".{root.name}.{os.getpid()}.unfinished"
+    draft.mkdir(parents=True)
+    rng = np.random.default_rng([seed, 3])  # 0, 1, 2 are train, val, test
+    classes = list(preset.classes.values())
+    try:
+        entries = []
+        for done in range(1, count + 1):
+            first = classes[int(rng.integers(len(classes)))]
+            drawn = render_pair(first, opposite(preset, first, rng), int(rng.integers(2**48)), size)
+            stem = f"{drawn.record['z']:012x}"
+            pictures = {"": drawn.image[..., ::-1], ".A": drawn.masks[0] * np.uint8(255), ".B": drawn.masks[1] * np.uint8(255)}
+            for suffix, picture in pictures.items():
+                (draft / f"{stem}{suffix}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+            entries.append({"file": f"{stem}.png"} | drawn.record)
+            if progress:
+                progress(done, count)
+        (draft / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+        (draft / "pairs.json").write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")
+        if root.exists():
+            root.rmdir()  # empty
+        os.rename(draft, root)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return True

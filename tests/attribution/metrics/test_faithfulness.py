@@ -1,0 +1,258 @@
+"""Perturbation curves against slow loops, against torchcam, and on models whose curves are known by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attribution.metrics.faithfulness import Removal, area, ask, faithfulness, ranks, replacement
+
+SIZE = 28
+
+
+class Small(nn.Module):
+    """A random convolutional net: its score depends on where things are, and on all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(3, 8, 5, stride=3)
+        self.head = nn.Linear(8 * 64, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.convolution(images).relu().flatten(1)) * 3
+
+
+@pytest.fixture(scope="module")
+def model() -> Small:
+    return Small().eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def maps() -> Tensor:
+    return torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))  # no two values are the same
+
+
+def scorer(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda images: model(images).softmax(1)
+
+
+def slow_curve(model: nn.Module, start: Tensor, finish: Tensor, order: np.ndarray, steps: int) -> list[Tensor]:
+    """RISE's loop for one image, `order` listing the pixels as they are to be changed: the probabilities of all classes."""
+    now, scores = start.clone(), []
+    with torch.no_grad():
+        for step in range(steps + 1):
+            scores.append(model(now[None]).softmax(1)[0])
+            changed = order[step * len(order) // steps : (step + 1) * len(order) // steps].copy()
+            now.flatten(1)[:, changed] = finish.flatten(1)[:, changed]
+    return scores
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_curves_are_those_of_a_plain_loop(model: Small, images: Tensor, maps: Tensor, chunk: int) -> None:
+    steps = 14
+    clean = ask(scorer(model), images, chunk=chunk)
+    to_mean, to_blur = (Removal(scorer(model), clean, kind, steps=steps, chunk=chunk) for kind in ("mean", "blur"))
+    siblings = (clean.classes + 1) % 4
+    found = faithfulness(to_mean, to_blur, maps, siblings)
+    blurred, pixels = replacement(clean, "blur"), SIZE * SIZE
+    for b, heat in enumerate(maps):
+        order = np.argsort(-heat.flatten().numpy(), kind="stable")
+        assert len(np.unique(heat)) == pixels
+        of = clean.classes[b].item()
+        assert of == model(images[b : b + 1]).argmax().item()
+        deleted = slow_curve(model, images[b], torch.zeros(3, SIZE, SIZE), order, steps)
+        inserted = slow_curve(model, blurred[b], images[b], order, steps)
+        least_first = slow_curve(model, images[b], torch.zeros(3, SIZE, SIZE), order[::-1], steps)
+        curves = (found.deletion_curve, found.insertion_curve, found.least_first_curve)
+        aucs = []
+        for curve, slow in zip(curves, (deleted, inserted, least_first), strict=True):
+            expected = [one[of].item() for one in slow]
+            assert curve[b].tolist() == pytest.approx(expected, abs=1e-5)
+            aucs.append((sum(expected) - expected[0] / 2 - expected[-1] / 2) / steps)
+        assert found.deletion[b].item() == pytest.approx(aucs[0], abs=1e-5)
+        assert found.insertion[b].item() == pytest.approx(aucs[1], abs=1e-5)
+        assert found.srg[b].item() == pytest.approx(aucs[2] - aucs[0], abs=1e-5)
+        assert found.start[b].item() == pytest.approx(inserted[0][of].item(), abs=1e-5)
+        masked = images[b].flatten(1).clone()
+        masked[:, order[: round(0.05 * pixels)]] = 0
+        with torch.no_grad():
+            drop = (model(images[b : b + 1]).softmax(1) - model(masked.view(1, 3, SIZE, SIZE)).softmax(1))[0]
+        assert found.relative_drop is not None
+        assert found.relative_drop[b].item() == pytest.approx((drop[of] - drop[siblings[b]]).item(), abs=1e-5)
+
+
+class Extractor:
+    """What torchcam's metrics want to know of a method; its maps are given."""
+
+    def __init__(self, model: nn.Module, maps: Tensor) -> None:
+        self.model, self.maps = model, maps
+
+    def __call__(self, *args: object, **options: object) -> list[Tensor]:
+        return [self.maps]
+
+    def fuse_cams(self, cams: list[Tensor]) -> Tensor:
+        return cams[0]
+
+    def _hooks_off(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@pytest.mark.parametrize("kind", ["mean", "blur"])
+def test_areas_are_those_of_torchcam(model: Small, images: Tensor, maps: Tensor, kind: str) -> None:
+    """torchcam's `DeletionInsertionMetric` uses the same conventions where the steps divide the pixels and nothing ties: the
+    trapezoid over the fraction, the class of the clean image, one replacement for both curves; it returns means over images."""
+    metrics = pytest.importorskip("torchcam.metrics")
+    if not hasattr(metrics, "DeletionInsertionMetric"):
+        pytest.skip("this torchcam has no deletion and insertion")
+    steps = 28  # divides 28 * 28
+    clean = ask(scorer(model), images)
+    removal = Removal(scorer(model), clean, kind, steps=steps)
+    places = ranks(clean, maps)
+    deletion, insertion = area(removal.curve(places)), area(removal.curve(places, least_first=True))
+
+    softmax = partial(torch.softmax, dim=-1)
+    metric = metrics.DeletionInsertionMetric(Extractor(model, maps), softmax, steps=steps, baseline=removal.replacement)
+    metric.update(images)
+    found = metric.summary()
+    assert found["deletion_auc"] == pytest.approx(deletion.mean().item(), abs=1e-5)
+    assert found["insertion_auc"] == pytest.approx(insertion.mean().item(), abs=1e-5)
+
+
+def test_blur_is_a_gaussian_that_does_not_darken_the_border(images: Tensor) -> None:
+    clean = ask(lambda x: torch.ones(len(x), 2) / 2, images)
+    blurred = replacement(clean, "blur")
+    offset = np.arange(11) - 5
+    weights = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 5.0**2))
+    picture = images[1, 2].double().numpy()
+    for row, column in ((14, 14), (0, 0), (27, 9)):
+        top, left = row - 5, column - 5
+        inside = [(i, j) for i in range(11) for j in range(11) if 0 <= top + i < SIZE and 0 <= left + j < SIZE]
+        total = sum(weights[i, j] * picture[top + i, left + j] for i, j in inside)
+        assert blurred[1, 2, row, column].item() == pytest.approx(total / sum(weights[at] for at in inside), abs=1e-5)
+    even = replacement(ask(lambda x: torch.ones(len(x), 2), torch.full((1, 3, 20, 20), 0.7)), "blur")
+    assert torch.allclose(even, torch.full_like(even, 0.7))
+    assert torch.equal(replacement(clean, "mean"), torch.zeros_like(images))
+    with pytest.raises(ValueError, match="mean or blur"):
+        replacement(clean, "noise")
+
+
+def mass_on(mask: Tensor) -> Callable[..., Tensor]:
+    """Two classes: the share of the mask's pixels that are 1, and the rest."""
+
+    def score(images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        share = (images[:, 0] * mask).sum((1, 2)) / mask.sum()
+        return torch.stack([share, 1 - share], 1)
+
+    return score
+
+
+def test_scores_known_by_hand() -> None:
+    mask = torch.zeros(20, 20, dtype=torch.bool)
+    mask[4:8, 5:10] = True  # 20 of 400 pixels: the 5 % of RD@5%
+    score, images = mass_on(mask), torch.ones(4, 3, 20, 20)
+    clean = ask(score, images)
+    maps = torch.stack([mask.float(), -mask.float(), torch.zeros(20, 20), torch.full((20, 20), 0.1)])
+    to_mean = Removal(score, clean, "mean", steps=20)
+    found = faithfulness(to_mean, Removal(score, clean, torch.zeros_like(images), steps=20), maps, 1 - clean.classes)
+    perfect, inverted, *constant = range(4)
+    # the score falls from 1 to 0 within the first step, or within the last
+    assert found.deletion[[perfect, inverted]].tolist() == pytest.approx([0.5 / 20, 1 - 0.5 / 20])
+    assert found.insertion[[perfect, inverted]].tolist() == pytest.approx([1 - 0.5 / 20, 0.5 / 20])
+    assert found.srg[[perfect, inverted]].tolist() == pytest.approx([0.95, -0.95])
+    assert found.relative_drop is not None and found.relative_drop.tolist()[:2] == pytest.approx([2, 0])
+    assert found.srg[constant].abs().max() < 0.25  # a random order of 20 pixels among 400
+    assert torch.equal(found.start, torch.zeros(4))
+
+
+def test_random_maps_gain_nothing() -> None:
+    mask = torch.zeros(20, 20, dtype=torch.bool)
+    mask[4:8, 5:10] = True
+    score, images = mass_on(mask), torch.ones(300, 3, 20, 20)
+    clean = ask(score, images)
+    maps = torch.rand(300, 5, 5, generator=torch.Generator().manual_seed(0))
+    removal = Removal(score, clean, steps=10, chunk=512)
+    srg = faithfulness(removal, removal, maps).srg
+    assert srg.mean().item() == pytest.approx(0, abs=4 * srg.std().item() / 300**0.5)
+    assert srg.std() > 0.01
+
+
+def test_ties_are_broken_at_random_and_reproducibly(model: Small, images: Tensor) -> None:
+    clean = ask(scorer(model), images)
+    flat = torch.ones(3, 7, 7)
+    places = ranks(clean, flat, seed=1)
+    assert torch.equal(places, ranks(clean, flat, seed=1))
+    assert not torch.equal(places, ranks(clean, flat, seed=2))
+    assert torch.equal(places.sort(1).values, torch.arange(SIZE * SIZE).expand(3, -1))
+    rows = (torch.arange(SIZE * SIZE) // SIZE).double()
+    assert abs(np.corrcoef(places[0], rows)[0, 1]) < 0.15  # not in reading order
+    block = torch.zeros(3, SIZE, SIZE)
+    block[:, :14] = 1
+    places = ranks(clean, block)
+    assert places[:, : 14 * SIZE].max() == 14 * SIZE - 1  # whatever the ties, the block comes first
+    first = ask(scorer(model), images[:1])
+    assert torch.equal(ranks(first, block[:1]), places[:1])  # and the batch does not matter
+
+
+def test_maps_share_the_clean_forward(model: Small, images: Tensor, maps: Tensor) -> None:
+    seen: list[int] = []
+
+    def counting(batch: Tensor) -> Tensor:
+        seen.append(len(batch))
+        return model(batch).softmax(1)
+
+    clean = ask(counting, images)
+    to_mean, to_blur = Removal(counting, clean, steps=7, chunk=5), Removal(counting, clean, "blur", steps=7, chunk=5)
+    assert sum(seen) == 3 * 3
+    for _ in range(2):
+        seen.clear()
+        faithfulness(to_mean, to_blur, maps, clean.classes)
+        assert sum(seen) == 3 * (3 * 6 + 1) and max(seen) <= 5
+
+
+@pytest.mark.parametrize("kind", ["mean", "blur"])
+def test_padding_changes_nothing(kind: str) -> None:
+    """A picture in the corner of a larger batch has the curve that it has alone."""
+    small, wide = torch.randn(1, 3, 16, 24), torch.zeros(1, 3, 32, 32)
+    padding = torch.ones(1, 32, 32, dtype=torch.bool)
+    wide[..., :16, :24], padding[:, :16, :24] = small, False
+    maps, padded = torch.randn(1, 4, 6), torch.full((1, 8, 8), 99.0)
+    padded[:, :4, :6] = maps
+    weight = torch.randn(3, 16, 24)
+
+    def score(images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        if padding_mask is not None:
+            assert (images * padding_mask[:, None] == 0).all() and padding_mask.shape == images[:, 0].shape
+        value = (images[..., :16, :24] * weight).sum((1, 2, 3))
+        return torch.stack([value, -value], 1).softmax(1)
+
+    alone, together = ask(score, small), ask(score, wide, padding)
+    curves = [
+        Removal(score, clean, kind, steps=8, chunk=3).curve(ranks(clean, heat), least_first=least_first)
+        for clean, heat in ((alone, maps), (together, padded))
+        for least_first in (False, True)
+    ]
+    assert torch.allclose(curves[0], curves[2], atol=1e-5)
+    assert torch.allclose(curves[1], curves[3], atol=1e-5)
+    assert not torch.allclose(curves[0], curves[1], atol=1e-2)
+
+
+def test_bad_calls_end_in_one_line(model: Small, images: Tensor, maps: Tensor) -> None:
+    clean = ask(scorer(model), images)
+    with pytest.raises(ValueError, match="steps and chunk"):
+        Removal(scorer(model), clean, steps=0)
+    with pytest.raises(ValueError, match="one map for each image"):
+        ranks(clean, maps[:2])
+    with pytest.raises(ValueError, match="NaN"):
+        ranks(clean, maps * float("nan"))

@@ -1,0 +1,156 @@
+"""Pictures with two objects: what is wrong with a list is one line, and the scores are those known by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.pairs import load_masks, pair_scores, read_mask, read_pairs
+from datasets.planes.pairs import export_pairs
+from datasets.planes.renderer import get_preset
+
+CLASSES = ["bus", "car", "tram"]
+ENTRY = {"file": "street.png", "A": "bus", "B": "tram"}
+
+
+@pytest.fixture
+def street(tmp_path) -> Path:
+    """A picture of 20 x 30 pixels with an object on the left and one on the right."""
+    write(tmp_path, "street.png", np.full((20, 30, 3), 90, np.uint8))
+    write(tmp_path, "street.A.png", box(0, 10))
+    write(tmp_path, "street.B.png", box(20, 30))
+    (tmp_path / "pairs.json").write_text(json.dumps([ENTRY]))
+    return tmp_path
+
+
+def write(folder: Path, name: str, picture: np.ndarray) -> None:
+    cv2.imwrite(str(folder / name), picture)
+
+
+def box(start: int, stop: int, value: int = 255) -> np.ndarray:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:, start:stop] = value
+    return mask
+
+
+def test_list_is_read_from_file_or_folder(street):
+    (pair,) = read_pairs(street, CLASSES)
+    assert [pair] == read_pairs(street / "pairs.json", CLASSES)
+    assert pair.classes == (0, 2) and pair.path.name == "street.png"
+    masks = load_masks(pair, (20, 30))
+    assert masks.dtype == torch.bool and torch.equal(masks, torch.from_numpy(np.stack([box(0, 10), box(20, 30)]) > 0))
+
+
+@pytest.mark.parametrize("size", [(10, 15), (40, 60), (7, 60), (40, 9)])
+def test_masks_lie_where_the_network_sees_the_object(street, size):
+    (pair,) = read_pairs(street, CLASSES)
+    first, second = load_masks(pair, size)
+    assert first.shape == size
+    columns = torch.arange(size[1])
+    assert torch.equal(first, (columns + 0.5 < size[1] / 3).expand(size))
+    assert torch.equal(second, (columns + 0.5 > size[1] * 2 / 3).expand(size))
+
+
+def test_thin_object_does_not_vanish(street):
+    write(street, "street.A.png", box(3, 4))
+    (pair,) = read_pairs(street, CLASSES)
+    first = load_masks(pair, (4, 6))[0]
+    assert torch.equal(first, (torch.arange(6) == 0).expand(4, 6))
+
+
+@pytest.mark.parametrize("value", [1, 3, 255])
+def test_any_two_values_are_a_mask(street, value):
+    write(street, "street.A.png", box(0, 10, value))
+    assert torch.equal(read_mask(street / "street.A.png"), torch.from_numpy(box(0, 10) > 0))
+    write(street, "street.A.png", np.repeat(box(0, 10)[..., None], 3, 2))
+    assert torch.equal(read_mask(street / "street.A.png"), torch.from_numpy(box(0, 10) > 0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "pairs.json: is not JSON"),
+        ("{}", "not a list; expected"),
+        ("[]", "an empty list; expected"),
+        ([7], "entry 1 lacks the text 'file', 'A' or 'B'; expected"),
+        ([ENTRY, {"file": "street.png", "A": "bus"}], "entry 2 lacks"),
+        ([ENTRY | {"B": 2}], "entry 1 lacks"),
+        ([ENTRY | {"B": "tran"}], "B is 'tran', not one of the model's 3 classes: 'tram'"),
+        ([ENTRY | {"B": "bus"}], "A and B are both 'bus'"),
+        ([ENTRY | {"file": "road.png"}], "road.png: does not exist"),
+    ],
+)
+def test_wrong_list_is_one_line(street, content, message):
+    (street / "pairs.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read_pairs(street, CLASSES)
+    assert str(street) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_list_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="--pairs .*none.json: No such file"):
+        read_pairs(tmp_path / "none.json", CLASSES)
+
+
+def test_wrong_masks_are_named(street):
+    (pair,) = read_pairs(street, CLASSES)
+    mask = street / "street.B.png"
+    mask.unlink()
+    with pytest.raises(ValueError, match=r"street.B.png: is missing; expected the mask of an object in street.png"):
+        read_pairs(street, CLASSES)
+    write(street, mask.name, np.zeros((30, 20), np.uint8))
+    with pytest.raises(ValueError, match=r"street.B.png: is 20 x 30, its picture is 30 x 20"):
+        read_pairs(street, CLASSES)
+    for picture, message in ((box(0, 0), "is empty"), (box(0, 30), "marks all"), (np.dstack([box(0, 9)] * 4), "transparent")):
+        write(street, mask.name, picture)
+        with pytest.raises(ValueError, match=f"street.B.png: .*{message}"):
+            load_masks(pair, (20, 30))
+    mask.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"street.B.png: is not an image"):
+        read_pairs(street, CLASSES)
+
+
+def test_scores_of_maps_known_by_hand():
+    masks = torch.zeros(1, 2, 4, 8, dtype=torch.bool)
+    masks[0, 0, :, :2] = True
+    masks[0, 1, :, 6:] = True
+    right, swapped, constant = masks.float(), masks.flip(1).float(), torch.ones(1, 2, 4, 8)
+    mixed = right + 0.5 * swapped - 0.25 * (right + swapped == 0)
+    scores = pair_scores(torch.cat([right, swapped, constant, mixed]), masks.expand(4, -1, -1, -1))
+    expected = {
+        "own_hit": [1, 0, 0, 1],
+        "other_hit": [0, 1, 0, 0],
+        "own_energy": [1, 0, 0.25, 2 / 3],
+        "other_energy": [0, 1, 0.25, 1 / 3],
+        "own_area": [0.25] * 4,
+        "other_area": [0.25] * 4,
+    }
+    assert set(scores) == set(expected)
+    for name, values in expected.items():
+        assert torch.allclose(scores[name], torch.tensor(values)[:, None].expand(4, 2).float()), name
+
+
+def test_padding_does_not_count():
+    maps, masks = torch.ones(1, 2, 4, 8), torch.zeros(1, 2, 4, 8, dtype=torch.bool)
+    masks[0, 0, :, :1] = masks[0, 1, :, 1:2] = True
+    padding = torch.zeros(1, 4, 8, dtype=torch.bool)
+    padding[..., 4:] = True
+    scores = pair_scores(maps, masks, padding)
+    assert torch.allclose(scores["own_energy"], torch.tensor([[0.25, 0.25]])) and torch.allclose(
+        scores["own_area"], scores["own_energy"]
+    )
+
+
+def test_scenes_of_the_renderer_are_pairs(tmp_path):
+    preset = get_preset("f16")
+    export_pairs(tmp_path / "pairs", preset, 2, 64)
+    pairs = read_pairs(tmp_path / "pairs", list(preset.classes))
+    masks = torch.stack([load_masks(pair, (64, 64)) for pair in pairs])
+    assert masks.any((-2, -1)).all() and not masks.all(1).any()
+    assert (pair_scores(masks.float(), masks)["own_hit"] == 1).all()

@@ -1,0 +1,256 @@
+"""Round trips through ICN's, INTR's and DETR's file formats, and files that must be refused."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+from conftest import TINY, as_detr, tiny_flags, tiny_model
+
+from models import ARCHITECTURE, load_checkpoint, load_finetune
+from models.loading import read_checkpoint
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def intr_args(**changes: object) -> argparse.Namespace:
+    """The flags that INTR pickles into its files, for a tiny model."""
+    values = dict(
+        lr=5e-5, lr_backbone=1e-5, batch_size=12, epochs=140, lr_drop=80, backbone="resnet18", dilation=False, enc_layers=1,
+        dec_layers=2, dim_feedforward=64, hidden_dim=32, dropout=0.1, nheads=4, num_queries=3, pre_norm=False,
+        position_embedding="sine", dataset_name="cub", resume="", device="cuda", gpu=0, distributed=True,
+    )  # fmt: skip
+    return argparse.Namespace(**{**values, **changes})
+
+
+def save_intr(path: Path, **changes: object) -> torch.nn.Module:
+    model = tiny_model(**changes)
+    schedule = {"step_size": 80, "last_epoch": 7, "_last_lr": [5e-5, 1e-5]}
+    file = {"model": model.state_dict(), "optimizer": {}, "lr_scheduler": schedule, "epoch": 6, "args": intr_args(**changes)}
+    torch.save(file, path)
+    return model
+
+
+def save_detr(path: Path, queries: int = 100) -> dict[str, torch.Tensor]:
+    state = as_detr(tiny_model(queries).state_dict())
+    torch.save({"model": state}, path)
+    return state
+
+
+def save_icn(path: Path, **changes: object) -> torch.nn.Module:
+    model = tiny_model(**changes)
+    args = {key: value for key, value in vars(tiny_flags()).items() if key != "given"}
+    args |= {"num_queries": 3, "backbone_norm": "frozen", **changes}
+    normalisation = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    file = {"model": model.state_dict(), "args": args, "classes": ["a", "b", "ü c"], "normalisation": normalisation, "epoch": 4}
+    torch.save({**file, "version": 1}, path)
+    return model
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_intr_file(tmp_path: Path, pre_norm: bool) -> None:
+    original = save_intr(tmp_path / "intr.pth", pre_norm=pre_norm)
+    model, meta = load_checkpoint(tmp_path / "intr.pth")
+    assert meta.classes is None and meta.epoch == 6 and meta.args["pre_norm"] is pre_norm
+    assert meta.normalisation["mean"] == [0.485, 0.456, 0.406]
+    with torch.no_grad():
+        assert torch.equal(model.eval()(IMAGES).logits, original(IMAGES).logits)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"backbone": "tf_efficientnet_lite0", "dilation": True}, {"position_embedding": "learned", "feature_stride": 16}],
+)
+def test_icn_file_rebuilds_its_model_alone(tmp_path: Path, changes: dict[str, object]) -> None:
+    original = save_icn(tmp_path / "icn.pth", **changes)
+    model, meta = load_checkpoint(tmp_path / "icn.pth")
+    assert meta.classes == ["a", "b", "ü c"] and meta.normalisation["mean"] == [0.5, 0.5, 0.5]
+    with torch.no_grad():
+        assert torch.equal(model.eval()(IMAGES).logits, original(IMAGES).logits)
+
+
+@pytest.mark.parametrize("flag, value, theirs", [("nheads", 8, 4), ("num_queries", 5, 3), ("backbone", "resnet50", "resnet18")])
+def test_a_flag_that_contradicts_the_file_names_both(tmp_path: Path, flag: str, value: object, theirs: object) -> None:
+    save_intr(tmp_path / "intr.pth")
+    with pytest.raises(ValueError, match=f"--{flag} {value} contradicts .*intr.pth, which has {theirs}"):
+        load_checkpoint(tmp_path / "intr.pth", overrides={flag: value})
+    load_checkpoint(tmp_path / "intr.pth", overrides={flag: theirs})
+
+
+def test_what_is_no_part_of_the_weights_is_replaced_by_the_flag(tmp_path: Path) -> None:
+    save_intr(tmp_path / "intr.pth")
+    model, meta = load_checkpoint(tmp_path / "intr.pth", overrides={"dropout": 0.3, "lr_backbone": 0.0})
+    assert model.transformer.decoder.layers[0].dropout.p == 0.3 == meta.args["dropout"]
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    model, _ = load_checkpoint(tmp_path / "intr.pth")
+    assert model.transformer.decoder.layers[0].dropout.p == 0.1
+    assert any(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "site").mkdir()
+    save_intr(tmp_path / "site" / "intr.pth")
+    save_intr(tmp_path / "site" / "intr-00000000.pth")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        site = f"http://127.0.0.1:{server.server_port}"
+        assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
+        (tmp_path / "site" / "intr.pth").unlink()
+        assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
+        for name in ("intr-00000000.pth", "nowhere.pth"):
+            with pytest.raises(ValueError, match=f"checkpoint {site}/{name} cannot be fetched"):
+                read_checkpoint(f"{site}/{name}")
+        server.shutdown()
+
+
+def finetune(path: Path, classes: int, noise_frac: float = 0.1, seed: int = 42) -> tuple[torch.nn.Module, str]:
+    args = tiny_flags("--noise_frac", noise_frac, "--seed", seed)
+    args.num_queries, args.backbone_norm = classes, "frozen"
+    return load_finetune(path, args, {})
+
+
+@pytest.mark.parametrize("classes", [3, 100, 117, 250])
+def test_detr_queries_are_adapted(tmp_path: Path, classes: int) -> None:
+    state = save_detr(tmp_path / "detr.pth")
+    model, report = finetune(tmp_path / "detr.pth", classes)
+    queries, source = model.query_embed.weight.detach(), state["query_embed.weight"]
+    first = min(classes, 100)
+    assert len(queries) == classes and torch.equal(queries[:first], source[:first])
+    if classes > 100:
+        noise = queries[100:] - source.repeat(3, 1)[100:classes]
+        assert 0.09 < noise.std() < 0.11 and len(queries.unique(dim=0)) == classes
+        assert f"{classes - 100} repeats" in report
+    assert torch.equal(model.input_proj.weight, state["input_proj.weight"])
+    assert model.presence_vector.bias.item() == 0 and 0 < model.presence_vector.weight.abs().max() <= (6 / 33) ** 0.5
+    assert "dropped bbox_embed, class_embed" in report and "made presence_vector" in report and "\n" not in report
+
+
+def test_every_rank_draws_the_same_noise(tmp_path: Path) -> None:
+    save_detr(tmp_path / "detr.pth")
+    states = []
+    for rank in range(2):
+        torch.manual_seed(rank)
+        states.append(finetune(tmp_path / "detr.pth", 130)[0].state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0]["query_embed.weight"], finetune(tmp_path / "detr.pth", 130, seed=1)[0].query_embed.weight)
+
+
+def test_finetune_keeps_the_stem_frozen(tmp_path: Path) -> None:
+    save_detr(tmp_path / "detr.pth")
+    model, _ = finetune(tmp_path / "detr.pth", 3)
+    assert not model.backbone[0].body.conv1.weight.requires_grad and model.backbone[0].body.layer2[0].conv1.weight.requires_grad
+
+
+def test_finetune_from_an_icn_file_keeps_its_classifier_and_architecture(tmp_path: Path) -> None:
+    original = save_icn(tmp_path / "icn.pth", feature_stride=16)
+    model, report = finetune(tmp_path / "icn.pth", 2)
+    assert torch.equal(model.presence_vector.weight, original.presence_vector.weight) and "made nothing" in report
+    assert torch.equal(model.query_embed.weight, original.query_embed.weight[:2]) and model.input_proj.in_channels == 256
+
+
+def test_finetune_of_another_depth_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_detr(tmp_path / "detr.pth")
+    args = tiny_flags("--dec_layers", 3)
+    args.num_queries, args.backbone_norm = 3, "frozen"
+    with pytest.raises(ValueError, match="another architecture: 18 tensors do not fit .*layers.2.* is missing") as error:
+        load_finetune(tmp_path / "detr.pth", args, {})
+    assert "\n" not in str(error.value)
+
+
+def test_detr_cannot_be_scored(tmp_path: Path) -> None:
+    save_detr(tmp_path / "detr.pth")
+    with pytest.raises(ValueError, match="DETR detector.*--finetune"):
+        load_checkpoint(tmp_path / "detr.pth")
+
+
+class Hostile:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
+    torch.save({"model": {}, "args": Hostile(tmp_path / "owned")}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match="bad.pth is refused.*nothing in it was run") as error:
+        read_checkpoint(tmp_path / "bad.pth")
+    assert not (tmp_path / "owned").exists() and "\n" not in str(error.value) and "mkdir" in str(error.value)
+
+
+def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+    save_icn(tmp_path / "icn.pth")
+    whole = (tmp_path / "icn.pth").read_bytes()
+    for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello\n" * 50, "cut2": whole[:-30]}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is truncated or no checkpoint") as error:
+            read_checkpoint(tmp_path / name)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="nowhere.pth does not exist"):
+        read_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_checkpoint(tmp_path)
+    for content, message in (([1, 2], "no entry 'model'"), ({"model": {"a": 1}}, "something else than named tensors")):
+        torch.save(content, tmp_path / "odd.pth")
+        with pytest.raises(ValueError, match=message):
+            read_checkpoint(tmp_path / "odd.pth")
+
+
+def test_a_file_of_another_architecture(tmp_path: Path) -> None:
+    save_intr(tmp_path / "intr.pth")
+    file = torch.load(tmp_path / "intr.pth", weights_only=False)
+    file["args"].dec_layers = 1
+    torch.save(file, tmp_path / "intr.pth")
+    with pytest.raises(ValueError, match="another architecture: its flags say dec_layers = 1, its tensors 2"):
+        load_checkpoint(tmp_path / "intr.pth")
+    file["args"].dec_layers, file["args"].backbone = 2, "resnet34"
+    torch.save(file, tmp_path / "intr.pth")
+    with pytest.raises(ValueError, match="another architecture: .* tensors do not fit .* is missing"):
+        load_checkpoint(tmp_path / "intr.pth")
+    file["args"].nheads = "four"
+    torch.save(file, tmp_path / "intr.pth")
+    with pytest.raises(ValueError, match="nheads = 'four'.*a int is needed"):
+        load_checkpoint(tmp_path / "intr.pth")
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"query_embed.weight": torch.zeros(1, 1)}, "version": 99}, tmp_path / "new.pth")
+    with pytest.raises(ValueError, match="format 99.*update ICN"):
+        read_checkpoint(tmp_path / "new.pth")
+
+
+@pytest.mark.parametrize(
+    "entry, value",
+    [
+        ("epoch", "x"), ("epoch", -5), ("step", "x"), ("version", "9"), ("classes", 5), ("classes", [1, 2]), ("best", {}),
+        ("normalisation", {"mean": "x", "std": [1, 1, 1]}), ("normalisation", {"mean": [0, 0]}), ("optimizer", "x"), ("rng", [1]),
+    ],
+)  # fmt: skip
+def test_damaged_entries_are_named(tmp_path: Path, entry: str, value: object) -> None:
+    torch.save({"model": {"query_embed.weight": torch.zeros(1, 1)}, entry: value}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=f"odd.pth: the entry '{entry}' is damaged"):
+        read_checkpoint(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("flag, value", [("enc_layers", 10**7), ("hidden_dim", 10**9), ("dim_feedforward", -5), ("dropout", "x")])
+def test_damaged_flags_build_nothing(tmp_path: Path, flag: str, value: object) -> None:
+    save_intr(tmp_path / "intr.pth")
+    file = torch.load(tmp_path / "intr.pth", weights_only=False)
+    setattr(file["args"], flag, value)
+    torch.save(file, tmp_path / "intr.pth")
+    with pytest.raises(ValueError, match=f"{flag} = '?{value}"):
+        load_checkpoint(tmp_path / "intr.pth")
+
+
+def test_defaults_of_the_architecture_are_the_flags() -> None:
+    flags = vars(tiny_flags(*[]))
+    named = {word[2:] for word in TINY.split() if word.startswith("--")} | {"backbone_norm"}
+    assert all(flags[key] == value for key, value in ARCHITECTURE.items() if key not in named)

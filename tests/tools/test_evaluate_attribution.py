@@ -1,0 +1,255 @@
+"""`python -m tools.evaluate_attribution`, end to end on a model and pictures so small that everything is measured in seconds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import COLOURS, make_images
+
+from attribution.evaluation import measure as measurement
+from datasets.planes.export import export
+from datasets.planes.pairs import export_pairs
+from datasets.planes.renderer import get_preset
+from flags import get_args_parser as main_args_parser
+from models import build_model
+from models.loading import VERSION
+from tools import evaluate_attribution
+from tools.evaluate_attribution import get_args_parser, main
+from util.cli import launch, parse
+
+TINY = "--backbone test_resnet --hidden_dim 16 --nheads 2 --enc_layers 0 --dim_feedforward 16 --feature_stride 16"
+FILES = ["attribution.json", "attribution.md", "bars.png", "curves.png", "examples.jpg"]
+QUICK = "--device cpu --num_workers 0 --steps 4 --batch_size 4"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def checkpoint(path: Path, classes: list[str], decoder: str, size: int = 48, square: bool = True) -> Path:
+    torch.manual_seed(0)
+    layers = ["--dec_layers", "2"] if decoder == "detr" else []
+    flags = [*TINY.split(), *layers, "--decoder", decoder, "--image_size", size, "--num_queries", len(classes)]
+    args = parse(main_args_parser(), [*map(str, flags), *(["--square"] if square else []), "--backbone_norm", "frozen"])
+    if decoder != "detr":
+        args.dec_layers = 0
+    model = build_model(args)
+    with torch.no_grad():
+        for parameter in model.transformer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    known = {key: value for key, value in vars(args).items() if key != "given"}
+    normalisation = model.backbone[0].normalisation
+    state = {"model": model.state_dict(), "args": known, "classes": classes, "normalisation": normalisation, "version": VERSION}
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of colours (two shapes, masks of most) and planes, with a checkpoint for each decoder."""
+    root = tmp_path_factory.mktemp("measured")
+    make_images(root / "colours", {"val": 2}, COLOURS, (40, 48))
+    for path in sorted((root / "colours").glob("val/*/*.png")):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[10:30, 5:30] = 255
+        target = root / "masks" / "val" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), mask)
+    wide = root / "colours" / "val" / "red" / "wide.png"
+    cv2.imwrite(str(wide), np.random.default_rng(0).integers(0, 255, (40, 70, 3), np.uint8))
+    for decoder in ("additive", "detr", "none"):
+        checkpoint(root / f"{decoder}.pth", sorted(COLOURS), decoder)
+    export(root / "planes-pair", get_preset("f8"), 64, {"val": 8}, image_format="png")
+    names = list(get_preset("f8").classes)
+    for decoder in ("additive", "detr"):
+        checkpoint(root / f"planes-{decoder}.pth", names, decoder, 64)
+    export_pairs(root / "pairs", get_preset("f8"), 2, 64)
+    return root
+
+
+def arguments(made: Path, out: Path, name: str, *more: object, data: str = "colours") -> list[str]:
+    words = ["--resume", made / f"{name}.pth", "--dataset_path", made, "--dataset_name", data, "--output_dir", out]
+    return [str(word) for word in [*words, *QUICK.split(), *more]]
+
+
+def measure(made: Path, out: Path, name: str, *more: object, data: str = "colours") -> dict:
+    main(parse(get_args_parser(), arguments(made, out, name, *more, data=data)))
+    return json.loads((out / "attribution.json").read_text())
+
+
+def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    found = measure(made, tmp_path, "additive", "--masks", made / "masks")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*FILES, "partial"]
+    methods = found["methods"]
+    own = {"attention", "rollout", "relevance", "additive", "additive_pixels"}
+    posthoc = {"gradcam", "finercam", "integrated_gradients_blur", "occlusion", "rise", "contrast"}
+    controls = {"random", "centre", "edges", "rollout_every_class", "oracle"}
+    assert set(methods) == own | posthoc | controls
+    assert found["ours"] == "additive" and found["settings"]["images"] == 7 and found["settings"]["grid"] == [3, 3]
+    for name, entry in methods.items():
+        metrics = entry["metrics"]
+        assert {"srg", "insertion", "deletion", "insertion_start", "rd", "pointing", "energy", "ap", "gini", "ms"} <= set(metrics)
+        srg = metrics["srg"]
+        count = 6 if name == "oracle" else 7  # one picture has no mask
+        assert srg["low"] <= srg["mean"] <= srg["high"] and srg["images"] == count and metrics["ap"]["images"] == 6
+        assert ("difference" in srg) == (name != "additive") and set(entry["curves"]) == {"deletion", "insertion", "least_first"}
+        assert len(entry["per_image"]["srg"]) == 7 and len(entry["curves"]["deletion"]["mean"]) == 5
+        costly = {"integrated_gradients_blur", "occlusion", "rise", "contrast"}
+        assert ("srg_native" in metrics) == (name in {*costly, "additive_pixels"})
+        assert ("randomisation" in entry) == (name not in {*costly, "oracle"})
+    assert methods["oracle"]["metrics"]["energy"]["mean"] > methods["centre"]["metrics"]["energy"]["mean"]
+    assert methods["rise"]["passes"] == {"forward": 128, "backward": 0}
+    assert methods["edges"]["randomisation"]["passed"] is False
+    model = found["model"]
+    assert {"clean", "uniform", "other_image", "other_class"} == set(model["reliance"])
+    assert model["reliance"]["clean"]["mean"] == pytest.approx(model["accuracy"])
+    assert 0 < model["locality"]["own"]["mean"] <= model["locality"]["ring"]["mean"] <= 1
+    assert 0 < model["head_diversity"]["jsd"]["mean"] < 1
+    text = (tmp_path / "attribution.md").read_text()
+    assert "**additive**" in text and "## On the object" in text and "## additive against the others" in text
+    assert "Known evidence" not in text and "nan" not in text
+    assert cv2.imread(str(tmp_path / "examples.jpg")) is not None
+
+
+@pytest.mark.parametrize("decoder", ["detr", "additive"])
+def test_planes_have_everything_that_is_exact(made: Path, tmp_path: Path, decoder: str) -> None:
+    found = measure(
+        made, tmp_path, f"planes-{decoder}", "--images", 6, "--methods", "gradcam,finercam", "--pairs", made / "pairs",
+        "--metrics", "faithfulness,masks,planes,pairs", data="planes-pair",
+    )  # fmt: skip
+    ours = {"detr": "contribution", "additive": "additive"}[decoder]
+    controls = {"random", "centre", "edges", "rollout_every_class", "oracle", "evidence_oracle", "fixed_place"}
+    assert found["ours"] == ours and set(found["methods"]) == {ours, "gradcam", "finercam"} | controls
+    slots = found["settings"]["slots"]
+    for name, entry in found["methods"].items():
+        metrics = entry["metrics"]
+        assert {"contrast_pointing", "contrast_energy", *(f"contrast_pointing/{slot}" for slot in slots)} <= set(metrics)
+        if name != "fixed_place":
+            assert {"sd", "pc", "dc", "ts", "part_srg", "srg", "pointing"} <= set(metrics)
+    mean = {name: entry["metrics"]["contrast_energy"]["mean"] for name, entry in found["methods"].items()}
+    assert mean["evidence_oracle"] > max(mean[name] for name in ("random", "centre", "edges", "gradcam"))
+    assert found["methods"]["evidence_oracle"]["metrics"]["sd"]["mean"] > 0.5
+    assert set(found["pairs"]) == {ours, "gradcam", "finercam"} | controls - {"evidence_oracle", "fixed_place"}
+    oracle = found["pairs"]["oracle"]["metrics"]
+    assert oracle["own_energy"]["mean"] > 2 * max(oracle["other_energy"]["mean"], oracle["own_area"]["mean"])
+    assert oracle["own_hit"]["images"] == 2
+    text = (tmp_path / "attribution.md").read_text()
+    assert "## Two objects in a picture" in text and "## Known evidence: pointing in each slot" in text
+
+
+def test_interrupted_run_goes_on_and_ends_like_one_that_was_not(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--methods", "attention", "--metrics", "srg,gini,randomisation")
+    whole = measure(made, tmp_path / "whole", "additive", *flags)
+    calls = []
+    real = measurement.Harness.measure
+
+    def some(harness, unit, method):
+        calls.append((unit.number, method.name))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(harness, unit, method)
+
+    monkeypatch.setattr(measurement.Harness, "measure", some)
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), arguments(made, tmp_path / "cut", "additive", *flags))
+    assert stop.value.code == 130 and not (tmp_path / "cut" / "attribution.json").exists()
+    resumed = measure(made, tmp_path / "cut", "additive", *flags)
+    assert len(calls) == len(set(calls)) + 1, "only what was cut short is done again"
+    before = len(calls)
+    again = measure(made, tmp_path / "cut", "additive", *flags)
+    assert len(calls) == before
+    for found in (resumed, again):
+        for name, entry in found["methods"].items():
+            mine = {key: column for key, column in entry["per_image"].items() if key != "ms"}
+            assert mine == {key: column for key, column in whole["methods"][name]["per_image"].items() if key != "ms"}
+
+
+def test_results_of_another_key_are_not_used(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--methods", "attention", "--metrics", "gini")
+    measure(made, tmp_path, "additive", *flags)
+    assert "not used" not in capsys.readouterr().out
+    measure(made, tmp_path, "detr", *flags)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not used" in line]
+    assert len(lines) == 1 and "partial" in lines[0]
+    assert len(list((tmp_path / "partial").iterdir())) == 2
+    found = measure(made, tmp_path, "detr", *flags, "--seed", 1)
+    assert len(list((tmp_path / "partial").iterdir())) == 3 and found["settings"]["seed"] == 1
+
+
+def test_pictures_of_any_shape_and_a_decoder_without_attention(made: Path, tmp_path: Path) -> None:
+    path = checkpoint(made / "aspect.pth", sorted(COLOURS), "none", square=False)
+    found = measure(made, tmp_path, path.stem, "--methods", "additive", "--masks", made / "masks")
+    assert found["settings"]["images"] == 7 and "reliance" not in found["model"] and "locality" in found["model"]
+    assert "rollout_every_class" not in found["methods"]
+    assert found["methods"]["additive"]["metrics"]["srg"]["images"] == 7
+
+
+def test_without_captum_its_methods_are_left_out(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate_attribution.importlib.util, "find_spec", lambda name: None)
+    found = measure(made, tmp_path, "additive", "--methods", "occlusion,gradcam", "--metrics", "gini")
+    assert "occlusion" not in found["methods"] and "gradcam" in found["methods"]
+    line = next(line for line in capsys.readouterr().out.splitlines() if "captum" in line)
+    assert "occlusion" in line and "pip install" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--resume", ""], ["--resume"]),
+        (["--resume", "absent.pth"], ["absent.pth"]),
+        (["--output_dir", ""], ["--output_dir"]),
+        (["--methods", "gradcamm"], ["--methods gradcamm", "gradcam"]),
+        (["--methods", "contribution"], ["--methods contribution", "additive"]),
+        (["--ours", "contribution"], ["--ours contribution", "additive"]),
+        (["--metrics", "srgg"], ["--metrics srgg", "faithfulness", "srg"]),
+        (["--metrics", "planes"], ["--metrics planes", "make_planes"]),
+        (["--metrics", "pointing"], ["--masks"]),
+        (["--metrics", "own_hit"], ["--pairs"]),
+        (["--masks", "absent"], ["--masks absent"]),
+        (["--pairs", "absent"], ["--pairs absent"]),
+        (["--quick", "--full"], ["--full"]),
+        (["--images", "0"], ["--images 0"]),
+        (["--steps", "0"], ["--steps 0"]),
+        (["--costly_images", "0"], ["--costly_images 0"]),
+        (["--batch_size", "0"], ["--batch_size 0"]),
+        (["--seed", "-1"], ["--seed -1"]),
+        (["--decoder", "detr"], ["--decoder detr", "additive"]),
+        (["--dataset_name", "absent"], ["absent", "colours"]),
+    ],
+)
+def test_errors_are_one_line_that_names_the_flag(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), arguments(made, tmp_path / "out", "additive", *flags))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1, lines
+    assert all(re.search(re.escape(word), lines[0]) for word in words), lines[0]
+
+
+def test_mask_of_another_size_and_output_in_a_file(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(made / "masks", tmp_path / "masks")
+    wrong = next((tmp_path / "masks" / "val" / "blue").iterdir())
+    cv2.imwrite(str(wrong), np.full((10, 10), 255, np.uint8))
+    (tmp_path / "file").touch()
+    for flags, word in ((["--masks", tmp_path / "masks"], wrong.name), (["--output_dir", tmp_path / "file"], "--output_dir")):
+        with pytest.raises(SystemExit):
+            launch(main, get_args_parser(), arguments(made, tmp_path / "out", "additive", *flags))
+        assert word in capsys.readouterr().err

@@ -1,0 +1,101 @@
+"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.inference`, and `engine.Learner.update`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from assembly import compiled, make_learner
+from datasets import ImageBatch
+from engine import evaluate
+from models import ICN, ICNOutput, build_model
+from models.inference import for_inference
+from tools.benchmark.cases import FLOOR, WITH_MAPS
+from util.precision import Precision, select_precision
+
+
+class LastMaps(nn.Module):
+    """The model with the maps of its last decoder layer asked for at every call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> ICNOutput:
+        return self.model(images, padding_mask, attention=-1)
+
+
+class Evaluation:
+    """The evaluation, the same with maps, and the bare backbone out of the very same model."""
+
+    def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision) -> None:
+        self.network = for_inference(model, precision.dtype)
+        self.device, self.precision, self.classes = device, precision, spec["classes"]
+        self.normalisation = model.backbone[0].normalisation
+        self.batch = make_batch(spec, device)
+        images = self.batch.to(device).normalise(**self.normalisation)
+        self.images = images.to(memory_format=torch.channels_last)  # [B, 3, H, W]
+        network: Callable[..., Any] = self.network
+        backbone: Callable[..., Any] = self.network.backbone[0]  # type: ignore[assignment]
+        if spec["compiled"]:
+            network, backbone = (compiled(part, True, frozen=device.type == "cpu") for part in (network, backbone))
+        maps = LastMaps(network)
+        self.variants: dict[str, Callable[[int], None]] = {
+            "evaluation": lambda count: self.evaluate(network, count),
+            WITH_MAPS: lambda count: self.evaluate(maps, count),
+            FLOOR: lambda count: self.floor(backbone, count),
+        }
+
+    def evaluate(self, model: nn.Module, count: int) -> None:
+        evaluate(model, [self.batch] * count, self.device, self.normalisation, self.classes, "evaluation", self.precision)
+
+    @torch.inference_mode()
+    def floor(self, backbone: nn.Module, count: int) -> None:
+        with self.precision.autocast():
+            for _ in range(count):
+                backbone(self.images)
+
+
+class Training:
+    """The training step of the learner that main.py would make from the same flags."""
+
+    def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision, args: argparse.Namespace) -> None:
+        self.network = model.to(device, memory_format=torch.channels_last)
+        self.batch, self.device = make_batch(spec, device), device
+        args.compile = spec["compiled"]
+        self.learner = make_learner(
+            args, model, precision, model.backbone[0].normalisation, steps_per_epoch=1000, checkpoint=None
+        )
+        self.variants: dict[str, Callable[[int], None]] = {"training": self.train}
+
+    def train(self, count: int) -> None:
+        for _ in range(count):
+            logits = self.learner.update([self.batch.to(self.device)])
+        if not logits[0].isfinite().all():
+            raise ValueError("the logits are no longer finite numbers")
+
+
+def build(spec: Any, device: torch.device) -> Evaluation | Training:
+    """What a spec asks for. ValueError for flags that make no model."""
+    flags = {**spec["flags"], "num_queries": spec["classes"], "backbone_norm": "frozen", "backbone_weights": "none"}
+    args = argparse.Namespace(**flags)
+    precision = select_precision(spec["precision"], device)
+    torch.backends.cudnn.benchmark = True  # as main.py has it
+    model = build_model(args)
+    if spec["mode"] == "training":
+        return Training(model, spec, device, precision, args)
+    return Evaluation(model.to(device), spec, device, precision)
+
+
+def make_batch(spec: Any, device: torch.device) -> ImageBatch:
+    """A batch as the loader gives it: uint8 in channels_last memory on the CPU, pinned for a GPU, nothing padded."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (spec["batch_size"], 3, spec["height"], spec["width"])
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(spec["batch_size"])
+    batch = ImageBatch(images, None, labels % spec["classes"], labels)
+    return batch.pin_memory() if device.type == "cuda" else batch

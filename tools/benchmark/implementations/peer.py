@@ -1,0 +1,143 @@
+"""Any repository with INTR's `build_model(args)`: evaluated and trained as INTR's own engine does it.
+
+This module imports nothing of ICN: in the process of a peer, `models` and `util` are the peer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MAX_NORM = 0.1
+
+
+class NoWeights(dict[str, Tensor]):
+    """What comes in the place of a download: weights that leave a model as it is."""
+
+
+@dataclass
+class Padded:
+    """Images with their padding mask, for a peer that has no `util.misc.NestedTensor`."""
+
+    tensors: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Padded:
+        return Padded(self.tensors.to(device), self.mask.to(device))
+
+    def decompose(self) -> tuple[Tensor, Tensor]:
+        return self.tensors, self.mask
+
+
+class Peer:
+    """INTR's evaluation and training step around a model of its interface, in single precision."""
+
+    def __init__(self, spec: Any, device: torch.device, build_model: Callable[[argparse.Namespace], Any]) -> None:
+        args = argparse.Namespace(**{**spec["flags"], "num_queries": spec["classes"], "device": str(device)})
+        made = build_model(args)
+        self.network: nn.Module = (made[0] if isinstance(made, tuple) else made).to(device)
+        self.device = device
+        self.samples = _samples(spec)
+        self.labels = torch.arange(spec["batch_size"]) % spec["classes"]
+        if spec["mode"] == "training":
+            self.variants = {"training": self.train}
+            self.network.train()
+            self.optimizer = _optimizer(self.network, args)
+        else:
+            self.variants = {"evaluation": self.evaluate}
+            self.network.eval()
+
+    @torch.no_grad()
+    def evaluate(self, count: int) -> None:
+        for _ in range(count):
+            _, loss = self._forward()
+        loss.item()
+
+    def train(self, count: int) -> None:
+        for _ in range(count):
+            outputs, loss = self._forward()  # the outputs live through the backward, as they do in INTR's loop
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_MAX_NORM)
+            self.optimizer.step()
+            del outputs
+        if not loss.isfinite():
+            raise ValueError(f"the loss is {loss.item()}")
+
+    def _forward(self) -> tuple[Any, Tensor]:
+        outputs = self.network(self.samples.to(self.device))
+        found = outputs[0] if isinstance(outputs, tuple) else outputs
+        return outputs, F.cross_entropy(found["query_logits"], self.labels.to(self.device))
+
+
+def import_build_model(folder: str) -> Callable[[argparse.Namespace], Any]:
+    """`models.build_model` of the repository in `folder`, with everything that would download made harmless.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    root = Path(__file__).resolve().parents[3]
+    sys.path[:] = [folder, *(entry for entry in sys.path if Path(entry).resolve() != root)]
+    os.chdir(folder)
+    warnings.filterwarnings("ignore")
+    forbid_downloads()
+    try:
+        return import_module("models").build_model
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--peer {Path(folder).name}: models.build_model cannot be imported: {error}") from None
+
+
+def forbid_downloads() -> None:
+    """Let a request for pretrained weights give none, and loading none do nothing: speed does not depend on them."""
+    import torchvision.models._api as api
+
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ[name] = "1"
+    load = nn.Module.load_state_dict
+
+    def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(state_dict, NoWeights):
+            return load(module, {}, strict=False)
+        return load(module, state_dict, *args, **kwargs)
+
+    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+    torch.hub.load_state_dict_from_url = lambda *_, **__: NoWeights()
+    api.WeightsEnum.get_state_dict = lambda *_, **__: NoWeights()  # type: ignore[method-assign]
+
+
+def build(spec: Any, device: torch.device, build_model: Callable[[argparse.Namespace], Any]) -> Peer:
+    return Peer(spec, device, build_model)
+
+
+def _samples(spec: Any) -> Any:
+    """A batch as INTR's loader gives it: normalised floats on the CPU, and a mask, though nothing is padded."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (spec["batch_size"], 3, spec["height"], spec["width"])
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).float().div_(255)
+    images.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+    mask = torch.zeros(shape[0], *shape[2:], dtype=torch.bool)
+    try:
+        return import_module("util.misc").NestedTensor(images, mask)
+    except (ImportError, AttributeError):
+        return Padded(images, mask)
+
+
+def _optimizer(network: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for name, parameter in trained if "backbone" not in name]},
+        {"params": [parameter for name, parameter in trained if "backbone" in name], "lr": args.lr_backbone},
+    ]
+    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
