@@ -1,4 +1,4 @@
-"""From flags to the parts of a run: data sets, loaders, model, learner."""
+"""From flags to the parts of a run: data sets, loaders, model, trainer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transform, open_split, train_transform
 from datasets.batching import end_workers_at_exit, patient_worker_init
-from engine import Learner
-from flags import check_map_losses, given
+from engine import Trainer
+from flags import check_map_losses, explicit_flags
 from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
 from util.distributed import ALONE, Ranks, unused_parameters
 from util.ema import make_ema, restore_ema
@@ -47,7 +47,7 @@ def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[st
             "leave the flag out, or mend the folder"
         )
     if checkpoint is not None:
-        model, meta = load_checkpoint(args.resume, "cpu", given(args), checkpoint, averaged=False)
+        model, meta = load_checkpoint(args.resume, "cpu", explicit_flags(args), checkpoint, averaged=False)
         if (meta.classes or classes) != classes or model.num_classes != len(classes):
             raise ValueError(
                 f"--resume {args.resume} was trained on {model.num_classes} classes{named(meta.classes)}, the data set has "
@@ -59,7 +59,7 @@ def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[st
     args.num_queries = len(classes)
     if args.decoder != "detr":
         args.dec_layers = 0
-        if "enc_layers" not in args.given:
+        if "enc_layers" not in args.explicit:
             args.enc_layers = 0
         if args.enc_layers:
             print(
@@ -74,14 +74,14 @@ def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[st
         flag = "--backbone_norm frozen" if args.backbone_norm == "frozen" else "--lr_backbone 0"
         raise ValueError(f"{flag} would freeze random weights: give --backbone_weights or --finetune, or leave it out")
     if args.finetune:
-        model, report = load_finetune(args.finetune, args, given(args))
+        model, report = load_finetune(args.finetune, args, explicit_flags(args))
         print(f"--finetune {report}")
     else:
         model = build_model(args)
     return model, model.backbone[0].normalisation
 
 
-def make_learner(
+def make_trainer(
     args: argparse.Namespace,
     model: ICN,
     precision: Precision,
@@ -89,7 +89,7 @@ def make_learner(
     steps_per_epoch: int,
     checkpoint: dict[str, Any] | None,
     ranks: Ranks = ALONE,
-) -> Learner:
+) -> Trainer:
     """The model with all that moves while it learns, as the checkpoint left it.
 
     Args:
@@ -124,7 +124,7 @@ def make_learner(
             warmup_steps=round(args.warmup_epochs * steps_per_epoch),
         )
 
-    learner = Learner(
+    trainer = Trainer(
         model,
         optimizer,
         schedule,
@@ -140,15 +140,15 @@ def make_learner(
         ranks=ranks,
     )
     if ranks.size > 1:
-        learner.forward = ranks.wrap(learner.forward or model, unused=_leaves_some_out(args, model))
+        trainer.forward = ranks.ddp(trainer.forward or model, unused=_leaves_some_out(args, model))
     if checkpoint is not None:
         if checkpoint.get("optimizer"):
             restore_optimizer(optimizer, checkpoint["optimizer"])
-        if learner.ema is not None:
-            restore_ema(learner.ema, model, checkpoint.get("ema"))
-        if checkpoint.get("scaler") and learner.scaler.is_enabled():
-            learner.scaler.load_state_dict(checkpoint["scaler"])
-    return learner
+        if trainer.ema is not None:
+            restore_ema(trainer.ema, model, checkpoint.get("ema"))
+        if checkpoint.get("scaler") and trainer.scaler.is_enabled():
+            trainer.scaler.load_state_dict(checkpoint["scaler"])
+    return trainer
 
 
 def _leaves_some_out(args: argparse.Namespace, model: ICN) -> bool:

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets import ImageBatch
-from models.adversarial import attacked
+from models.adversarial import fgsm_perturb
 from models.locality import locality_loss
 from models.mosaic import mosaic_loss
 from util.distributed import ALONE, Ranks
@@ -30,7 +30,7 @@ LOG_EVERY = 10.0  # seconds
 
 
 @dataclass
-class Learner:
+class Trainer:
     """A model and everything that moves while it learns.
 
     model: maps normalised images and their padding mask to an output with `logits` `[B, C]`; holds the weights.
@@ -46,7 +46,7 @@ class Learner:
     locality: weight of `util.locality`'s loss; 0: none.
     forward: what is called in the place of the model: a compiled form of it, or one whose gradients are means over processes.
     ranks: this process and the others.
-    step: optimizer steps done.
+    steps: optimizer steps done so far.
     """
 
     model: nn.Module
@@ -62,7 +62,7 @@ class Learner:
     locality: float = 0.0
     forward: Callable[..., Any] | None = None
     ranks: Ranks = ALONE
-    step: int = 0
+    steps: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,19 +74,19 @@ class Learner:
     @property
     def lr(self) -> float:
         """The rate of the last step, of the first group: the same before and after a resume."""
-        return self.schedule(self.optimizer.param_groups[0]["base_lr"], max(0, self.step - 1))
+        return self.schedule(self.optimizer.param_groups[0]["base_lr"], max(0, self.steps - 1))
 
-    def update(self, batches: Iterable[ImageBatch]) -> list[Tensor]:
+    def step(self, batches: Iterable[ImageBatch]) -> list[Tensor]:
         """One optimizer step on the mean loss over all images of `batches` (of all processes together).
 
         Returns:
             The logits of each batch of this process, detached.
         """
         batches = list(batches)
-        total = self.ranks.total(sum(map(len, batches)))
+        total = self.ranks.sum(sum(map(len, batches)))
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(group["base_lr"], self.step)
+            group["lr"] = self.schedule(group["base_lr"], self.steps)
         outputs = []
         for index, batch in enumerate(batches, 1):
             with self._exchange(index == len(batches)):
@@ -110,10 +110,10 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        self.steps += 1
         self.ranks.average_(self.statistics)
         if self.ema is not None:
-            self.ema.update(self.model, step=self.step)
+            self.ema.update(self.model, step=self.steps)
         return outputs
 
     def _input(self, batch: ImageBatch) -> Tensor:
@@ -121,7 +121,7 @@ class Learner:
         if not self.adversarial:
             return images
         bound = self.adversarial / 255 / torch.tensor(self.normalisation["std"])[:, None, None]
-        return attacked(self.model, images, batch.padding_mask, batch.labels, bound, self.scaler.scale)
+        return fgsm_perturb(self.model, images, batch.padding_mask, batch.labels, bound, self.scaler.scale)
 
     def _exchange(self, now: bool) -> Any:
         """Where gradients of several batches add up, the processes exchange them once, with the last."""
@@ -131,7 +131,7 @@ class Learner:
         """A FloatingPointError where a weight is no longer a finite number: such a model is not to be saved."""
         norms = torch.stack(torch._foreach_norm(self.trained, torch.inf)) if self.trained else torch.zeros(1)
         if not norms.isfinite().all():
-            raise FloatingPointError(f"the weights are no longer finite after step {self.step} (learning rate {self.lr:.2e})")
+            raise FloatingPointError(f"the weights are no longer finite after step {self.steps} (learning rate {self.lr:.2e})")
 
 
 @dataclass
@@ -163,7 +163,7 @@ class Evaluation:
 
 
 def train_one_epoch(
-    learner: Learner,
+    trainer: Trainer,
     loader: Iterable[ImageBatch],
     device: torch.device,
     epoch: Epoch,
@@ -174,7 +174,7 @@ def train_one_epoch(
     """Train on every batch of `loader` once.
 
     Args:
-        learner: changes.
+        trainer: changes.
         loader: the batches of the epoch that are not done yet; has a length.
         device: where the model is.
         epoch: where the epoch stands; is kept up to date.
@@ -189,7 +189,7 @@ def train_one_epoch(
         FloatingPointError: the loss is no longer a finite number.
     """
     assert isinstance(loader, Sized)
-    ranks = learner.ranks
+    ranks = trainer.ranks
     todo, done, waited = len(loader), 0, 0.0
     sums = epoch.sums.over(ranks)
     total, stats, before, images = epoch.batches + todo, sums.means(), sums.images, 0
@@ -197,28 +197,28 @@ def train_one_epoch(
     for window in _windows(loader, accumulate):
         waited += time.monotonic() - mark
         window = [batch.to(device) for batch in window]
-        for logits, batch in zip(learner.update(window), window, strict=True):
+        for logits, batch in zip(trainer.step(window), window, strict=True):
             epoch.sums.add(logits, batch.labels)
         epoch.batches += len(window)
         done += len(window)
         after_step()
         mark = time.monotonic()
-        if done == todo or ranks.most(mark - logged >= LOG_EVERY):
+        if done == todo or ranks.max(mark - logged >= LOG_EVERY):
             logged = mark
             sums = epoch.sums.over(ranks)
             images = sums.images - before
-            stats = finite(sums, f" by step {learner.step} (learning rate {learner.lr:.2e})")  # waits for the device
+            stats = finite(sums, f" by step {trainer.steps} (learning rate {trainer.lr:.2e})")  # waits for the device
             mark = time.monotonic()
             seconds = mark - start
             left = seconds / done * (todo - done)
             print(
                 f"epoch {epoch.index + 1}/{epoch.count} [{epoch.batches:>{len(str(total))}}/{total}]  {describe(stats)}  "
-                f"lr {learner.lr:.2e}  {images / seconds:.1f} img/s  data wait {waited / seconds:.0%}  ETA {clock(left)}, "
+                f"lr {trainer.lr:.2e}  {images / seconds:.1f} img/s  data wait {waited / seconds:.0%}  ETA {clock(left)}, "
                 f"all epochs {clock(left + seconds / done * total * (epoch.count - epoch.index - 1))}",
                 flush=True,
             )
     seconds = max(time.monotonic() - start, 1e-9)
-    return {**stats, "lr": learner.lr, "img_per_s": images / seconds, "data_wait": waited / seconds, "seconds": seconds}
+    return {**stats, "lr": trainer.lr, "img_per_s": images / seconds, "data_wait": waited / seconds, "seconds": seconds}
 
 
 @torch.inference_mode()
@@ -238,7 +238,7 @@ def evaluate(
     Every process gives its part of the images, which may be none, and returns what all of them found.
 
     Args:
-        model: as for `Learner`, in evaluation mode; a copy made by `models.for_inference` is the fastest.
+        model: as for `Trainer`, in evaluation mode; a copy made by `models.for_inference` is the fastest.
         loader: batches, in any order; has a length.
         device: where the model is.
         normalisation: mean and standard deviation of the input.
@@ -255,7 +255,7 @@ def evaluate(
     precision = precision or Precision("fp32", torch.float32, device)
     sums = Sums(device, num_classes)
     found = [torch.empty(3, 0, dtype=torch.int64, device=device)]
-    rounds = ranks.most(len(loader))
+    rounds = ranks.max(len(loader))
     with Progress(len(loader), label) as progress:
         for batch in loader:
             batch = batch.to(device)

@@ -9,7 +9,7 @@ from typing import Any
 
 from models import ARCHITECTURE, DECODERS
 from util.cli import Parser
-from util.launcher import discover
+from util.launcher import read_launcher_env
 from util.precision import PRECISIONS
 from util.schedule import SCHEDULERS
 
@@ -152,13 +152,13 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--resume goes on with a run, --finetune starts one from other weights: give one of them")
     if args.eval and not args.resume:
         raise ValueError("--eval needs --resume <checkpoint>: there is nothing to score")
-    if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.given:
+    if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.explicit:
         raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
-    if args.decoder != "detr" and "dec_layers" in args.given:
+    if args.decoder != "detr" and "dec_layers" in args.explicit:
         raise ValueError(f"--decoder {args.decoder} has no layers: leave --dec_layers out")
-    if "world_size" in args.given and args.world_size != discover().size:
+    if "world_size" in args.explicit and args.world_size != read_launcher_env().size:
         raise ValueError(
-            f"--world_size {args.world_size}, but there are {discover().size} processes: a launcher starts them "
+            f"--world_size {args.world_size}, but there are {read_launcher_env().size} processes: a launcher starts them "
             "(torchrun --nproc_per_node=N main.py ...); leave the flag out"
         )
     for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):
@@ -200,12 +200,12 @@ def check_map_losses(args: argparse.Namespace) -> None:
         )
 
 
-def given(args: argparse.Namespace) -> dict[str, Any]:
+def explicit_flags(args: argparse.Namespace) -> dict[str, Any]:
     """The flags that the user typed."""
-    return {key: getattr(args, key) for key in args.given}
+    return {key: getattr(args, key) for key in args.explicit}
 
 
-def adopt(args: argparse.Namespace, source: dict[str, Any], names: Iterable[str]) -> None:
+def fill_from_checkpoint(args: argparse.Namespace, source: dict[str, Any], names: Iterable[str]) -> None:
     """Take the flags `names` from a checkpoint's, unless the user typed them.
 
     Raises:
@@ -214,7 +214,7 @@ def adopt(args: argparse.Namespace, source: dict[str, Any], names: Iterable[str]
     actions = {action.dest: action for action in get_args_parser()._actions}
     for name in names:
         value = source.get(name)
-        if name in args.given or value is None:
+        if name in args.explicit or value is None:
             continue
         action = actions[name]
         kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(action.default), (str,))

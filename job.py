@@ -16,7 +16,7 @@ import submitit
 
 import main as icn
 from run import output_folder
-from util.launcher import discover
+from util.launcher import read_launcher_env
 from util.stopping import Stopped
 
 TOOLS = ("main", "evaluate_attribution")
@@ -63,7 +63,7 @@ class Job:
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a notice to a process that is on its way out would make it a failure
             return result
         except Stopped as stop:
-            place = discover()
+            place = read_launcher_env()
             if place.rank == 0:
                 print(stop, file=sys.stderr, flush=True)
             if place.rank > 0:

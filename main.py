@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from assembly import compiled, make_eval_loader, make_learner, make_loader, make_model, open_training_data
+from assembly import compiled, make_eval_loader, make_loader, make_model, make_trainer, open_training_data
 from datasets import TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
 from engine import evaluate, train_one_epoch
-from flags import INPUT, RECIPE, adopt, check_flags, get_args_parser, given
+from flags import INPUT, RECIPE, check_flags, explicit_flags, fill_from_checkpoint, get_args_parser
 from models import for_inference, load_checkpoint
-from run import Run, output_folder, share_batch, share_checkpoint
-from util.checkpoint import remove_leftovers, scatter_rng
+from run import Run, open_checkpoint, output_folder, share_batch
+from util.checkpoint import remove_leftovers, seed_from
 from util.cli import Parser, launch, select_device
-from util.distributed import Ranks, joined
-from util.launcher import discover
+from util.distributed import Ranks, init_distributed
+from util.launcher import read_launcher_env
 from util.logging import RunLog
 from util.metrics import describe
 from util.precision import select_precision
@@ -39,17 +39,17 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(args.deterministic)
-    device = select_device(args.device, discover())
+    device = select_device(args.device, read_launcher_env())
     torch.backends.cudnn.benchmark = not args.deterministic
-    with joined(args.dist_url, device.type == "cuda") as ranks:
+    with init_distributed(args.dist_url, device.type == "cuda") as ranks:
         args.world_size = ranks.size
         return score(args, device, ranks) if args.eval else train(args, device, ranks)
 
 
 def score(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """`--eval`: loss and accuracies of a checkpoint, and with --output_dir who was taken for whom."""
-    model, meta = load_checkpoint(args.resume, device, given(args))
-    adopt(args, meta.args, INPUT)
+    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
+    fill_from_checkpoint(args, meta.args, INPUT)
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
@@ -80,9 +80,9 @@ def score(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
 def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Train from scratch, from a backbone, from --finetune or on from --resume; a checkpoint after every epoch, or more often."""
     folder = output_folder(args) if args.output_dir else None
-    checkpoint = share_checkpoint(args, folder, ranks)
+    checkpoint = open_checkpoint(args, folder, ranks)
     if checkpoint is not None:
-        adopt(args, checkpoint["args"], RECIPE)
+        fill_from_checkpoint(args, checkpoint["args"], RECIPE)
         share_batch(args, checkpoint, ranks)
         check_flags(args)
     precision = select_precision(args.precision, device)
@@ -90,23 +90,23 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
     classes = train_set.classes
     model, normalisation = make_model(args, classes, checkpoint)
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
-    ranks.wait()
+    ranks.barrier()
     if ranks.rank > 0:  # dropout is each process's own
-        scatter_rng(args.seed, ranks.rank)
+        seed_from(args.seed, ranks.rank)
 
     model.to(device, memory_format=torch.channels_last)
     sizes = None if args.square else training_scales(args.image_size)
     sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
     steps_per_epoch = -(-sampler.batches_per_epoch // args.accumulate)
     ranks.check_same(model.state_dict(), "at the start")
-    learner = make_learner(args, model, precision, normalisation, steps_per_epoch, checkpoint, ranks)
-    run = Run(args, folder, learner, classes, device, len(train_set))
+    trainer = make_trainer(args, model, precision, normalisation, steps_per_epoch, checkpoint, ranks)
+    run = Run(args, folder, trainer, classes, device, len(train_set))
     if checkpoint is not None:
         run.restore(checkpoint)
-    learner.step = args.start_epoch * steps_per_epoch + -(-run.epoch.batches // args.accumulate)
+    trainer.steps = args.start_epoch * steps_per_epoch + -(-run.epoch.batches // args.accumulate)
     if args.start_epoch >= args.epochs:
         print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
-        return {"epoch": args.start_epoch - 1, "step": learner.step, "best_acc1": run.best["acc1"]}
+        return {"epoch": args.start_epoch - 1, "step": trainer.steps, "best_acc1": run.best["acc1"]}
     if checkpoint is not None:
         within = f", after batch {run.epoch.batches} of {sampler.batches_per_epoch}" if run.epoch.batches else ""
         print(f"going on from {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}")
@@ -126,14 +126,14 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
 
         def after_step() -> None:
             run.stop(request)
-            if args.save_every_steps and learner.step % args.save_every_steps == 0:
+            if args.save_every_steps and trainer.steps % args.save_every_steps == 0:
                 run.save()
 
         for index in range(args.start_epoch, args.epochs):
             run.begin(index)
             sampler.set_epoch(index, run.epoch.batches)
-            trained = train_one_epoch(learner, train_loader, device, run.epoch, accumulate=args.accumulate, after_step=after_step)
-            scored = for_inference(model if learner.ema is None else learner.ema.module, precision.dtype)
+            trained = train_one_epoch(trainer, train_loader, device, run.epoch, accumulate=args.accumulate, after_step=after_step)
+            scored = for_inference(model if trainer.ema is None else trainer.ema.module, precision.dtype)
             found = evaluate(
                 scored, val_loader, device, normalisation, len(classes), args.test, precision, lambda: run.stop(request), ranks
             ).stats
@@ -142,7 +142,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
             record = f"best {run.best['acc1']:.2f} % (epoch {run.best['epoch'] + 1})"
             print(f"epoch {index + 1}/{args.epochs} {args.test}: {describe(found)}  {record}", flush=True)
             line = {f"train_{key}": value for key, value in trained.items()} | {f"test_{key}": found[key] for key in found}
-            line |= {"epoch": index, "step": learner.step, "best_acc1": run.best["acc1"], "n_parameters": parameters}
+            line |= {"epoch": index, "step": trainer.steps, "best_acc1": run.best["acc1"], "n_parameters": parameters}
             line |= {"elapsed": run.elapsed()}
             log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
             run.save(names)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from datasets import ImageError
-from engine import Epoch, Learner, finite
+from engine import Epoch, Trainer, finite
 from models.loading import VERSION, read_checkpoint
-from util.checkpoint import BEST, LAST, milestone, newest_valid, rng_state, save_checkpoint, scatter_rng, set_rng_state
+from util.checkpoint import BEST, LAST, milestone, newest_valid, rng_state, save_checkpoint, seed_from, set_rng_state
 from util.cli import RunFailed
 from util.distributed import Ranks, lost_peer
 from util.metrics import Sums
@@ -29,7 +29,7 @@ class Run:
     Args:
         args: flags of the run, completed.
         folder: where checkpoints go; None saves nothing.
-        learner: what learns.
+        trainer: what learns.
         classes: names in logit order.
         device: where the model is.
         train_images: size of the training split.
@@ -43,13 +43,13 @@ class Run:
         self,
         args: argparse.Namespace,
         folder: Path | None,
-        learner: Learner,
+        trainer: Trainer,
         classes: list[str],
         device: torch.device,
         train_images: int,
     ) -> None:
-        self.args, self.folder, self.learner, self.classes, self.device = args, folder, learner, classes, device
-        self.train_images, self.ranks = train_images, learner.ranks
+        self.args, self.folder, self.trainer, self.classes, self.device = args, folder, trainer, classes, device
+        self.train_images, self.ranks = train_images, trainer.ranks
         self.best: dict[str, Any] = {"acc1": None, "epoch": None}
         self.finished: int | None = args.start_epoch - 1 if args.start_epoch else None
         self.before, self.start = 0.0, time.monotonic()
@@ -85,12 +85,12 @@ class Run:
         """
         if self.folder is None:
             return
-        epoch, learner = self.epoch, self.learner
+        epoch, trainer = self.epoch, self.trainer
         within = epoch.index != self.finished
         sums = epoch.sums.over(self.ranks)
         if within and epoch.batches:
-            finite(sums, f" by step {learner.step} (learning rate {learner.lr:.2e})")
-        learner.check()
+            finite(sums, f" by step {trainer.steps} (learning rate {trainer.lr:.2e})")
+        trainer.check()
         states = self.ranks.gather(rng_state())
         if not self.ranks.main:
             return
@@ -105,25 +105,25 @@ class Run:
             "sums": sums.values.cpu(),
         }
         state = {
-            "model": learner.model.state_dict(),
-            "ema": learner.ema.module.state_dict() if learner.ema is not None else None,
-            "optimizer": learner.optimizer.state_dict(),
-            "scaler": learner.scaler.state_dict() if learner.scaler.is_enabled() else None,
+            "model": trainer.model.state_dict(),
+            "ema": trainer.ema.module.state_dict() if trainer.ema is not None else None,
+            "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict() if trainer.scaler.is_enabled() else None,
             "epoch": self.finished,
             "in_epoch": in_epoch if within else None,
-            "step": learner.step,
+            "step": trainer.steps,
             "best": self.best,
             "elapsed": self.elapsed(),
             "rng": states,
-            "args": {key: value for key, value in vars(self.args).items() if key != "given"},
+            "args": {key: value for key, value in vars(self.args).items() if key != "explicit"},
             "classes": self.classes,
-            "normalisation": dict(learner.normalisation),
+            "normalisation": dict(trainer.normalisation),
             "version": VERSION,
         }
         save_checkpoint(state, self.folder, names or [], self.args.keep_last)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where a checkpoint stands; the learner has its weights and moments already.
+        """Go on where a checkpoint stands; the trainer has its weights and moments already.
 
         Raises:
             ValueError: it stands in the middle of an epoch that these flags cut into other batches.
@@ -164,15 +164,15 @@ class Run:
         if self.ranks.rank < len(states):
             set_rng_state(states[self.ranks.rank])
         else:
-            scatter_rng(args.seed, self.ranks.rank, checkpoint.get("step") or 0)
+            seed_from(args.seed, self.ranks.rank, checkpoint.get("step") or 0)
 
     def stop(self, request: StopRequest) -> None:
         """At a step boundary, in every process: if one of them was asked to stop, save, and stop."""
-        number = SIGNALS[self.ranks.most(SIGNALS.index(request.number or 0))]
+        number = SIGNALS[self.ranks.max(SIGNALS.index(request.number or 0))]
         if number:
             self.save()
-            self.ranks.wait()  # none leaves before the file has its name
-            raise Stopped(number, f"stopped after step {self.learner.step}; {self.kept()}")
+            self.ranks.barrier()  # none leaves before the file has its name
+            raise Stopped(number, f"stopped after step {self.trainer.steps}; {self.kept()}")
 
     def kept(self) -> str:
         """Where the last good checkpoint is."""
@@ -238,7 +238,7 @@ def find_checkpoint(args: argparse.Namespace, folder: Path | None) -> dict[str, 
         args.resume, checkpoint = str(found[0]), found[1]
         # The same command line starts a run and goes on with it: where it started from no longer counts.
         args.finetune = ""
-        args.given = [name for name in args.given if name not in ("finetune", "backbone_weights")]
+        args.explicit = [name for name in args.explicit if name not in ("finetune", "backbone_weights")]
         return checkpoint
     if args.resume:
         checkpoint = read_checkpoint(args.resume)
@@ -247,10 +247,10 @@ def find_checkpoint(args: argparse.Namespace, folder: Path | None) -> dict[str, 
     return checkpoint
 
 
-def share_checkpoint(args: argparse.Namespace, folder: Path | None, ranks: Ranks) -> dict[str, Any] | None:
+def open_checkpoint(args: argparse.Namespace, folder: Path | None, ranks: Ranks) -> dict[str, Any] | None:
     """`find_checkpoint` by the first process; the others read the file that it found, whatever they see of the folder."""
     checkpoint = find_checkpoint(args, folder) if ranks.main else None
-    args.resume, args.finetune, args.given = ranks.broadcast((args.resume, args.finetune, args.given))
+    args.resume, args.finetune, args.explicit = ranks.broadcast((args.resume, args.finetune, args.explicit))
     return checkpoint if ranks.main or not args.resume else read_checkpoint(args.resume)
 
 
@@ -262,7 +262,7 @@ def share_batch(args: argparse.Namespace, checkpoint: dict[str, Any], ranks: Ran
     """
     then = checkpoint["args"].get("world_size")
     then = then if isinstance(then, int) and then > 0 else 1
-    if "batch_size" in args.given or then == ranks.size:
+    if "batch_size" in args.explicit or then == ranks.size:
         return
     images = args.batch_size * then
     if images % ranks.size:

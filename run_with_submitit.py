@@ -150,7 +150,7 @@ def runs_of(args: argparse.Namespace) -> list[argparse.Namespace]:
         for seed in seeds(args.seeds) if args.seeds else [base.seed]:
             run = copy.deepcopy(base)
             run.seed, run.output_sub_dir = seed, f"{base.output_sub_dir}_seed{seed}"
-            run.given = sorted({*base.given, "seed"})
+            run.explicit = sorted({*base.explicit, "seed"})
             runs.append(run)
     return runs
 
@@ -169,10 +169,10 @@ class RecipeParser(Parser):
 def with_recipe(args: argparse.Namespace, file: str) -> argparse.Namespace:
     """`args` with the flags of a recipe, but for those that were typed; its name is in that of the folder."""
     recipe, run = parse(RecipeParser(file), [f"@{file}"]), copy.deepcopy(args)
-    for name in recipe.given:
-        if name not in args.given:
+    for name in recipe.explicit:
+        if name not in args.explicit:
             setattr(run, name, getattr(recipe, name))
-    run.given = sorted({*args.given, *recipe.given})
+    run.explicit = sorted({*args.explicit, *recipe.explicit})
     run.output_sub_dir += f"_{Path(file).stem}"
     return run
 

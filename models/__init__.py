@@ -85,13 +85,13 @@ def build_model(args: argparse.Namespace) -> ICN:
         dim_feedforward=args.dim_feedforward,
         dropout=args.dropout,
         pre_norm=args.pre_norm,
-        decoder=_sum_over_cells(args),
+        decoder=build_decoder(args),
     )
     position_encoding = build_position_encoding(args.position_embedding, args.hidden_dim)
     return ICN(backbone, position_encoding, transformer, args.num_queries, args.hidden_dim)
 
 
-def _sum_over_cells(args: argparse.Namespace) -> AdditiveDecoder | AverageDecoder | None:
+def build_decoder(args: argparse.Namespace) -> AdditiveDecoder | AverageDecoder | None:
     """The decoder in the place of DETR's, if one is asked for."""
     if args.decoder not in DECODERS:
         raise ValueError(f"--decoder {args.decoder!r} is not known: choose {', '.join(DECODERS)}")
@@ -124,7 +124,7 @@ def load_checkpoint(
     checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     if is_detection(checkpoint):
         raise ValueError(f"{path} is a DETR detector, not a classifier: train from it with --finetune")
-    args = _agreed_architecture(checkpoint, str(path), overrides)
+    args = resolve_architecture(checkpoint, str(path), overrides)
     model = build_model(argparse.Namespace(**args))
     average = checkpoint.get("ema") if averaged else None
     load_weights(model, average or checkpoint["model"], str(path))
@@ -159,7 +159,7 @@ def load_finetune(path: str | Path, args: argparse.Namespace, given: Mapping[str
     checkpoint = read_checkpoint(path)
     if not is_detection(checkpoint) and checkpoint["args"]:
         own = {key: value for key, value in given.items() if key not in FREE}
-        for key, value in _agreed_architecture(checkpoint, str(path), own).items():
+        for key, value in resolve_architecture(checkpoint, str(path), own).items():
             if key in ARCHITECTURE and key != "num_queries" and not (key in FREE and key in given):
                 setattr(args, key, value)
     model = build_model(argparse.Namespace(**{**vars(args), "backbone_weights": "none"}))
@@ -168,7 +168,7 @@ def load_finetune(path: str | Path, args: argparse.Namespace, given: Mapping[str
     return model, f"{path}: {report}"
 
 
-def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_architecture(checkpoint: Mapping[str, Any], path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The file's flags, completed; a ValueError where a given flag of the architecture says something else."""
     state = checkpoint["model"]
     queries = state.get("query_embed.weight")
@@ -183,7 +183,7 @@ def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mappin
             raise ValueError(f"{path} has {key} = {known[key]!r} among its flags where a {type(default).__name__} is needed")
     if known["decoder"] != "detr":
         known["dec_layers"] = 0
-    for key, value in _measured(state).items():  # before a model is built to the measure of a damaged flag
+    for key, value in sizes_of_state_dict(state).items():  # before a model is built to the measure of a damaged flag
         if known[key] != value:
             raise ValueError(f"{path} is of another architecture: its flags say {key} = {known[key]}, its tensors {value}")
     for key in ARCHITECTURE:
@@ -197,7 +197,7 @@ def _agreed_architecture(checkpoint: Mapping[str, Any], path: str, given: Mappin
     return {**known, **training, "backbone_weights": "none"}
 
 
-def _measured(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def sizes_of_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """What the tensors themselves say of the architecture."""
     layers = [key.split(".")[1:4] for key in state if key.startswith("transformer.")]
     measures = {

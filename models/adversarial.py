@@ -11,7 +11,7 @@ from torch import Tensor, nn
 STEP = 1.25  # of the bound
 
 
-def attacked(
+def fgsm_perturb(
     model: nn.Module,
     images: Tensor,
     padding_mask: Tensor | None,
@@ -22,7 +22,7 @@ def attacked(
     """One step of the sign of the gradient from a random start (Wong, Rice and Kolter, ICLR 2020, algorithm 3).
 
     Args:
-        model: attacked in evaluation mode, and left in the mode in which it was; no gradient stays in its weights.
+        model: fgsm_perturb in evaluation mode, and left in the mode in which it was; no gradient stays in its weights.
         images: float `[B, 3, H, W]`, normalised.
         padding_mask: bool `[B, H, W]`, True on padding, which is left as it is; or None.
         labels: `[B]`.

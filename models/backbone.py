@@ -96,12 +96,12 @@ class Backbone(nn.Module):
         stages = list(self.body.children())
         first = next(i for i, stage in enumerate(stages) if isinstance(stage, nn.Sequential))
         x = self._again(nn.Sequential(*stages[:first]), x)
-        ends = []
+        outputs = []
         for stage in stages[first:]:
             for block in stage.children():
                 x = self._again(block, x)
-            ends.append(x)
-        return ends[-getattr(self.body, "ends", 1) :]
+            outputs.append(x)
+        return outputs[-getattr(self.body, "num_outputs", 1) :]
 
     def _again(self, piece: nn.Module, x: Tensor) -> Tensor:
         return checkpoint(piece, x, use_reentrant=False, context_fn=lambda: (nullcontext(), uncounted(self.body)))
@@ -113,15 +113,15 @@ class Backbone(nn.Module):
 
 
 class Stages(nn.Sequential):
-    """A network as the sequence of its stages, under their own names, that returns what the last `ends` of them give."""
+    """A network as the sequence of its stages, under their own names, that returns what the last `num_outputs` of them give."""
 
-    ends = 1
+    num_outputs = 1
 
     def forward(self, x: Tensor) -> list[Tensor]:
         found = []
         for index, stage in enumerate(self):
             x = stage(x)
-            if index >= len(self) - self.ends:
+            if index >= len(self) - self.num_outputs:
                 found.append(x)
         return found
 
@@ -197,8 +197,8 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, f
             break
     body = Stages(stages)
     fold_frozen_norms(body)
-    body.ends = sum(s >= stride for s in strides) if fuse else 1
-    channels = sum(_channels_of(stage) for stage in list(body)[-body.ends :])
+    body.num_outputs = sum(s >= stride for s in strides) if fuse else 1
+    channels = sum(_channels_of(stage) for stage in list(body)[-body.num_outputs :])
     frozen_stem = ("conv1.", "bn1.", "layer1.") if norm == "frozen" else ()
     backbone = Backbone(body, channels, IMAGENET, frozen_stem, stride)
     if weights == "default":

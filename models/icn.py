@@ -98,7 +98,7 @@ class ICN(nn.Module):
             ValueError: the layer does not exist, or the feature grid has a single cell.
         """
         layers = self._attention_layers(attention)
-        features, pos, mask = self._look(images, padding_mask)
+        features, pos, mask = self._embed_image(images, padding_mask)
         answers, memory, weights = self.transformer(features, pos, self.query_embed.weight, mask, attention_layers=layers)
         logits = self.presence_vector(answers).squeeze(-1)  # [B, C]
         if not weights:
@@ -122,8 +122,8 @@ class ICN(nn.Module):
         Raises:
             ValueError: DETR's decoder is no sum over cells.
         """
-        decoder = self._sums()
-        features, pos, mask = self._look(images, padding_mask)
+        decoder = self._additive_decoder()
+        features, pos, mask = self._embed_image(images, padding_mask)
         flat = None if mask is None else mask.flatten(1)  # [B, h*w]
         memory = self.transformer.encode(features, pos, flat)  # [B, h*w, D]
         grid = (features.shape[-2], features.shape[-1])
@@ -149,15 +149,15 @@ class ICN(nn.Module):
         if classes is None:
             classes = torch.arange(self.num_classes, device=memory.device).expand(len(memory), -1)
         weights = self.presence_vector.weight[classes]  # type: ignore[index]
-        return self._sums().evidence(self.query_embed.weight[classes], weights, memory, mask)
+        return self._additive_decoder().evidence(self.query_embed.weight[classes], weights, memory, mask)
 
-    def _sums(self) -> AdditiveDecoder | AverageDecoder:
+    def _additive_decoder(self) -> AdditiveDecoder | AverageDecoder:
         decoder = self.transformer.decoder
         if not isinstance(decoder, (AdditiveDecoder, AverageDecoder)):
             raise ValueError("the logits of --decoder detr are no sum over places: train with --decoder additive")
         return decoder
 
-    def _look(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _embed_image(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Projected features `[B, D, h, w]`, their positions `[B or 1, D, h, w]` and their padding `[B, h, w]`."""
         features = self.backbone[0](images)  # [B, C', h, w]
         if features.shape[-2:].numel() == 1:

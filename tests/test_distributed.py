@@ -19,9 +19,9 @@ from ranks import Launched, until
 
 import main
 from datasets import ImageBatch
-from engine import Learner
+from engine import Trainer
 from util.cli import Parser, RunFailed, launch
-from util.distributed import joined
+from util.distributed import init_distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = (
@@ -32,18 +32,18 @@ RECIPE = (
 
 def train(argv: list[str], record: Path | None = None, pause: float = 0.0) -> None:
     """main.py; each process records the images of its steps, and can be made slow."""
-    update = Learner.update
+    update = Trainer.step
 
-    def recorded(learner: Learner, batches: list[ImageBatch]) -> Any:
+    def recorded(trainer: Trainer, batches: list[ImageBatch]) -> Any:
         time.sleep(pause)
-        outputs = update(learner, batches)
+        outputs = update(trainer, batches)
         if record is not None:
             seen = [batch.indices.tolist() for batch in batches]
-            with record.with_name(f"{record.name}.{learner.ranks.rank}").open("a") as file:
-                file.write(json.dumps([learner.step, seen]) + "\n")
+            with record.with_name(f"{record.name}.{trainer.ranks.rank}").open("a") as file:
+                file.write(json.dumps([trainer.steps, seen]) + "\n")
         return outputs
 
-    Learner.update = recorded  # type: ignore[method-assign]
+    Trainer.step = recorded  # type: ignore[method-assign]
     launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv)
 
 
@@ -188,7 +188,7 @@ def test_ranks_that_find_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("util.distributed.PATIENCE", timedelta(seconds=1))
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 9}.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(RunFailed, match="the 2 processes of this run did not meet at env://"), joined():
+    with pytest.raises(RunFailed, match="the 2 processes of this run did not meet at env://"), init_distributed():
         pass
 
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from conftest import tiny_flags, tiny_model
 from ranks import Launched
 
-from assembly import make_learner
+from assembly import make_trainer
 from datasets import ImageBatch
 from models import build_model
 from util.cli import RunFailed
-from util.distributed import fingerprint, joined, unused_parameters
+from util.distributed import fingerprint, init_distributed, unused_parameters
 from util.precision import select_precision
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
@@ -41,7 +41,7 @@ def part(batch: Double, rank: int, size: int) -> Double:
 
 def steps(flags: str, windows: list[list[int]]) -> tuple[list[float], str, dict[str, torch.Tensor]]:
     """Train in float64 on windows of global batches of so many images: losses of the steps, hash and weights at the end."""
-    with joined() as ranks:
+    with init_distributed() as ranks:
         words = ["--backbone", "test_resnet", "--feature_stride", "16", "--image_size", "32", "--dropout", "0"]
         args = tiny_flags(*words, *flags.split())
         args.num_queries, args.backbone_norm = 3, "frozen"
@@ -49,20 +49,20 @@ def steps(flags: str, windows: list[list[int]]) -> tuple[list[float], str, dict[
         torch.manual_seed(0)
         model = build_model(args).double()
         ranks.check_same(model.state_dict(), "at the start")
-        learner = make_learner(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 1, None, ranks)
+        trainer = make_trainer(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 1, None, ranks)
         # AdamW makes steps of one size of gradients that are 0 but for rounding, as those of the keys' biases.
-        groups = [{**group, "lr": 0.1, "base_lr": 0.1} for group in learner.optimizer.param_groups if group["params"]]
-        learner.optimizer = torch.optim.SGD([{key: group[key] for key in ("params", "lr", "base_lr")} for group in groups])
+        groups = [{**group, "lr": 0.1, "base_lr": 0.1} for group in trainer.optimizer.param_groups if group["params"]]
+        trainer.optimizer = torch.optim.SGD([{key: group[key] for key in ("params", "lr", "base_lr")} for group in groups])
         torch.manual_seed(ranks.rank)
         losses = []
         for number, window in enumerate(windows):
             batches = [global_batch(images, 10 * number + index) for index, images in enumerate(window)]
             mine = [part(batch, ranks.rank, ranks.size) for batch in batches]
-            outputs = learner.update(mine)
+            outputs = trainer.step(mine)
             pairs = zip(outputs, mine, strict=True)
             total = sum(F.cross_entropy(logits, batch.labels, reduction="sum") for logits, batch in pairs)
             losses.append(float(ranks.sum(torch.as_tensor(total))) / sum(window))
-        average = learner.ema.module.state_dict() if learner.ema is not None else {}
+        average = trainer.ema.module.state_dict() if trainer.ema is not None else {}
         return losses, fingerprint({**model.state_dict(), **{f"ema.{key}": average[key] for key in average}}), model.state_dict()
 
 
@@ -98,7 +98,7 @@ def test_ranks_that_draw_their_own_pictures_hold_the_same_weights(tmp_path: Path
 
 
 def disagree() -> str:
-    with joined() as ranks:
+    with init_distributed() as ranks:
         weights = {"a": torch.zeros(3), "b": torch.full((2,), 0.0 if ranks.rank == 0 else -0.0)}
         ranks.check_same({"a": weights["a"]}, "at the start")
         with pytest.raises(RunFailed, match="after epoch 1 rank 1 has other weights than rank 0"):
@@ -106,7 +106,7 @@ def disagree() -> str:
         average = [torch.tensor([1.0 + ranks.rank, 5.0]), torch.tensor(2.0 * ranks.rank)]
         ranks.average_(average)
         assert [value.tolist() for value in average] == [[1.5, 5.0], 1.0]
-        assert ranks.gather(ranks.rank) == [0, 1] and ranks.broadcast(ranks.rank) == 0 and ranks.total(ranks.rank + 1) == 3
+        assert ranks.gather(ranks.rank) == [0, 1] and ranks.broadcast(ranks.rank) == 0 and ranks.sum(ranks.rank + 1) == 3
         print("said by", ranks.rank)
         return fingerprint(weights)
 

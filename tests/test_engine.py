@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import main
 from datasets import EvalSampler, collate, eval_transform, open_split
-from engine import Epoch, Learner, evaluate, train_one_epoch
+from engine import Epoch, Trainer, evaluate, train_one_epoch
 from models import ICN
 from util.cli import RunFailed
 from util.metrics import Sums, describe
@@ -35,9 +35,9 @@ def loader(colours: Path, batch_size: int) -> DataLoader:
     return DataLoader(data, batch_sampler=EvalSampler(len(data), batch_size), collate_fn=collate)
 
 
-def make_learner(model: ICN, lr: float = 1e-3, weight_decay: float = 0.1, **more: object) -> Learner:
+def make_trainer(model: ICN, lr: float = 1e-3, weight_decay: float = 0.1, **more: object) -> Trainer:
     optimizer = make_optimizer(model, lr, lr, weight_decay)
-    return Learner(model, optimizer, lambda base, step: base, select_precision("fp32", CPU), NORMALISATION, **more)
+    return Trainer(model, optimizer, lambda base, step: base, select_precision("fp32", CPU), NORMALISATION, **more)
 
 
 def test_training_learns_and_writes_everything(colours: Path, tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_evaluation_sums_over_images_whatever_the_batches(colours: Path) -> None
 def test_frozen_parameters_stay_and_get_no_gradient(colours: Path) -> None:
     model = tiny_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    learner = make_learner(model, max_norm=0.1)
-    train_one_epoch(learner, loader(colours, 6), CPU, Epoch(0, 1, Sums(CPU, 3)))
+    trainer = make_trainer(model, max_norm=0.1)
+    train_one_epoch(trainer, loader(colours, 6), CPU, Epoch(0, 1, Sums(CPU, 3)))
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     stem = {key for key in before if ".body.conv1." in key or ".body.layer1." in key or ".bn" in key or "downsample.1" in key}
     assert not changed & stem and changed | stem == set(before)

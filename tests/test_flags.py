@@ -41,7 +41,7 @@ def test_every_flag_of_intr_is_accepted(flag: str) -> None:
     value = INTR[flag]
     words = [f"--{flag}"] if isinstance(value, bool) else [f"--{flag}", str(3 if value is None else value)]
     args = parse(get_args_parser(), words)
-    assert args.given == [flag] and getattr(args, flag) == (True if value is False else 3 if value is None else value)
+    assert args.explicit == [flag] and getattr(args, flag) == (True if value is False else 3 if value is None else value)
 
 
 def test_visualization_has_the_flags_of_intr() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import main
 from datasets import EvalSampler, ImageBatch, collate, eval_shapes, eval_transform, open_split
-from engine import Epoch, Learner, evaluate, train_one_epoch
+from engine import Epoch, Trainer, evaluate, train_one_epoch
 from models import ICN, for_inference
 from util.ema import make_ema
 from util.metrics import Sums
@@ -33,9 +33,9 @@ def make_batch(images: int, seed: int = 0, size: int = 64) -> ImageBatch:
     return ImageBatch(pictures, None, labels, torch.arange(images))
 
 
-def make_learner(model: ICN, precision: str = "fp32", **more: object) -> Learner:
+def make_trainer(model: ICN, precision: str = "fp32", **more: object) -> Trainer:
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "lr": 0.1, "base_lr": 0.1}])
-    return Learner(
+    return Trainer(
         model, optimizer, lambda base, step: base / (1 + step), select_precision(precision, CPU), NORMALISATION, **more
     )
 
@@ -45,11 +45,11 @@ def calm_model(**changes: object) -> ICN:
     return tiny_model(3, dropout=0.0, **changes)
 
 
-def moved(learner: Learner, batches: list[ImageBatch]) -> torch.Tensor:
+def moved(trainer: Trainer, batches: list[ImageBatch]) -> torch.Tensor:
     """What a step of rate 0.1 subtracts from the weights: the gradient, as one vector."""
-    before = [parameter.detach().clone() for parameter in learner.model.parameters()]
-    learner.update(batches)
-    return torch.cat([(a - b).flatten() for a, b in zip(before, learner.model.parameters(), strict=True)]).detach() / 0.1
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.step(batches)
+    return torch.cat([(a - b).flatten() for a, b in zip(before, trainer.model.parameters(), strict=True)]).detach() / 0.1
 
 
 def gradient(model: ICN, batch: ImageBatch, **options: float) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss() -> None:
     model = unfrozen(calm_model())
     batch = make_batch(4)
     expected = gradient(model, batch)
-    torch.testing.assert_close(moved(make_learner(model), [batch]), expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moved(make_trainer(model), [batch]), expected, atol=1e-5, rtol=1e-3)
 
 
 def test_label_smoothing() -> None:
@@ -88,26 +88,26 @@ def test_label_smoothing() -> None:
     )
     expected = torch.cat([g.flatten() for g in found])
     assert (expected - gradient(model, batch)).norm() > 0.1 * expected.norm()
-    torch.testing.assert_close(moved(make_learner(model, label_smoothing=0.2), [batch]), expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moved(make_trainer(model, label_smoothing=0.2), [batch]), expected, atol=1e-5, rtol=1e-3)
 
 
 def test_accumulation_equals_one_large_batch_also_when_the_last_is_short() -> None:
     batches = [make_batch(4, 1), make_batch(4, 2), make_batch(1, 3)]
     models = [unfrozen(calm_model()) for _ in range(2)]
-    steps = [moved(make_learner(models[0]), batches), moved(make_learner(models[1]), [join(batches)])]
+    steps = [moved(make_trainer(models[0]), batches), moved(make_trainer(models[1]), [join(batches)])]
     torch.testing.assert_close(steps[0], steps[1], atol=1e-5, rtol=1e-3)
     mean_of_means = sum(gradient(calm := unfrozen(calm_model()), batch) for batch in batches) / 3
     assert calm is not None and (mean_of_means - steps[0]).norm() > 0.05 * steps[0].norm()
 
 
 def test_windows_of_accumulation() -> None:
-    learner = make_learner(tiny_model(3))
+    trainer = make_trainer(tiny_model(3))
     seen: list[int] = []
-    update = learner.update
-    learner.update = lambda batches: seen.append(len(batches)) or update(batches)  # type: ignore[method-assign]
+    update = trainer.step
+    trainer.step = lambda batches: seen.append(len(batches)) or update(batches)  # type: ignore[method-assign]
     epoch = Epoch(0, 1, Sums(CPU, 3))
-    train_one_epoch(learner, [make_batch(2, seed) for seed in range(5)], CPU, epoch, accumulate=2)
-    assert seen == [2, 2, 1] and learner.step == 3 and epoch.batches == 5 and epoch.sums.images == 10
+    train_one_epoch(trainer, [make_batch(2, seed) for seed in range(5)], CPU, epoch, accumulate=2)
+    assert seen == [2, 2, 1] and trainer.steps == 3 and epoch.batches == 5 and epoch.sums.images == 10
 
 
 def test_clipping() -> None:
@@ -115,41 +115,41 @@ def test_clipping() -> None:
     batch = make_batch(4)
     free = gradient(model, batch)
     limit = float(free.norm()) / 4
-    clipped = moved(make_learner(model, max_norm=limit), [batch])
+    clipped = moved(make_trainer(model, max_norm=limit), [batch])
     assert clipped.norm() == pytest.approx(limit, rel=1e-3)
     torch.testing.assert_close(clipped, free / 4, atol=1e-5, rtol=1e-2)
     other = unfrozen(calm_model())
-    torch.testing.assert_close(moved(make_learner(other, max_norm=10 * limit), [batch]), free, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moved(make_trainer(other, max_norm=10 * limit), [batch]), free, atol=1e-5, rtol=1e-3)
 
 
 def test_the_rate_is_that_of_the_step() -> None:
-    learner = make_learner(tiny_model(3))
+    trainer = make_trainer(tiny_model(3))
     for step in range(3):
-        assert learner.step == step
-        learner.update([make_batch(2)])
-        assert learner.lr == pytest.approx(0.1 / (1 + step))
+        assert trainer.steps == step
+        trainer.step([make_batch(2)])
+        assert trainer.lr == pytest.approx(0.1 / (1 + step))
 
 
 def test_the_average_follows_the_steps() -> None:
     model = unfrozen(calm_model())
-    learner = make_learner(model, ema=make_ema(model, 0.9))
+    trainer = make_trainer(model, ema=make_ema(model, 0.9))
     weights = []
     for _ in range(3):
-        learner.update([make_batch(2)])
+        trainer.step([make_batch(2)])
         weights.append(model.query_embed.weight.detach().clone())
     average = weights[0]
     for n in (2, 3):
         average = average + (1 - min(0.9, 1 - n ** (-2 / 3))) * (weights[n - 1] - average)
-    torch.testing.assert_close(learner.ema.module.query_embed.weight.detach(), average)
+    torch.testing.assert_close(trainer.ema.module.query_embed.weight.detach(), average)
 
 
 def test_a_model_that_is_no_more_is_noticed() -> None:
-    learner = make_learner(unfrozen(tiny_model(3)))
-    learner.check()
+    trainer = make_trainer(unfrozen(tiny_model(3)))
+    trainer.check()
     with torch.no_grad():
-        learner.model.query_embed.weight[1, 2] = float("nan")
+        trainer.model.query_embed.weight[1, 2] = float("nan")
     with pytest.raises(FloatingPointError, match="no longer finite after step 0"):
-        learner.check()
+        trainer.check()
 
 
 def test_precision_is_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_precision_is_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_bf16_trains_to_nearly_the_same_step_with_weights_in_fp32() -> None:
     batch = make_batch(4)
     models = [unfrozen(calm_model()) for _ in range(2)]
-    exact, coarse = (moved(make_learner(model, name), [batch]) for model, name in zip(models, ("fp32", "bf16"), strict=True))
+    exact, coarse = (moved(make_trainer(model, name), [batch]) for model, name in zip(models, ("fp32", "bf16"), strict=True))
     assert all(parameter.dtype == torch.float32 for parameter in models[1].parameters())
     assert F.cosine_similarity(exact, coarse, dim=0) > 0.98 and not torch.equal(exact, coarse)
 

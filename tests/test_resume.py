@@ -13,7 +13,7 @@ import torch
 from conftest import tiny_flags, tiny_model
 
 import main
-from engine import Learner
+from engine import Trainer
 from util.stopping import Stopped
 
 RECIPE = (
@@ -53,11 +53,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def life(colours: Path, out: Path, flags: str, *more: object, steps: int | None = None, evaluated: bool = True) -> dict | None:
     """One life of a training: what main returns, or None if it was stopped after `steps` of its steps, or in its evaluation."""
     words = f"{RECIPE} {flags}".split()
-    update, evaluate, done = Learner.update, main.evaluate, 0
+    update, evaluate, done = Trainer.step, main.evaluate, 0
 
-    def counted(learner: Learner, batches: Any) -> Any:
+    def counted(trainer: Trainer, batches: Any) -> Any:
         nonlocal done
-        logits = update(learner, batches)
+        logits = update(trainer, batches)
         done += 1
         if done == steps:
             signal.raise_signal(signal.SIGTERM)
@@ -69,7 +69,7 @@ def life(colours: Path, out: Path, flags: str, *more: object, steps: int | None 
         return evaluate(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "update", counted)
+        patch.setattr(Trainer, "update", counted)
         patch.setattr(main, "evaluate", disturbed)
         try:
             return main.main(tiny_flags(*words, "--dataset_path", colours, "--output_dir", out, *more))

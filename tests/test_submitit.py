@@ -16,9 +16,9 @@ import pytest
 import torch
 from conftest import TINY
 from ranks import until
-from tests.tools.test_evaluate_attribution import checkpoint
 
 import run_with_submitit
+from tests.tools.test_evaluate_attribution import checkpoint
 from util.cli import parse
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from assembly import make_eval_loader
-from attribution.evaluation.cache import Partial, fingerprint, write_json
+from attribution.evaluation.cache import ResultCache, fingerprint, write_json
 from attribution.evaluation.harness import EVIDENCE_ORACLE, GROUPS, MODEL_GROUPS, Harness, chosen_groups
 from attribution.evaluation.images import Pictures, subset
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs, slot_columns
-from attribution.evaluation.protocol import FULL, QUICK, Effort
+from attribution.evaluation.protocol import FULL, QUICK, Budget
 from attribution.evaluation.selection import in_turn, most_confused, score_split
 from attribution.evaluation.summary import summary
 from attribution.methods.registry import METHODS, Method, methods_of
@@ -36,11 +36,11 @@ from attribution.report.tables import markdown
 from datasets import EvalSampler, ImageFolder, class_names, collate, decode_image, eval_transform, image_size, open_split
 from datasets.masks import check_masks, mask_path
 from datasets.pairs import PairPicture, read_pairs
-from flags import INPUT, add_data_flags, add_model_flags, adopt, given
+from flags import INPUT, add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, for_inference, load_checkpoint
 from util.cli import Parser, launch, select_device
-from util.distributed import Ranks, joined
-from util.launcher import discover
+from util.distributed import Ranks, init_distributed
+from util.launcher import read_launcher_env
 from util.precision import select_precision
 from util.progress import Progress, clock
 from util.stopping import StopRequest
@@ -58,9 +58,9 @@ def get_args_parser(add_help: bool = True) -> Parser:
     group.add_argument("--methods", help="maps to measure, with commas between; controls are added; None: all")
     group.add_argument("--ours", help="the map that represents ICN; None: additive, with --decoder detr contribution")
     group.add_argument("--metrics", help=f"with commas between: {', '.join((*GROUPS, *MODEL_GROUPS))}; None: all")
-    effort = group.add_mutually_exclusive_group()
-    effort.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")
-    effort.add_argument("--full", action="store_true", help="all pictures, 224 steps a curve")
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")
+    budget.add_argument("--full", action="store_true", help="all pictures, 224 steps a curve")
     group.add_argument("--images", type=int, help="number of pictures, classes in turn; None: as --quick or --full say")
     group.add_argument(
         "--costly_images", type=int, help="on how many of them methods of 40 and more passes make the maps of many classes"
@@ -75,7 +75,7 @@ def get_args_parser(add_help: bool = True) -> Parser:
     return parser
 
 
-def check_flags(args: argparse.Namespace) -> Effort:
+def check_flags(args: argparse.Namespace) -> Budget:
     """How much to measure; a ValueError for flags that nothing can be done with."""
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be measured")
@@ -88,21 +88,21 @@ def check_flags(args: argparse.Namespace) -> Effort:
         raise ValueError(
             f"--num_workers {args.num_workers} and --seed {args.seed} must not be negative (nor the seed above 2^63)"
         )
-    effort = FULL if args.full else QUICK
+    budget = FULL if args.full else QUICK
     given = {name: getattr(args, name) for name in ("images", "costly_images", "steps")}
-    effort = replace(effort, **{name: value for name, value in given.items() if value is not None})
+    budget = replace(budget, **{name: value for name, value in given.items() if value is not None})
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--output_dir: {args.output_dir} cannot be made ({error.strerror}): choose another folder") from None
-    return effort
+    return budget
 
 
 def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def choose_methods(args: argparse.Namespace, model: ICN, effort: Effort) -> tuple[list[Method], str]:
+def choose_methods(args: argparse.Namespace, model: ICN, budget: Budget) -> tuple[list[Method], str]:
     """The methods, in the order of the registry, and the one that represents ICN; without captum those of captum are missing."""
     ours = args.ours or OURS[model.decoder_kind]
     applicable = {method.name for method in methods_of(model)}
@@ -111,7 +111,7 @@ def choose_methods(args: argparse.Namespace, model: ICN, effort: Effort) -> tupl
             f"--ours {ours} is no map of --decoder {model.decoder_kind}: choose from {', '.join(sorted(applicable))}"
         )
     asked = split_names(args.methods)
-    wanted = applicable - set(effort.left_out) if asked is None else {method.name for method in methods_of(model, asked)}
+    wanted = applicable - set(budget.left_out) if asked is None else {method.name for method in methods_of(model, asked)}
     wanted |= {ours} | {name for name in applicable if METHODS[name].family == "control"}
     if importlib.util.find_spec("captum") is None and (missing := wanted & set(NEEDS_CAPTUM)):
         print(f"{', '.join(sorted(missing))} left out: captum is not installed (pip install 'captum>=0.9')")
@@ -147,15 +147,15 @@ class Inputs:
         return batch.to(self.device).normalise(**self.normalisation)
 
 
-def open_inputs(args: argparse.Namespace, effort: Effort, groups: frozenset[str], device: torch.device) -> Inputs:
+def open_inputs(args: argparse.Namespace, budget: Budget, groups: frozenset[str], device: torch.device) -> Inputs:
     """Read the checkpoint, and see what the data have.
 
     Raises:
         ValueError: a file or a flag is not what it should be, or a metric was asked for that nothing is known for.
     """
-    model, meta = load_checkpoint(args.resume, device, given(args))
+    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)
-    adopt(args, meta.args, INPUT)
+    fill_from_checkpoint(args, meta.args, INPUT)
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     transform = eval_transform(args.image_size, args.square)
@@ -164,10 +164,10 @@ def open_inputs(args: argparse.Namespace, effort: Effort, groups: frozenset[str]
     root = Path(args.dataset_path, args.dataset_name)
     masks = Path(args.masks) if args.masks else root / "masks" if is_planes(root) and (root / "masks").is_dir() else None
     if masks is not None:
-        measured = subset(split, places[: effort.images]).paths
+        measured = subset(split, places[: budget.images]).paths
         if missing := len(measured) - check_masks(masks, split.root, measured):
             print(f"{missing} of {len(measured)} pictures have no mask in {masks}: they do not count where masks are needed")
-    pairs = read_pairs(Path(args.pairs), classes)[: effort.images] if args.pairs and "pairs" in groups else []
+    pairs = read_pairs(Path(args.pairs), classes)[: budget.images] if args.pairs and "pairs" in groups else []
     planes = open_planes(root, args.test, classes) if is_planes(root) and "planes" in groups else None
     known = {"masks": masks, "pairs": pairs, "planes": planes}
     if args.metrics and (lacking := [group for group, what in known.items() if group in groups and not what]):
@@ -182,7 +182,7 @@ def open_inputs(args: argparse.Namespace, effort: Effort, groups: frozenset[str]
     return Inputs(model, score, device, meta.normalisation, split, places, masks, pairs, planes, precision.name)
 
 
-def know_planes(inputs: Inputs, pictures: Pictures, batch_size: int, ranks: Ranks) -> PlanesMetrics:
+def build_planes_metrics(inputs: Inputs, pictures: Pictures, batch_size: int, ranks: Ranks) -> PlanesMetrics:
     """Render and score the counterfactuals of the pictures that are measured."""
     assert inputs.planes is not None
     fast = for_inference(inputs.model)
@@ -210,7 +210,7 @@ def know_planes(inputs: Inputs, pictures: Pictures, batch_size: int, ranks: Rank
 
 
 def two_objects(
-    args: argparse.Namespace, inputs: Inputs, harness: Harness, methods: list[Method], partial: Partial, ranks: Ranks
+    args: argparse.Namespace, inputs: Inputs, harness: Harness, methods: list[Method], partial: ResultCache, ranks: Ranks
 ) -> Any:
     """The part of --pairs: {method: {metric: one number a picture}}, and the pictures in the order of the numbers."""
     transform: Any = inputs.split.transform
@@ -242,21 +242,21 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         Stopped: it was asked to stop, and did; what is done is kept.
     """
     cv2.setNumThreads(1)
-    effort, groups = check_flags(args), chosen_groups(split_names(args.metrics))
-    device = select_device(args.device, discover())
-    with joined(args.dist_url, device.type == "cuda") as ranks, StopRequest(ranks.place) as request:
-        found = evaluate(args, effort, groups, device, replace(ranks, request=request))
-        ranks.wait()  # some clusters end a job soon after the first of its processes
+    budget, groups = check_flags(args), chosen_groups(split_names(args.metrics))
+    device = select_device(args.device, read_launcher_env())
+    with init_distributed(args.dist_url, device.type == "cuda") as ranks, StopRequest(ranks.place) as request:
+        found = evaluate(args, budget, groups, device, replace(ranks, request=request))
+        ranks.barrier()  # some clusters end a job soon after the first of its processes
         return found
 
 
 def evaluate(
-    args: argparse.Namespace, effort: Effort, groups: frozenset[str], device: torch.device, ranks: Ranks
+    args: argparse.Namespace, budget: Budget, groups: frozenset[str], device: torch.device, ranks: Ranks
 ) -> dict[str, Any]:
     """`main` among its processes."""
-    start, inputs = time.monotonic(), open_inputs(args, effort, groups, device)
+    start, inputs = time.monotonic(), open_inputs(args, budget, groups, device)
     model, split, folder = inputs.model, inputs.split, Path(args.output_dir)
-    methods, ours = choose_methods(args, model, effort)
+    methods, ours = choose_methods(args, model, budget)
     if inputs.masks is None:
         methods = [method for method in methods if "masks" not in method.needs]
     if inputs.planes is not None:
@@ -265,14 +265,14 @@ def evaluate(
         "checkpoint": Path(args.resume).name, "decoder": model.decoder_kind, "dataset": args.dataset_name, "split": args.test,
         "image_size": args.image_size, "square": args.square, "classes": split.classes, "seed": args.seed,
         "batch_size": args.batch_size, "precision": inputs.precision, "device": inputs.device.type, "metrics": sorted(groups),
-        "steps": effort.steps, "effort": effort.describe(),
+        "steps": budget.steps, "effort": budget.describe(),
     }  # fmt: skip
     masks = [mask_path(inputs.masks, split.root, path) for path in split.paths] if inputs.masks else []
     files = [*split.paths, *filter(Path.is_file, masks)]
     keys = ranks.gather(fingerprint(model, files, split.root, settings))
     if strange := [str(rank) for rank, key in enumerate(keys) if key != keys[0]]:
         raise ValueError(f"rank {', '.join(strange)} finds another checkpoint or other pictures than rank 0: give all the same")
-    partial = Partial(folder, keys[0])
+    partial = ResultCache(folder, keys[0])
     if partial.others:
         print(
             f"{partial.folder.parent} holds results of other models, data or flags, too: they are not used, remove them at will"
@@ -285,15 +285,15 @@ def evaluate(
         if ranks.main:
             partial.save(scored, "split")
     accuracy = float((scored["predicted"] == torch.tensor(split.labels)).double().mean())
-    print(f"{args.test}: {len(split)} images of {len(split.classes)} classes, {100 * accuracy:.2f} % right; {effort.name}")
+    print(f"{args.test}: {len(split)} images of {len(split.classes)} classes, {100 * accuracy:.2f} % right; {budget.name}")
     pictures = Pictures(
-        split, inputs.places[: effort.images], scored["predicted"], args.batch_size, inputs.normalisation, device, inputs.masks
+        split, inputs.places[: budget.images], scored["predicted"], args.batch_size, inputs.normalisation, device, inputs.masks
     )
     if inputs.planes is not None:
-        pictures.planes = know_planes(inputs, pictures, args.batch_size, ranks)
+        pictures.planes = build_planes_metrics(inputs, pictures, args.batch_size, ranks)
     siblings = most_confused(scored["confusion"])
     harness = Harness(
-        model, inputs.score, siblings, effort, groups, planes=pictures.planes, batch_size=args.batch_size, seed=args.seed
+        model, inputs.score, siblings, budget, groups, planes=pictures.planes, batch_size=args.batch_size, seed=args.seed
     )
 
     measure_maps(harness, methods, pictures.units, pictures.load, partial, ranks)
@@ -302,14 +302,14 @@ def evaluate(
         name = "model-" + fingerprint(model, [], folder, {"methods": [method.name for method in methods]})
         of_model = ranks.broadcast(partial.load(name) if ranks.main else None)
         if of_model is None:
-            those = labelled(inputs, args, effort.reliance_images, ranks)
+            those = labelled(inputs, args, budget.reliance_images, ranks)
             of_model = measure_model(harness, methods, those, pictures.units, pictures.load, ranks)
             if ranks.main:
                 partial.save(of_model, name)
     pairs, pair_files = {}, []
     if inputs.pairs:
         files = [path for pair in inputs.pairs for path in (pair.path, *pair.masks)]
-        of_pairs = Partial(partial.folder, fingerprint(model, files, Path(args.pairs).parent, {}))
+        of_pairs = ResultCache(partial.folder, fingerprint(model, files, Path(args.pairs).parent, {}))
         pairs, pair_files = two_objects(args, inputs, harness, methods, of_pairs, ranks)
     if not ranks.main:
         return {}

@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/prepare_dataset.py` works too
 
 from util.cli import Parser, launch
-from util.distributed import ALONE, Ranks, joined
+from util.distributed import ALONE, Ranks, init_distributed
 from util.progress import Progress
 
 FASHION_CLASSES = (
@@ -169,11 +169,11 @@ def write_dataset(target: Path, pictures: Sequence[Picture], ranks: Ranks = ALON
         for folder in {os.path.dirname(name) for name, _ in pictures}:
             (partial / folder).mkdir(parents=True, exist_ok=True)
         with Progress(len(pictures), f"writing {target.name}") as line:
-            for count in ranks.interleave(written()):
+            for count in ranks.gather_in_order(written()):
                 line.step(count)
         if ranks.main:
             partial.rename(target)
-        ranks.wait()
+        ranks.barrier()
     finally:
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -196,7 +196,7 @@ def main(args: argparse.Namespace) -> None:
         RunFailed: another process is gone.
     """
     try:
-        with joined() as ranks:
+        with init_distributed() as ranks:
             args.prepare(args, ranks)
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None

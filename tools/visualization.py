@@ -37,11 +37,11 @@ from datasets import (
     verify_images,
     worker_init,
 )
-from flags import INPUT, add_data_flags, add_model_flags, adopt, given
+from flags import INPUT, add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, load_checkpoint
 from util.cli import Parser, launch, select_device
-from util.distributed import Ranks, joined
-from util.launcher import discover
+from util.distributed import Ranks, init_distributed
+from util.launcher import read_launcher_env
 from util.progress import Progress
 
 PROG = "python -m tools.visualization"
@@ -208,7 +208,7 @@ def check_flags(args: argparse.Namespace, classes: Sequence[str], layers: int, l
             f"--dec_layer_index {layer} does not exist: {args.resume} has decoder layers 0 to {layers - 1} "
             f"(or -{layers} to -1 from the end)"
         )
-    if not 1 <= args.top_q <= count and (args.top_q < 1 or "top_q" in args.given):
+    if not 1 <= args.top_q <= count and (args.top_q < 1 or "top_q" in args.explicit):
         raise ValueError(f"--top_q {args.top_q} must be from 1 to {count}, the number of classes in {args.resume}")
     if not args.output_dir:
         raise ValueError("--output_dir is empty: name a folder for the pictures")
@@ -226,26 +226,26 @@ def main(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)  # images are drawn in threads of ours, and OpenCV's do not survive the fork of a loader
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be drawn")
-    device = select_device(args.device, discover())
-    with joined(args.dist_url, device.type == "cuda") as ranks:
+    device = select_device(args.device, read_launcher_env())
+    with init_distributed(args.dist_url, device.type == "cuda") as ranks:
         visualize(args, device, ranks)
 
 
 def visualize(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> None:
     """`main` among its processes: each draws every so many-th batch, rank 0 writes the index."""
-    model, meta = load_checkpoint(args.resume, device, given(args))
+    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)
-    adopt(args, meta.args, INPUT)
+    fill_from_checkpoint(args, meta.args, INPUT)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     sums = model.decoder_kind != "detr"
     layers = 0 if sums else model.num_decoder_layers
-    if sums and "dec_layer_index" in args.given:
+    if sums and "dec_layer_index" in args.explicit:
         raise ValueError(f"--dec_layer_index: {args.resume} has no decoder layers, its map is its logit: leave the flag out")
     layer = layers - 1 if args.dec_layer_index is None else args.dec_layer_index
     check_flags(args, classes, layers, layer)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=args.class_index)
     verify_images(split.paths[ranks.rank :: ranks.size])
-    ranks.wait()
+    ranks.barrier()
 
     true = classes[args.class_index]
     data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
@@ -272,7 +272,7 @@ def visualize(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> N
     show = partial(draw, source=source, target=target, classes=classes, layer=words, heads=heads, query_heads=query_heads)
     drawn: dict[str, Row] = {}
     with Progress(len(split), "drawing") as progress:
-        for row in ranks.interleave(in_threads(show, explained)):
+        for row in ranks.gather_in_order(in_threads(show, explained)):
             drawn[row.name] = row
             progress.step()
     if not ranks.main:

@@ -135,7 +135,7 @@ def rng_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def scatter_rng(*numbers: int) -> None:
+def seed_from(*numbers: int) -> None:
     """Give torch's generators a state of their own, a function of `numbers`."""
     torch.manual_seed(int.from_bytes(blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1)
 

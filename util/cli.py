@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from util.launcher import ALONE, Place, discover
+from util.launcher import ALONE, ProcessInfo, read_launcher_env
 from util.stopping import Stopped
 
 
@@ -38,14 +38,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse, and add `given`: the list of the flags (their `dest`) that stood on the command line."""
+    """Parse, and add `explicit`: the list of the flags (their `dest`) that stood on the command line."""
     args = parser.parse_args(argv)
     defaults, parser._defaults = parser._defaults, {}
     actions = {action: action.default for action in parser._actions}
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     try:
-        args.given = sorted(vars(parser.parse_args(argv)))
+        args.explicit = sorted(vars(parser.parse_args(argv)))
     finally:
         parser._defaults = defaults
         for action, default in actions.items():
@@ -76,7 +76,7 @@ def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentP
             raise
         parser.exit(1, f"{parser.prog}: error: {_rank()}{error}\n")
     except Stopped as stop:
-        parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if discover().rank == 0 else None)
+        parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if read_launcher_env().rank == 0 else None)
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
     except Exception:  # of the program: the traceback is what its authors need
@@ -95,7 +95,7 @@ def _message(error: Exception) -> str:
 def _rank() -> str:
     """`rank 1: ` of one of several processes, nothing of one that is alone."""
     try:
-        rank, size, _ = discover()
+        rank, size, _ = read_launcher_env()
     except ValueError:  # what the error is about
         return ""
     if rank > 0:
@@ -103,7 +103,7 @@ def _rank() -> str:
     return f"rank {rank}: " if size > 1 else ""
 
 
-def select_device(name: str, place: Place = ALONE) -> torch.device:
+def select_device(name: str, place: ProcessInfo = ALONE) -> torch.device:
     """The device of that name; `cuda` falls back to the CPU with a warning where there is none.
 
     Of several processes each takes a CUDA device of its own: the only one that it sees, or else the one of its local rank.

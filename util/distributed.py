@@ -24,10 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from util import launcher
 from util.cli import RunFailed
-from util.launcher import Place, discover, meeting_point
+from util.launcher import ProcessInfo, read_launcher_env, rendezvous_url
 from util.stopping import SIGNALS, Stopped, StopRequest
 
 T = TypeVar("T")
+N = TypeVar("N", int, Tensor)
 PATIENCE = timedelta(minutes=10)  # with a process that hangs; one that ends is noticed at once
 
 
@@ -40,10 +41,10 @@ class Ranks:
     place: of this process.
     cuda_group: nccl's, for tensors on CUDA. All else goes through gloo, which does not make the host wait for a GPU.
     patient_group: gloo's, for those that have more work than others.
-    request: what `interleave` heeds, in all of them or in none.
+    request: what `gather_in_order` heeds, in all of them or in none.
     """
 
-    place: Place = launcher.ALONE
+    place: ProcessInfo = launcher.ALONE
     cuda_group: Any = None
     patient_group: Any = None
     request: StopRequest | None = None
@@ -62,7 +63,7 @@ class Ranks:
         return self.rank == 0
 
     @torch.inference_mode(False)
-    def most(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The largest of all processes' numbers."""
         if self.size == 1:
             return number
@@ -71,18 +72,13 @@ class Ranks:
         return int(value)
 
     @torch.inference_mode(False)
-    def total(self, number: int) -> int:
-        """The sum of all processes' numbers."""
-        return int(self.sum(torch.tensor(number))) if self.size > 1 else number
-
-    @torch.inference_mode(False)
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, on the device of `tensor`, which stays as it is."""
+    def sum(self, value: N) -> N:
+        """Sum a tensor (on its device; it stays as it is) or a whole number over all processes."""
         if self.size == 1:
-            return tensor
-        total = tensor.detach().to("cpu", copy=True)
+            return value
+        total = torch.tensor(value) if isinstance(value, int) else value.detach().to("cpu", copy=True)
         dist.all_reduce(total)
-        return total.to(tensor.device)
+        return int(total) if isinstance(value, int) else total.to(value.device)
 
     @torch.inference_mode(False)
     def gather(self, value: T, patient: bool = False) -> list[T]:
@@ -102,11 +98,11 @@ class Ranks:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here; after work of which some have more than others."""
         self.gather(None, patient=True)
 
-    def interleave(self, mine: Iterable[T]) -> Iterator[T]:
+    def gather_in_order(self, mine: Iterable[T]) -> Iterator[T]:
         """The results of all processes, given to all of them. Where each makes those of `items[rank::size]`: in the items' order.
 
         A result is as good as done when it is handed out. For each of its own a process waits until the others have theirs:
@@ -139,7 +135,7 @@ class Ranks:
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def wrap(self, module: nn.Module, unused: bool = False) -> DistributedDataParallel:
+    def ddp(self, module: nn.Module, unused: bool = False) -> DistributedDataParallel:
         """`module` (on its device, its weights loaded) with gradients that are means over the processes.
 
         Args:
@@ -176,7 +172,7 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
+def init_distributed(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
     """The processes of this run as one group, while it is entered. Only rank 0 prints; a process that is alone is left alone.
 
     Args:
@@ -187,11 +183,11 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
         RunFailed: the processes do not find each other, or one of them is gone.
         ValueError: two of them compute on one GPU, or some on a GPU and others on none.
     """
-    place = discover()
+    place = read_launcher_env()
     if place.size == 1:
         yield ALONE
         return
-    url = meeting_point() if url == "env://" else url
+    url = rendezvous_url() if url == "env://" else url
     try:
         store, *_ = next(iter(rendezvous(url, place.rank, place.size, timeout=PATIENCE)))
         store = _fresh(store, place)
@@ -223,13 +219,13 @@ def joined(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
     _leave()  # not after an error: the others may be in the middle of something
 
 
-def _connected(store: Any, place: Place, cuda: bool) -> Ranks:
+def _connected(store: Any, place: ProcessInfo, cuda: bool) -> Ranks:
     dist.init_process_group("gloo", store=store, timeout=PATIENCE, world_size=place.size, rank=place.rank)
     cuda_group = dist.new_group(backend="nccl", timeout=PATIENCE) if cuda else None
     return Ranks(place, cuda_group, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
 
 
-def _told(store: Any, place: Place, word: str) -> list[str]:
+def _told(store: Any, place: ProcessInfo, word: str) -> list[str]:
     """A word of each process. Rank 0, who may keep the store, returns when all have heard all: any of them may end then."""
     store.set(f"word/{place.rank}", f"={word}")
     words = [store.get(f"word/{rank}").decode()[1:] for rank in range(place.size)]
@@ -249,7 +245,7 @@ def _leave() -> None:
     dist.destroy_process_group()
 
 
-def _fresh(store: Any, place: Place) -> Any:
+def _fresh(store: Any, place: ProcessInfo) -> Any:
     """A part of the store in which no earlier life of this run has left anything.
 
     torchrun's store outlives a restart, and who reads there the address of a process that is gone waits for it in vain. So each

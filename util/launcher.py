@@ -11,7 +11,7 @@ from typing import NamedTuple
 PORTS = range(15000, 30000)  # below those that the system hands out
 
 
-class Place(NamedTuple):
+class ProcessInfo(NamedTuple):
     """rank of size processes; local_rank among those of its machine."""
 
     rank: int = 0
@@ -19,10 +19,10 @@ class Place(NamedTuple):
     local_rank: int = 0
 
 
-ALONE = Place()
+ALONE = ProcessInfo()
 
 
-def discover(environment: Mapping[str, str] = os.environ) -> Place:
+def read_launcher_env(environment: Mapping[str, str] = os.environ) -> ProcessInfo:
     """The place of this process.
 
     In an allocation of SLURM without srun a process is alone, whatever the number of tasks that the allocation is for.
@@ -43,10 +43,10 @@ def discover(environment: Mapping[str, str] = os.environ) -> Place:
     except ValueError:
         found = ", ".join(f"{name}={environment.get(name)}" for name in names)
         raise ValueError(f"the variables of the launcher make no sense: {found}") from None
-    return Place(rank, size, local_rank) if size > 1 else ALONE
+    return ProcessInfo(rank, size, local_rank) if size > 1 else ALONE
 
 
-def meeting_point(environment: Mapping[str, str] = os.environ) -> str:
+def rendezvous_url(environment: Mapping[str, str] = os.environ) -> str:
     """Where the processes find each other: `env://` where MASTER_ADDR and all of torchrun's variables are set, else `tcp://...`.
 
     The port is MASTER_PORT, else made of the id of the job, so that two jobs on one machine do not meet.

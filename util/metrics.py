@@ -45,7 +45,7 @@ class Sums:
         if ranks.size == 1:
             return self
         together = copy(self)
-        together.values, together.images = ranks.sum(self.values), ranks.total(self.images)
+        together.values, together.images = ranks.sum(self.values), ranks.sum(self.images)
         return together
 
     def means(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from util.launcher import ALONE, Place
+from util.launcher import ALONE, ProcessInfo
 
 ECHO = 2.0  # seconds
 SIGNALS = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # 0: nobody asked; the last one asks to be started again
@@ -35,7 +35,7 @@ class StopRequest:
             processes each takes a second one for an echo for the first two seconds.
     """
 
-    def __init__(self, place: Place = ALONE) -> None:
+    def __init__(self, place: ProcessInfo = ALONE) -> None:
         self.number: int | None = None
         self.place, self.since = place, 0.0
         self._previous: dict[int, Any] = {}

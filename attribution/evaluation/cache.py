@@ -33,7 +33,7 @@ def fingerprint(model: nn.Module, files: Iterable[Path], root: Path, options: Ma
     return known.hexdigest()[:16]
 
 
-class Partial:
+class ResultCache:
     """The parts of a measurement that are done: `<folder>/partial/<key>/<name>/<number>.pt`, each written in one step.
 
     Results of another key (another model, other data or options) lie in another folder, and are never mixed with these.

@@ -8,7 +8,7 @@ from torch import Tensor
 from models import ICN, ICNOutput
 
 
-class Remembering:
+class CachedModel:
     """The logits of batches of one shape that were seen before are not computed again.
 
     A batch is known by two sums over it in float64, plain and weighted. `forget` between pictures: it keeps all answers.
@@ -19,7 +19,7 @@ class Remembering:
         self.known: dict[tuple[object, ...], ICNOutput] = {}
         self.weights = torch.empty(0)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         self.known.clear()
 
     def __call__(self, images: Tensor) -> ICNOutput:

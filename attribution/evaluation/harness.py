@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribution.evaluation.cached_model import Remembering
-from attribution.evaluation.protocol import Effort
+from attribution.evaluation.cached_model import CachedModel
+from attribution.evaluation.protocol import Budget
 from attribution.methods.registry import Method, Passes
-from attribution.metrics.faithfulness import Clean, Removal, Score, area, ask, faithfulness, ranks
+from attribution.metrics.faithfulness import CleanScores, PixelPerturbation, Score, area, faithfulness, ranks, score_clean
 from attribution.metrics.localisation import average_precision, energy, energy_gain, pointing
 from attribution.metrics.robustness import gini, max_sensitivity
 from attribution.planes.metrics import PlanesMetrics
@@ -99,7 +99,7 @@ class Harness:
         model: in evaluation mode.
         score: probabilities `[B, C]` of normalised images: what perturbed pictures are shown to.
         siblings: the class that each is most confused with, `[C]`.
-        effort: how much.
+        budget: how much.
         groups: what; see `chosen_groups`.
         planes: what is known about the pictures, in the order of their places; None for other data.
         batch_size: pictures in one pass of `score`.
@@ -111,18 +111,18 @@ class Harness:
         model: ICN,
         score: Score,
         siblings: Tensor,
-        effort: Effort,
+        budget: Budget,
         groups: frozenset[str],
         *,
         planes: PlanesMetrics | None = None,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        self.model, self.score, self.siblings, self.effort, self.groups = model, score, siblings, effort, groups
+        self.model, self.score, self.siblings, self.budget, self.groups = model, score, siblings, budget, groups
         self.planes, self.batch_size, self.seed = planes, batch_size, seed
         self.fast = for_inference(model)
         self.warm: set[str] = set()
-        self.removals: tuple[int, Removal, Removal] | None = None  # of the latest unit
+        self.removals: tuple[int, PixelPerturbation, PixelPerturbation] | None = None  # of the latest unit
 
     def maps(
         self, method: Method, images: Tensor, classes: Tensor, given: Mapping[str, Tensor] | None = None, model: Any = None
@@ -134,7 +134,7 @@ class Harness:
             model: another one than the harness's.
         """
         known = {"siblings": self.siblings.to(classes.device)[classes], **(given or {})}
-        options: dict[str, Any] = {name: known[name] for name in method.needs} | self.effort.options.get(method.name, {})
+        options: dict[str, Any] = {name: known[name] for name in method.needs} | self.budget.options.get(method.name, {})
         if method.name == "random":  # noise that was pooled would be grey
             options |= {"grid": self.grid(images), "seed": self.seed}
         elif method.name == "rise":
@@ -144,10 +144,10 @@ class Harness:
         return method.call(model, images, classes, **options).detach()
 
     def passes(self, method: Method, images: Tensor) -> Passes:
-        return self.effort.passes(method, self.model, (images.shape[2], images.shape[3]))
+        return self.budget.passes(method, self.model, (images.shape[2], images.shape[3]))
 
     def costly(self, method: Method, images: Tensor) -> bool:
-        return self.effort.costly(method, self.model, (images.shape[2], images.shape[3]))
+        return self.budget.costly(method, self.model, (images.shape[2], images.shape[3]))
 
     def maps_of_classes(
         self, method: Method, images: Tensor, classes: Tensor, given: Mapping[str, Tensor] | None = None
@@ -156,9 +156,9 @@ class Harness:
         given = given or {}
         if not self.costly(method, images) or self.passes(method, images).backward:
             return torch.stack([self.maps(method, images, column, given) for column in classes.unbind(1)], 1)
-        memory, found = Remembering(self.fast), []
+        memory, found = CachedModel(self.fast), []
         for index, row in enumerate(classes):
-            memory.forget()
+            memory.clear()
             own = {name: tensor[index : index + 1] for name, tensor in given.items()}
             found.append(torch.cat([self.maps(method, images[index : index + 1], one[None], own, memory) for one in row]))
         return torch.stack(found)
@@ -236,24 +236,25 @@ class Harness:
             values["srg_native"] = area(to_mean.curve(places, least_first=True)) - area(to_mean.curve(places))
             values["rd_native"] = to_mean.relative_drop(places, siblings)
 
-    def _removals(self, unit: Unit) -> tuple[Removal, Removal]:
+    def _removals(self, unit: Unit) -> tuple[PixelPerturbation, PixelPerturbation]:
         if self.removals is None or self.removals[0] != unit.number:
-            clean: Clean = ask(self.score, unit.images, classes=unit.classes, chunk=self.batch_size)
+            clean: CleanScores = score_clean(self.score, unit.images, classes=unit.classes, chunk=self.batch_size)
             kinds = (
-                Removal(self.score, clean, kind, steps=self.effort.steps, chunk=self.batch_size) for kind in ("mean", "blur")
+                PixelPerturbation(self.score, clean, kind, steps=self.budget.steps, chunk=self.batch_size)
+                for kind in ("mean", "blur")
             )
             self.removals = (unit.number, *kinds)  # type: ignore[assignment]
         assert self.removals is not None
         return self.removals[1:]
 
     def _sensitivity(self, unit: Unit, method: Method, grid: tuple[int, int]) -> Tensor:
-        result, count = torch.full((len(unit),), torch.nan, device=unit.images.device), unit.first(self.effort.sensitivity_images)
+        result, count = torch.full((len(unit),), torch.nan, device=unit.images.device), unit.first(self.budget.sensitivity_images)
         if count and not self.costly(method, unit.images):
             classes = unit.classes[:count]
             result[:count] = max_sensitivity(
                 lambda images: pooled(self.maps(method, images, classes), grid),
                 unit.images[:count],
-                samples=self.effort.sensitivity_samples,
+                samples=self.budget.sensitivity_samples,
                 seed=self.seed,
             )
         return result
@@ -261,7 +262,7 @@ class Harness:
     def _planes(self, unit: Unit, method: Method, grid: tuple[int, int], values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Pooled maps of the classes that `PlanesMetrics` wants, and of contrasts where a method has its own."""
         assert self.planes is not None
-        count = unit.first(self.effort.costly_images) if self.costly(method, unit.images) else len(unit)
+        count = unit.first(self.budget.costly_images) if self.costly(method, unit.images) else len(unit)
         if not count:
             return {}
         rows = slice(unit.rows.start, unit.rows.start + count)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribution.evaluation.cache import Partial, concatenate
+from attribution.evaluation.cache import ResultCache, concatenate
 from attribution.evaluation.harness import EVIDENCE_ORACLE, Harness, Unit, pooled
 from attribution.methods.registry import Method
 from attribution.metrics import model as model_metrics
@@ -33,7 +33,7 @@ def measure_maps(
     methods: Sequence[Method],
     units: Sequence[int],
     load: Loader,
-    partial: Partial,
+    partial: ResultCache,
     ranks: Ranks = ALONE,
 ) -> None:
     """Measure every method on every unit, but for what is there already.
@@ -53,13 +53,13 @@ def measure_maps(
                     yield method.name, number, harness.measure(unit, method)
 
     with Progress(sum(units[number] * len(names) for number, names in todo.items()), "maps") as progress:
-        for name, number, part in ranks.interleave(measured()):
+        for name, number, part in ranks.gather_in_order(measured()):
             if ranks.main:
                 partial.save(part, name, number)
             progress.step(units[number], name)
 
 
-def _todo(partial: Partial, names: Sequence[str], count: int, ranks: Ranks) -> dict[int, list[str]]:
+def _todo(partial: ResultCache, names: Sequence[str], count: int, ranks: Ranks) -> dict[int, list[str]]:
     """By the numbers of `count` units, the parts that are not there yet."""
     missing: dict[int, list[str]] = {}
     for number in range(count) if ranks.main else ():
@@ -68,7 +68,7 @@ def _todo(partial: Partial, names: Sequence[str], count: int, ranks: Ranks) -> d
     return ranks.broadcast(missing)
 
 
-def collect(partial: Partial, method: Method, units: Sequence[int], planes: PlanesMetrics | None) -> dict[str, Any]:
+def collect(partial: ResultCache, method: Method, units: Sequence[int], planes: PlanesMetrics | None) -> dict[str, Any]:
     """What is known of a method: `values` and `curves`, arrays `[N, ...]`, and `maps`, one tensor `[h, w]` a picture."""
     parts = [partial.load(method.name, number) for number in range(len(units))]
     values = concatenate([part["values"] for part in parts], units)
@@ -134,16 +134,16 @@ def measure_model(
         agreement with the trained model's map after each stage.
     """
     found: dict[str, list[dict[str, Tensor]]] = {}
-    looks, effort = harness.model.decoder_kind != "none", harness.effort
+    looks, budget = harness.model.decoder_kind != "none", harness.budget
 
     def merge(mine: Iterator[dict[str, dict[str, Tensor]]]) -> None:
-        for parts in ranks.interleave(mine):
+        for parts in ranks.gather_in_order(mine):
             for name, part in parts.items():
                 found.setdefault(name, []).append(part)
 
     def local(unit: Unit) -> dict[str, Tensor]:
-        images = unit.images[: unit.first(effort.locality_images)]
-        return model_metrics.locality(harness.model, images, cells=effort.locality_cells, seed=harness.seed)
+        images = unit.images[: unit.first(budget.locality_images)]
+        return model_metrics.locality(harness.model, images, cells=budget.locality_cells, seed=harness.seed)
 
     if "reliance" in harness.groups and looks:
         answers = (model_metrics.reliance(harness.fast, images, labels, seed=harness.seed) for images, labels in labelled)
@@ -153,10 +153,10 @@ def measure_model(
         scores = (model_metrics.diversity(harness.fast, unit.images, unit.classes) for unit in some)
         merge({"head_diversity": _on_cpu({"jsd": score})} for score in scores)
     if "locality" in harness.groups:
-        merge({"locality": _on_cpu(local(unit))} for unit in _first(units, load, effort.locality_images, ranks))
+        merge({"locality": _on_cpu(local(unit))} for unit in _first(units, load, budget.locality_images, ranks))
     if "randomisation" in harness.groups:
-        some = _first(units, load, effort.randomised_images, ranks)
-        of_units = (_randomised(harness, methods, unit, unit.first(effort.randomised_images)) for unit in some)
+        some = _first(units, load, budget.randomised_images, ranks)
+        of_units = (_randomised(harness, methods, unit, unit.first(budget.randomised_images)) for unit in some)
         merge({f"randomisation/{name}": _on_cpu(stages) for name, stages in one.items()} for one in of_units)
     return {name: {key: torch.cat([part[key] for part in parts]) for key in parts[0]} for name, parts in found.items()}
 
@@ -192,7 +192,7 @@ def measure_pairs(
     pairs: Sequence[PairPicture],
     batches: Sequence[Sequence[int]],
     load: Callable[[Sequence[PairPicture]], Tensor],
-    partial: Partial,
+    partial: ResultCache,
     ranks: Ranks = ALONE,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Pictures of two objects: the maps of both classes, judged by both masks.
@@ -221,7 +221,7 @@ def measure_pairs(
                     yield name, number, _pair_values(harness, method, unit, classes, masks)
 
     with Progress(sum(sizes[number] * len(names) for number, names in todo.items()), "pairs") as progress:
-        for name, number, part in ranks.interleave(measured()):
+        for name, number, part in ranks.gather_in_order(measured()):
             if ranks.main:
                 partial.save(part, name, number)
             progress.step(sizes[number])
@@ -232,7 +232,7 @@ def measure_pairs(
 
 
 def _pair_values(harness: Harness, method: Method, unit: Unit, classes: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    count = unit.first(harness.effort.costly_images) if harness.costly(method, unit.images) else len(unit)
+    count = unit.first(harness.budget.costly_images) if harness.costly(method, unit.images) else len(unit)
     if not count:
         return {}
     grid, images, masks = harness.grid(unit.images), unit.images[:count], masks[:count]

@@ -12,7 +12,7 @@ COSTLY = 40  # passes a map from which on a method is spared what needs many map
 
 
 @dataclass(frozen=True)
-class Effort:
+class Budget:
     """Sizes of a measurement. `None` is all.
 
     Attributes:
@@ -54,7 +54,7 @@ class Effort:
         return sum(self.passes(method, model, size)) >= COSTLY
 
 
-QUICK = Effort(
+QUICK = Budget(
     "quick",
     images=64,
     steps=28,
@@ -72,4 +72,4 @@ QUICK = Effort(
     locality_cells=4,
     reliance_images=512,
 )
-FULL = Effort("full", images=None, steps=224)
+FULL = Budget("full", images=None, steps=224)

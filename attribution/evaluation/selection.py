@@ -47,7 +47,7 @@ def score_split(
             yield batch.labels, batch.indices, scores
 
     with Progress(len(loader.dataset), "scoring the split") as progress:
-        for labels, indices, scores in ranks.interleave(scored()):
+        for labels, indices, scores in ranks.gather_in_order(scored()):
             confusion.index_add_(0, labels, scores)
             predicted[indices] = scores.argmax(1)
             progress.step(len(labels))

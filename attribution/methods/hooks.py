@@ -22,7 +22,7 @@ from models.attention import MultiheadAttention
 HELD = 2**28  # attention weights that a method may hold at once (1 GiB in float32)
 
 
-class Look(NamedTuple):
+class AttentionRecord(NamedTuple):
     """One attention as it happened. Where the model computes it once for all images, it is repeated for each.
 
     weights: A, `[B, heads, N, S]`.
@@ -37,21 +37,21 @@ class Look(NamedTuple):
     found: Tensor | None = None
 
 
-class Recorded(NamedTuple):
+class ForwardRecord(NamedTuple):
     """What one forward pass left.
 
     logits: `[B, C]`.
     grid: `(h, w)` of the memory.
-    encoder: self-attention of the image, N = S = h*w, a `Look` per layer.
+    encoder: self-attention of the image, N = S = h*w, a `AttentionRecord` per layer.
     queries: self-attention of the class queries, N = S = C, per layer; empty where queries do not talk.
     cross: what the queries looked at, N = C, S = h*w, per layer.
     """
 
     logits: Tensor
     grid: tuple[int, int]
-    encoder: list[Look]
-    queries: list[Look]
-    cross: list[Look]
+    encoder: list[AttentionRecord]
+    queries: list[AttentionRecord]
+    cross: list[AttentionRecord]
 
 
 def record(
@@ -62,7 +62,7 @@ def record(
     encoder: bool = True,
     queries: bool = True,
     gradients: bool = True,
-) -> Recorded:
+) -> ForwardRecord:
     """Run the model once and keep its attention, `[B, heads, C, h*w]` a decoder layer.
 
     Args:
@@ -78,7 +78,7 @@ def record(
     own: list[MultiheadAttention] = [layer.self_attn for layer in below]
     talk: list[MultiheadAttention] = [layer.self_attn for layer in layers] if queries else []
     search: list[MultiheadAttention] = [layer.multihead_attn for layer in layers]
-    looks: dict[nn.Module, Look] = {}
+    looks: dict[nn.Module, AttentionRecord] = {}
     with frozen(model), ExitStack() as hooks:
         for module in (*own, *talk, *search):
             for handle in _listen(module, looks, len(images), gradients):
@@ -86,12 +86,14 @@ def record(
         if additive and gradients:
             hooks.callback(model.transformer.decoder.register_forward_pre_hook(_start_graph).remove)
         output = model(images, padding_mask, attention=-1 if additive else None)
-    cross = [Look(output.attention[0].flatten(-2), output.attention)] if additive else [looks[module] for module in search]
+    cross = (
+        [AttentionRecord(output.attention[0].flatten(-2), output.attention)] if additive else [looks[module] for module in search]
+    )
     grid = (output.features.shape[-2], output.features.shape[-1])
-    return Recorded(output.logits, grid, [looks[m] for m in own], [looks[m] for m in talk], cross)
+    return ForwardRecord(output.logits, grid, [looks[m] for m in own], [looks[m] for m in talk], cross)
 
 
-def gradients_of(recorded: Recorded, classes: Tensor, tensors: Iterable[Tensor]) -> list[Tensor]:
+def gradients_of(recorded: ForwardRecord, classes: Tensor, tensors: Iterable[Tensor]) -> list[Tensor]:
     """Gradients of each image's logit of its class with respect to recorded tensors.
 
     The logits of a batch are summed: no image's logit depends on another's tensors, so that each keeps its own gradient.
@@ -146,8 +148,8 @@ def _start_graph(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(start_graph(x) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
 
 
-def _listen(module: MultiheadAttention, looks: dict[nn.Module, Look], batch: int, gradients: bool) -> list[Any]:
-    """The hooks of one attention: ask for the weights, hear what the heads found, keep both."""
+def _listen(module: MultiheadAttention, looks: dict[nn.Module, AttentionRecord], batch: int, gradients: bool) -> list[Any]:
+    """The hooks of one attention: ask for the weights, save_output what the heads found, keep both."""
     signature = inspect.signature(module.forward)
     found: list[Tensor] = []
 
@@ -162,18 +164,18 @@ def _listen(module: MultiheadAttention, looks: dict[nn.Module, Look], batch: int
         replaced = {name: new[id(given[name])] for name in ("query", "key", "value")}
         return (), {**given, **replaced, "need_weights": True}
 
-    def hear(_: nn.Module, args: tuple[Tensor]) -> None:
+    def save_output(_: nn.Module, args: tuple[Tensor]) -> None:
         found.append(args[0])
 
     def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
         with torch.no_grad():
             d = module.embed_dim
             values = F.linear(kwargs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :])
-        looks[module] = Look(output[1], output[1], module._split_heads(values), found.pop())
+        looks[module] = AttentionRecord(output[1], output[1], module._split_heads(values), found.pop())
         return output[0], None
 
     return [
         module.register_forward_pre_hook(before, with_kwargs=True),
-        module.out_proj.register_forward_pre_hook(hear),
+        module.out_proj.register_forward_pre_hook(save_output),
         module.register_forward_hook(after, with_kwargs=True),
     ]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribution.methods.hooks import frozen, start_graph
-from attribution.metrics.faithfulness import Clean, replacement
+from attribution.metrics.faithfulness import CleanScores, replacement
 from models import ICN
 
 OCCLUDERS = 7  # default occluders along each side of the picture, with half of one between their places
@@ -231,7 +231,7 @@ def _alone(
 def _replaced(image: Tensor, kind: str) -> Tensor:
     """The picture `[1, 3, H, W]` by its `mean` or `blur`."""
     nothing = image.new_empty(1, 0)
-    return replacement(Clean(image, None, nothing, nothing), kind)
+    return replacement(CleanScores(image, None, nothing, nothing), kind)
 
 
 def _captum(method: str) -> Any:

@@ -23,7 +23,7 @@ KERNEL, SIGMA = 11, 5.0
 Score = Callable[..., Tensor]
 
 
-class Clean(NamedTuple):
+class CleanScores(NamedTuple):
     """Images as they are, and what the model says of them: asked once, for all maps and replacements.
 
     images: `[B, 3, H, W]`, normalised.
@@ -45,9 +45,9 @@ class Clean(NamedTuple):
         return ~self.padding_mask.flatten(1)
 
 
-def ask(
+def score_clean(
     score: Score, images: Tensor, padding_mask: Tensor | None = None, *, classes: Tensor | None = None, chunk: int = 64
-) -> Clean:
+) -> CleanScores:
     """The clean forward.
 
     Args:
@@ -59,10 +59,10 @@ def ask(
         chunk: images a forward pass.
     """
     probabilities = _scored(score, images, padding_mask, chunk)
-    return Clean(images, padding_mask, probabilities, probabilities.argmax(1) if classes is None else classes)
+    return CleanScores(images, padding_mask, probabilities, probabilities.argmax(1) if classes is None else classes)
 
 
-def replacement(clean: Clean, kind: str) -> Tensor:
+def replacement(clean: CleanScores, kind: str) -> Tensor:
     """What pixels are replaced by: `mean` or `blur`, `[B, 3, H, W]`.
 
     Raises:
@@ -76,8 +76,8 @@ def replacement(clean: Clean, kind: str) -> Tensor:
     return _gaussian(clean.images * valid) / _gaussian(valid).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def ranks(clean: Clean, maps: Tensor, *, seed: int = 0) -> Tensor:
-    """Place of each pixel from the most relevant, 0, to the least; ties in the random order of `seed`.
+def ranks(clean: CleanScores, maps: Tensor, *, seed: int = 0) -> Tensor:
+    """ProcessInfo of each pixel from the most relevant, 0, to the least; ties in the random order of `seed`.
 
     Args:
         clean: the images.
@@ -99,7 +99,7 @@ def ranks(clean: Clean, maps: Tensor, *, seed: int = 0) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places).masked_fill(~clean.valid, values.shape[1])
 
 
-class Removal:
+class PixelPerturbation:
     """Replaces pixels of clean images, and asks for the score of what is left.
 
     Args:
@@ -110,7 +110,9 @@ class Removal:
         chunk: images a forward pass.
     """
 
-    def __init__(self, score: Score, clean: Clean, kind: str | Tensor = "mean", *, steps: int = 28, chunk: int = 64) -> None:
+    def __init__(
+        self, score: Score, clean: CleanScores, kind: str | Tensor = "mean", *, steps: int = 28, chunk: int = 64
+    ) -> None:
         if steps < 1 or chunk < 1:
             raise ValueError(f"steps and chunk must be at least 1, not {steps} and {chunk}")
         self.score, self.clean, self.steps, self.chunk = score, clean, steps, chunk
@@ -193,12 +195,12 @@ class Faithfulness(NamedTuple):
 
 
 def faithfulness(
-    to_mean: Removal, to_blur: Removal, maps: Tensor, siblings: Tensor | None = None, *, seed: int = 0
+    to_mean: PixelPerturbation, to_blur: PixelPerturbation, maps: Tensor, siblings: Tensor | None = None, *, seed: int = 0
 ) -> Faithfulness:
     """All of these scores of one map per image: `3 (steps - 1)` perturbed images each, and one more with siblings.
 
     Args:
-        to_mean, to_blur: share one `Clean`; make them once for all maps.
+        to_mean, to_blur: share one `CleanScores`; make them once for all maps.
         maps: signed, `[B, h, w]`.
         siblings: the class most confused with the followed one, `[B]`.
         seed: of the order of ties.

@@ -78,7 +78,7 @@ def score_renders(
     chunks = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
     mine = (torch.stack(list(_inputs(chunk, prepare))) for chunk in chunks[ranks.rank :: ranks.size])
     scored = []
-    for scores in ranks.interleave(logits(images).detach().float().cpu() for images in mine):
+    for scores in ranks.gather_in_order(logits(images).detach().float().cpu() for images in mine):
         scored.append(scores)
         if progress:
             progress(len(scores))

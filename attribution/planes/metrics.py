@@ -118,7 +118,7 @@ class PlanesMetrics:
                 parts = {name: np.packbits(mask, axis=-1) for name, mask in part_masks(record, size).items()}
                 yield np.packbits(np.array(masks), axis=-1), parts
 
-        found = list(ranks.interleave(packed()))
+        found = list(ranks.gather_in_order(packed()))
         self._evidence = np.stack([masks for masks, _ in found])  # [N, K, S, S / 8]
         self._parts = [parts for _, parts in found]
         self.size = self._evidence.shape[2]

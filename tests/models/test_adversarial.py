@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_flags, tiny_model
 
-from assembly import make_learner
+from assembly import make_trainer
 from datasets import ImageBatch
-from models.adversarial import attacked
+from models.adversarial import fgsm_perturb
 from util.precision import select_precision
 
 NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 0.2]}
@@ -38,7 +38,7 @@ def test_pictures_move_within_the_bound_to_a_higher_loss() -> None:
     model, some = tiny_model(), batch()
     images = some.normalise(**NORMALISATION)
     kept, model = images.clone(), model.train()
-    moved = attacked(model, images, None, some.labels, BOUND)
+    moved = fgsm_perturb(model, images, None, some.labels, BOUND)
     assert model.training and not moved.requires_grad and all(p.grad is None for p in model.parameters())
     assert torch.equal(images, kept)
     far = (moved - images).abs()
@@ -53,26 +53,26 @@ def test_padding_stays_as_it_is() -> None:
     images, mask = some.normalise(**NORMALISATION), torch.zeros(6, 64, 64, dtype=torch.bool)
     mask[:, 48:] = True
     images = images.masked_fill(mask[:, None], 0)
-    moved = attacked(tiny_model(), images, mask, some.labels, BOUND)
+    moved = fgsm_perturb(tiny_model(), images, mask, some.labels, BOUND)
     assert torch.equal(moved[:, :, 48:], images[:, :, 48:]) and not torch.equal(moved[:, :, :48], images[:, :, :48])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_flag_trains_on_the_moved_pictures(precision: str) -> None:
-    """The step is that of a plain learner on pictures that were attacked by grey levels of 255."""
+    """The step is that of a plain trainer on pictures that were fgsm_perturb by grey levels of 255."""
     found = []
     for level in (8.0, 0.0):
         args = tiny_flags("--adversarial", level, "--dropout", 0, "--lr", 1e-3)
         model = copy.deepcopy(tiny_model())
-        learner = make_learner(args, model, select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None)
+        trainer = make_trainer(args, model, select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None)
         torch.manual_seed(0)
         some = batch()
         if not level:
             bound = 8 / 255 / torch.tensor(NORMALISATION["std"])[:, None, None]
-            with learner.precision.autocast():
-                moved = attacked(model, some.normalise(**NORMALISATION), None, some.labels, bound)
+            with trainer.precision.autocast():
+                moved = fgsm_perturb(model, some.normalise(**NORMALISATION), None, some.labels, bound)
             some.normalise = partial(_given, moved)  # type: ignore[method-assign]
-        logits = learner.update([some])[0]
+        logits = trainer.step([some])[0]
         found.append((logits, {key: value.clone() for key, value in model.state_dict().items()}))
     assert torch.equal(found[0][0], found[1][0])
     assert all(torch.equal(value, found[1][1][key]) for key, value in found[0][1].items())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import tiny_flags, tiny_model
 from torch import Tensor
 
-from assembly import make_learner
+from assembly import make_trainer
 from datasets import ImageBatch
 from models.locality import _part, locality_loss
 from util.precision import select_precision
@@ -90,9 +90,9 @@ def test_the_flag_makes_evidence_more_local(decoder: str, precision: str) -> Non
         words = ("--locality", weight, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0, "--decoder", decoder)
         model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
         ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None
-        learner = make_learner(tiny_flags(*words), model, *ready)
+        trainer = make_trainer(tiny_flags(*words), model, *ready)
         for _ in range(30):
-            learner.update([some])
+            trainer.step([some])
         torch.manual_seed(2)
         images = some.normalise(**NORMALISATION)
         with torch.no_grad():

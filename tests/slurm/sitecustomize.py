@@ -13,15 +13,15 @@ class Slow:
         if name == "main" and "engine" not in sys.modules:
             import time
 
-            from engine import Learner
+            from engine import Trainer
 
-            update = Learner.update
+            update = Trainer.step
 
-            def slow(learner: Learner, batches: object) -> object:
+            def slow(trainer: Trainer, batches: object) -> object:
                 time.sleep(PAUSE)
-                return update(learner, batches)  # type: ignore[arg-type]
+                return update(trainer, batches)  # type: ignore[arg-type]
 
-            Learner.update = slow  # type: ignore[method-assign, assignment]
+            Trainer.step = slow  # type: ignore[method-assign, assignment]
         if name == "tools.evaluate_attribution" and "attribution.evaluation.harness" not in sys.modules:
             import time
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.slurm.cluster import Cluster, missing
 from conftest import TINY
+
+from tests.slurm.cluster import Cluster, missing
 
 ROOT = Path(__file__).resolve().parents[2]
 REASON = missing() or ("" if os.environ.get("ICN_TEST_SLURM") == "1" else "make test-slurm runs these")
@@ -240,11 +241,11 @@ def test_which_gpu_each_task_takes(cluster: Cluster, tmp_path: Path) -> None:
     probe.write_text(
         "import os, torch\n"
         "from util.cli import select_device\n"
-        "from util.launcher import discover\n"
+        "from util.launcher import read_launcher_env\n"
         "visible = os.environ['CUDA_VISIBLE_DEVICES'].split(',')\n"
         "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: len(visible)\n"
         "torch.cuda.set_device = lambda device: None\n"
-        "place = discover()\n"
+        "place = read_launcher_env()\n"
         "index = select_device('cuda', place).index\n"
         "print(place.rank, place.size, len(visible), visible[index or 0])\n"
     )

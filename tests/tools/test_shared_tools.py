@@ -15,16 +15,16 @@ import pytest
 import torch
 from conftest import COLOURS, make_images
 from ranks import Launched
-from tests.tools.test_evaluate_attribution import checkpoint
-from tests.tools.test_prepare_dataset import write_idx
 
 from attribution.evaluation.harness import Harness
 from datasets.planes.export import export
 from datasets.planes.pairs import export_pairs
 from datasets.planes.renderer import get_preset
+from tests.tools.test_evaluate_attribution import checkpoint
+from tests.tools.test_prepare_dataset import write_idx
 from tools import evaluate_attribution, prepare_dataset
 from util.cli import Parser, launch
-from util.distributed import gpu_name, joined, shared_gpu
+from util.distributed import gpu_name, init_distributed, shared_gpu
 from util.stopping import Stopped, StopRequest
 
 
@@ -35,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def together(scenes: list[tuple[int, int]]) -> list[tuple[list[int], str]]:
     """For each scene (number of items, turn after which rank 1 is asked to stop): what came, and how it ended."""
     found = []
-    with joined() as ranks:
+    with init_distributed() as ranks:
         for count, last in scenes:
             request, came, end = StopRequest(), [], ""
             object.__setattr__(ranks, "request", request)
@@ -46,7 +46,7 @@ def together(scenes: list[tuple[int, int]]) -> list[tuple[list[int], str]]:
                     yield item
 
             try:
-                came += ranks.interleave(mine())
+                came += ranks.gather_in_order(mine())
             except Stopped as stop:
                 end = stop.signal_name
             found.append((came, end))
@@ -64,7 +64,7 @@ def fail(how: Callable[[], None]) -> None:
     """A tool that works without an end, until something happens to rank 1."""
 
     def main(args: object) -> None:
-        with joined() as ranks:
+        with init_distributed() as ranks:
 
             def mine() -> Iterator[int]:
                 for turn in range(10**6):
@@ -72,7 +72,7 @@ def fail(how: Callable[[], None]) -> None:
                         how()
                     yield turn
 
-            for _ in ranks.interleave(mine()):
+            for _ in ranks.gather_in_order(mine()):
                 pass
 
     launch(main, Parser("tool"), [])
@@ -190,7 +190,7 @@ def one_gpu(uuids: list[str]) -> None:
     torch.cuda.get_device_properties = lambda index: type("Properties", (), {"uuid": number})()
 
     def main(args: object) -> None:
-        with joined(cuda=bool(number)):
+        with init_distributed(cuda=bool(number)):
             raise AssertionError("they are not to start")
 
     launch(main, Parser("tool"), [])

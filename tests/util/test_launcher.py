@@ -13,7 +13,7 @@ import main
 from run_with_submitit import seeds
 from tools.collect import table
 from util.cli import RunFailed, launch, select_device
-from util.launcher import ALONE, Place, discover, meeting_point
+from util.launcher import ALONE, ProcessInfo, read_launcher_env, rendezvous_url
 from util.stopping import StopRequest
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
@@ -44,46 +44,47 @@ LOCAL = {
     "environment, place",
     [
         ({}, ALONE),
-        (TORCHRUN, Place(3, 4, 1)),
+        (TORCHRUN, ProcessInfo(3, 4, 1)),
         ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ALONE),
         (ALLOCATION, ALONE),  # python main.py without srun, in an allocation for 16 tasks
-        ({**ALLOCATION, **STEP}, Place(9, 16, 1)),
-        ({**ALLOCATION, **STEP, **TORCHRUN}, Place(3, 4, 1)),  # srun torchrun ...
+        ({**ALLOCATION, **STEP}, ProcessInfo(9, 16, 1)),
+        ({**ALLOCATION, **STEP, **TORCHRUN}, ProcessInfo(3, 4, 1)),  # srun torchrun ...
         ({**ALLOCATION, **STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, ALONE),
-        (LOCAL, Place(1, 2, 1)),
-        ({**ALLOCATION, **STEP, **LOCAL}, Place(1, 2, 1)),
+        (LOCAL, ProcessInfo(1, 2, 1)),
+        ({**ALLOCATION, **STEP, **LOCAL}, ProcessInfo(1, 2, 1)),
     ],
 )
-def test_place(environment: dict[str, str], place: Place) -> None:
-    assert discover(environment) == place
+def test_place(environment: dict[str, str], place: ProcessInfo) -> None:
+    assert read_launcher_env(environment) == place
 
 
 @pytest.mark.parametrize("wrong", [{"RANK": "4"}, {"WORLD_SIZE": "x"}, {"RANK": "-1"}])
 def test_a_place_that_makes_no_sense(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="the variables of the launcher make no sense: RANK="):
-        discover({**TORCHRUN, **wrong})
+        read_launcher_env({**TORCHRUN, **wrong})
 
 
 def test_meeting_point() -> None:
-    assert meeting_point(TORCHRUN) == "env://"
-    job = meeting_point({**ALLOCATION, **STEP})
+    assert rendezvous_url(TORCHRUN) == "env://"
+    job = rendezvous_url({**ALLOCATION, **STEP})
     assert job.startswith("tcp://gpu01:") and 15000 <= int(job.rpartition(":")[2]) < 30000
     assert (
         job
-        == meeting_point({**ALLOCATION, **STEP, "SLURM_PROCID": "0"})
-        != meeting_point({**ALLOCATION, **STEP, "SLURM_JOB_ID": "8"})
+        == rendezvous_url({**ALLOCATION, **STEP, "SLURM_PROCID": "0"})
+        != rendezvous_url({**ALLOCATION, **STEP, "SLURM_JOB_ID": "8"})
     )
     for nodes, first in (("a7,b[1-2]", "a7"), ("rack[2,4-5]n[010-012],x", "rack2n010"), ("one", "one")):
-        assert meeting_point({**STEP, "SLURM_STEP_NODELIST": nodes}).startswith(f"tcp://{first}:")
-    assert meeting_point({**STEP, "SLURM_STEP_NUM_NODES": "1"}).startswith("tcp://127.0.0.1:")
-    assert meeting_point(LOCAL).startswith("tcp://127.0.0.1:")
-    assert meeting_point({**STEP, "MASTER_ADDR": "here", "MASTER_PORT": "1234"}) == "tcp://here:1234"
+        assert rendezvous_url({**STEP, "SLURM_STEP_NODELIST": nodes}).startswith(f"tcp://{first}:")
+    assert rendezvous_url({**STEP, "SLURM_STEP_NUM_NODES": "1"}).startswith("tcp://127.0.0.1:")
+    assert rendezvous_url(LOCAL).startswith("tcp://127.0.0.1:")
+    assert rendezvous_url({**STEP, "MASTER_ADDR": "here", "MASTER_PORT": "1234"}) == "tcp://here:1234"
 
 
 @pytest.mark.parametrize(
-    "visible, place, index", [(2, ALONE, None), (8, Place(9, 16, 1), 1), (1, Place(9, 16, 1), 0), (2, Place(1, 2, 1), 1)]
+    "visible, place, index",
+    [(2, ALONE, None), (8, ProcessInfo(9, 16, 1), 1), (1, ProcessInfo(9, 16, 1), 0), (2, ProcessInfo(1, 2, 1), 1)],
 )
-def test_device_of_a_rank(monkeypatch: pytest.MonkeyPatch, visible: int, place: Place, index: int | None) -> None:
+def test_device_of_a_rank(monkeypatch: pytest.MonkeyPatch, visible: int, place: ProcessInfo, index: int | None) -> None:
     taken = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
@@ -95,7 +96,7 @@ def test_device_of_a_rank(monkeypatch: pytest.MonkeyPatch, visible: int, place: 
             select_device("cuda:0", place)
         with pytest.raises(ValueError, match="process 4 of this machine finds only 2 GPUs: start as many"):
             monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-            select_device("cuda", Place(11, 16, 3))
+            select_device("cuda", ProcessInfo(11, 16, 3))
 
 
 def test_errors_name_the_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -123,7 +124,7 @@ def test_a_world_size_that_nobody_started(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_second_ctrl_c_may_be_an_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with StopRequest(Place(1, 2, 1)) as request:
+    with StopRequest(ProcessInfo(1, 2, 1)) as request:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGUSR2)

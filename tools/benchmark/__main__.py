@@ -154,7 +154,7 @@ def model_flags(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse what cannot be measured, before anything is."""
-    if "num_queries" in args.given or "backbone_norm" in args.given:
+    if "num_queries" in args.explicit or "backbone_norm" in args.explicit:
         raise ValueError("--num_queries and --backbone_norm: the benchmark has --classes, and frozen batch norms throughout")
     for name in ("batch_size", "classes"):
         for value in getattr(args, name) or []:

@@ -14,7 +14,7 @@ from tools.benchmark.tables import data_table, goal_table, scale_table, share_ta
 NOTES = """
 - ICN is given uint8 images on the CPU, as its loader makes them: their way to the device and their normalisation count. The
   others are given images that are normalised already, as their loaders make them; their way to the device counts.
-- Evaluation is `engine.evaluate` on the model of `models.for_inference`; the training step is `engine.Learner.update`. The
+- Evaluation is `engine.evaluate` on the model of `models.for_inference`; the training step is `engine.Trainer.step`. The
   others: forward without gradients; forward, cross-entropy, backward, clipping at 0.1, AdamW.
 - `bare backbone` is the backbone of the very model that is evaluated, on images that lie ready: what no head can be faster than.
 - Peak memory is what a process holds above what it held before the model was built.

@@ -11,29 +11,29 @@ from patches import batch, patch_model
 from patches import one_thread as one_thread
 
 from attribution.evaluation import measure as measurement
-from attribution.evaluation.cache import Partial, concatenate, curve_summary, fingerprint, plain, summarise, write_json
-from attribution.evaluation.cached_model import Remembering
+from attribution.evaluation.cache import ResultCache, concatenate, curve_summary, fingerprint, plain, summarise, write_json
+from attribution.evaluation.cached_model import CachedModel
 from attribution.evaluation.harness import EVIDENCE_ORACLE, GROUPS, Harness, Unit, chosen_groups, pooled
 from attribution.evaluation.measure import slot_columns
-from attribution.evaluation.protocol import FULL, QUICK, Effort
+from attribution.evaluation.protocol import FULL, QUICK, Budget
 from attribution.evaluation.selection import in_turn, most_confused
 from attribution.methods.registry import METHODS, Passes
 from attribution.report.examples import choose
 from attribution.report.tables import markdown
 from attribution.resize import pool_to
 
-SMALL = Effort("small", 4, 4, {"rise": {"n": 40}}, sensitivity_samples=2, sensitivity_images=2)
+SMALL = Budget("small", 4, 4, {"rise": {"n": 40}}, sensitivity_samples=2, sensitivity_images=2)
 SIBLINGS = torch.tensor([1, 2, 3, 4, 0])
 
 
-def harness(kind: str = "additive", *groups: str, effort: Effort = SMALL, **changes) -> Harness:
+def harness(kind: str = "additive", *groups: str, budget: Budget = SMALL, **changes) -> Harness:
     model = patch_model(kind=kind, encoder=0)
 
     def score(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return model(images).logits.softmax(1)
 
-    return Harness(model, score, SIBLINGS, effort, chosen_groups(groups or None), batch_size=8, **changes)
+    return Harness(model, score, SIBLINGS, budget, chosen_groups(groups or None), batch_size=8, **changes)
 
 
 def unit(masks: bool = True) -> Unit:
@@ -98,7 +98,7 @@ def test_evidence_oracle_draws_the_answer() -> None:
 
 
 def test_sensitivity_is_of_the_first_pictures_and_of_no_costly_method() -> None:
-    able = harness("detr", "sensitivity", effort=SMALL)
+    able = harness("detr", "sensitivity", budget=SMALL)
     values = able.measure(unit(), METHODS["contribution"])["values"]["max_sensitivity"]
     assert values[:2].isfinite().all() and (values[:2] > 0).all() and values[2].isnan()
     assert able.measure(unit(), METHODS["rise"])["values"]["max_sensitivity"].isnan().all()
@@ -119,14 +119,14 @@ def test_maps_of_many_classes_are_those_of_each() -> None:
 def test_memory_answers_without_the_model_and_forgets() -> None:
     model, calls = patch_model(), []
     handle = model.register_forward_pre_hook(lambda *_: calls.append(1))
-    memory, images = Remembering(model), batch()[0]
+    memory, images = CachedModel(model), batch()[0]
     with torch.no_grad():
         first = memory(images).logits
         torch.testing.assert_close(memory(images.clone()).logits, first)
         assert len(calls) == 1
         assert not torch.allclose(memory(images.flip(0)).logits, first), "the same pictures in another order"
         memory(images + 1e-3)
-        memory.forget()
+        memory.clear()
         memory(images)
     assert len(calls) == 4
     handle.remove()
@@ -137,8 +137,8 @@ def test_effort_states_the_passes_of_its_options() -> None:
     assert QUICK.passes(METHODS["rise"], model, (32, 40)) == Passes(128)
     assert QUICK.passes(METHODS["integrated_gradients_blur"], model, (32, 40)) == Passes(20, 20)
     assert FULL.passes(METHODS["rise"], model, (32, 40)) == METHODS["rise"].passes(model)
-    for effort in (QUICK, FULL):
-        costly = {name for name, method in METHODS.items() if effort.costly(method, model, (128, 128))}
+    for budget in (QUICK, FULL):
+        costly = {name for name, method in METHODS.items() if budget.costly(method, model, (128, 128))}
         assert costly == {"integrated_gradients_blur", "integrated_gradients_mean", "occlusion", "rise", "contrast"}
 
 
@@ -171,13 +171,13 @@ def test_partial_results_are_whole_and_of_one_key(tmp_path: Path) -> None:
     others.append(fingerprint(patch_model(), [path], tmp_path, {"steps": 28}))
     assert len({key, *others}) == 5
 
-    partial = Partial(tmp_path, key)
+    partial = ResultCache(tmp_path, key)
     assert partial.load("attention", 3) is None and not partial.has("attention", 3)
     partial.save({"values": torch.ones(2)}, "attention", 3)
     assert partial.has("attention", 3) and partial.load("attention", 3)["values"].tolist() == [1, 1]
     (partial.folder / "attention" / "00003.pt").write_bytes(b"cut short")
     assert partial.load("attention", 3) is None and not partial.has("attention", 3)
-    assert Partial(tmp_path, others[0]).others == [key] and partial.others == []
+    assert ResultCache(tmp_path, others[0]).others == [key] and partial.others == []
 
 
 def test_what_is_said_of_numbers_that_are_missing() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribution.metrics.faithfulness import Removal, area, ask, faithfulness, ranks, replacement
+from attribution.metrics.faithfulness import PixelPerturbation, area, faithfulness, ranks, replacement, score_clean
 
 SIZE = 28
 
@@ -62,8 +62,8 @@ def slow_curve(model: nn.Module, start: Tensor, finish: Tensor, order: np.ndarra
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_curves_are_those_of_a_plain_loop(model: Small, images: Tensor, maps: Tensor, chunk: int) -> None:
     steps = 14
-    clean = ask(scorer(model), images, chunk=chunk)
-    to_mean, to_blur = (Removal(scorer(model), clean, kind, steps=steps, chunk=chunk) for kind in ("mean", "blur"))
+    clean = score_clean(scorer(model), images, chunk=chunk)
+    to_mean, to_blur = (PixelPerturbation(scorer(model), clean, kind, steps=steps, chunk=chunk) for kind in ("mean", "blur"))
     siblings = (clean.classes + 1) % 4
     found = faithfulness(to_mean, to_blur, maps, siblings)
     blurred, pixels = replacement(clean, "blur"), SIZE * SIZE
@@ -117,8 +117,8 @@ def test_areas_are_those_of_torchcam(model: Small, images: Tensor, maps: Tensor,
     if not hasattr(metrics, "DeletionInsertionMetric"):
         pytest.skip("this torchcam has no deletion and insertion")
     steps = 28  # divides 28 * 28
-    clean = ask(scorer(model), images)
-    removal = Removal(scorer(model), clean, kind, steps=steps)
+    clean = score_clean(scorer(model), images)
+    removal = PixelPerturbation(scorer(model), clean, kind, steps=steps)
     places = ranks(clean, maps)
     deletion, insertion = area(removal.curve(places)), area(removal.curve(places, least_first=True))
 
@@ -131,7 +131,7 @@ def test_areas_are_those_of_torchcam(model: Small, images: Tensor, maps: Tensor,
 
 
 def test_blur_is_a_gaussian_that_does_not_darken_the_border(images: Tensor) -> None:
-    clean = ask(lambda x: torch.ones(len(x), 2) / 2, images)
+    clean = score_clean(lambda x: torch.ones(len(x), 2) / 2, images)
     blurred = replacement(clean, "blur")
     offset = np.arange(11) - 5
     weights = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 5.0**2))
@@ -141,7 +141,7 @@ def test_blur_is_a_gaussian_that_does_not_darken_the_border(images: Tensor) -> N
         inside = [(i, j) for i in range(11) for j in range(11) if 0 <= top + i < SIZE and 0 <= left + j < SIZE]
         total = sum(weights[i, j] * picture[top + i, left + j] for i, j in inside)
         assert blurred[1, 2, row, column].item() == pytest.approx(total / sum(weights[at] for at in inside), abs=1e-5)
-    even = replacement(ask(lambda x: torch.ones(len(x), 2), torch.full((1, 3, 20, 20), 0.7)), "blur")
+    even = replacement(score_clean(lambda x: torch.ones(len(x), 2), torch.full((1, 3, 20, 20), 0.7)), "blur")
     assert torch.allclose(even, torch.full_like(even, 0.7))
     assert torch.equal(replacement(clean, "mean"), torch.zeros_like(images))
     with pytest.raises(ValueError, match="mean or blur"):
@@ -162,10 +162,10 @@ def test_scores_known_by_hand() -> None:
     mask = torch.zeros(20, 20, dtype=torch.bool)
     mask[4:8, 5:10] = True  # 20 of 400 pixels: the 5 % of RD@5%
     score, images = mass_on(mask), torch.ones(4, 3, 20, 20)
-    clean = ask(score, images)
+    clean = score_clean(score, images)
     maps = torch.stack([mask.float(), -mask.float(), torch.zeros(20, 20), torch.full((20, 20), 0.1)])
-    to_mean = Removal(score, clean, "mean", steps=20)
-    found = faithfulness(to_mean, Removal(score, clean, torch.zeros_like(images), steps=20), maps, 1 - clean.classes)
+    to_mean = PixelPerturbation(score, clean, "mean", steps=20)
+    found = faithfulness(to_mean, PixelPerturbation(score, clean, torch.zeros_like(images), steps=20), maps, 1 - clean.classes)
     perfect, inverted, *constant = range(4)
     # the score falls from 1 to 0 within the first step, or within the last
     assert found.deletion[[perfect, inverted]].tolist() == pytest.approx([0.5 / 20, 1 - 0.5 / 20])
@@ -180,16 +180,16 @@ def test_random_maps_gain_nothing() -> None:
     mask = torch.zeros(20, 20, dtype=torch.bool)
     mask[4:8, 5:10] = True
     score, images = mass_on(mask), torch.ones(300, 3, 20, 20)
-    clean = ask(score, images)
+    clean = score_clean(score, images)
     maps = torch.rand(300, 5, 5, generator=torch.Generator().manual_seed(0))
-    removal = Removal(score, clean, steps=10, chunk=512)
+    removal = PixelPerturbation(score, clean, steps=10, chunk=512)
     srg = faithfulness(removal, removal, maps).srg
     assert srg.mean().item() == pytest.approx(0, abs=4 * srg.std().item() / 300**0.5)
     assert srg.std() > 0.01
 
 
 def test_ties_are_broken_at_random_and_reproducibly(model: Small, images: Tensor) -> None:
-    clean = ask(scorer(model), images)
+    clean = score_clean(scorer(model), images)
     flat = torch.ones(3, 7, 7)
     places = ranks(clean, flat, seed=1)
     assert torch.equal(places, ranks(clean, flat, seed=1))
@@ -201,7 +201,7 @@ def test_ties_are_broken_at_random_and_reproducibly(model: Small, images: Tensor
     block[:, :14] = 1
     places = ranks(clean, block)
     assert places[:, : 14 * SIZE].max() == 14 * SIZE - 1  # whatever the ties, the block comes first
-    first = ask(scorer(model), images[:1])
+    first = score_clean(scorer(model), images[:1])
     assert torch.equal(ranks(first, block[:1]), places[:1])  # and the batch does not matter
 
 
@@ -212,8 +212,11 @@ def test_maps_share_the_clean_forward(model: Small, images: Tensor, maps: Tensor
         seen.append(len(batch))
         return model(batch).softmax(1)
 
-    clean = ask(counting, images)
-    to_mean, to_blur = Removal(counting, clean, steps=7, chunk=5), Removal(counting, clean, "blur", steps=7, chunk=5)
+    clean = score_clean(counting, images)
+    to_mean, to_blur = (
+        PixelPerturbation(counting, clean, steps=7, chunk=5),
+        PixelPerturbation(counting, clean, "blur", steps=7, chunk=5),
+    )
     assert sum(seen) == 3 * 3
     for _ in range(2):
         seen.clear()
@@ -237,9 +240,9 @@ def test_padding_changes_nothing(kind: str) -> None:
         value = (images[..., :16, :24] * weight).sum((1, 2, 3))
         return torch.stack([value, -value], 1).softmax(1)
 
-    alone, together = ask(score, small), ask(score, wide, padding)
+    alone, together = score_clean(score, small), score_clean(score, wide, padding)
     curves = [
-        Removal(score, clean, kind, steps=8, chunk=3).curve(ranks(clean, heat), least_first=least_first)
+        PixelPerturbation(score, clean, kind, steps=8, chunk=3).curve(ranks(clean, heat), least_first=least_first)
         for clean, heat in ((alone, maps), (together, padded))
         for least_first in (False, True)
     ]
@@ -249,9 +252,9 @@ def test_padding_changes_nothing(kind: str) -> None:
 
 
 def test_bad_calls_end_in_one_line(model: Small, images: Tensor, maps: Tensor) -> None:
-    clean = ask(scorer(model), images)
+    clean = score_clean(scorer(model), images)
     with pytest.raises(ValueError, match="steps and chunk"):
-        Removal(scorer(model), clean, steps=0)
+        PixelPerturbation(scorer(model), clean, steps=0)
     with pytest.raises(ValueError, match="one map for each image"):
         ranks(clean, maps[:2])
     with pytest.raises(ValueError, match="NaN"):

@@ -1,4 +1,4 @@
-"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.inference`, and `engine.Learner.update`."""
+"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.inference`, and `engine.Trainer.step`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assembly import compiled, make_learner
+from assembly import compiled, make_trainer
 from datasets import ImageBatch
 from engine import evaluate
 from models import ICN, ICNOutput, build_model
@@ -61,20 +61,20 @@ class Evaluation:
 
 
 class Training:
-    """The training step of the learner that main.py would make from the same flags."""
+    """The training step of the trainer that main.py would make from the same flags."""
 
     def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision, args: argparse.Namespace) -> None:
         self.network = model.to(device, memory_format=torch.channels_last)
         self.batch, self.device = make_batch(spec, device), device
         args.compile = spec["compiled"]
-        self.learner = make_learner(
+        self.trainer = make_trainer(
             args, model, precision, model.backbone[0].normalisation, steps_per_epoch=1000, checkpoint=None
         )
         self.variants: dict[str, Callable[[int], None]] = {"training": self.train}
 
     def train(self, count: int) -> None:
         for _ in range(count):
-            logits = self.learner.update([self.batch.to(self.device)])
+            logits = self.trainer.step([self.batch.to(self.device)])
         if not logits[0].isfinite().all():
             raise ValueError("the logits are no longer finite numbers")
 
