@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from attribution.metrics.registry import column
+from util.tables import markdown_table
 
 Summary = Mapping[str, Any]
 FAMILIES = {"own": "the model's own", "posthoc": "post hoc", "control": "control, oracle"}
@@ -85,7 +86,7 @@ def _section(
             shown = f"**{name}**" if name == found["ours"] else name
             body.append([shown, FAMILIES[_family(name, methods)], *cells])
     legend = [f"- {column(name).label}: {column(name).meaning}" for name in names if "/" not in name and column(name).meaning]
-    return [f"## {title}", "", *_table(["map", "kind", *heads, *extra], body), "", *legend, ""]
+    return [f"## {title}", "", markdown_table(["map", "kind", *heads, *extra], body), "", *legend, ""]
 
 
 def _present(rows: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[str]:
@@ -138,7 +139,7 @@ def _against(found: Summary, ours: str) -> list[str]:
         body.append([name, *cells])
     heads = [column(name).label + ARROW[column(name).better] for name in names]
     about = f"{ours} less the map of the row, on the same pictures; in bold where the 95 % interval leaves out 0."
-    return [f"## {ours} against the others", "", about, "", *_table(["map", *heads], body), ""]
+    return [f"## {ours} against the others", "", about, "", markdown_table(["map", *heads], body), ""]
 
 
 def _model_table(model: Mapping[str, Any]) -> list[str]:
@@ -155,9 +156,4 @@ def _model_table(model: Mapping[str, Any]) -> list[str]:
     if not body:
         return []
     legend = [f"- {group}: {text}" for group, text in words.items() if group in model]
-    return ["## The model", "", *_table(["", "value", "pictures"], body), "", *legend, ""]
-
-
-def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return lines + ["| " + " | ".join(row) + " |" for row in body]
+    return ["## The model", "", markdown_table(["", "value", "pictures"], body), "", *legend, ""]
