@@ -17,8 +17,8 @@ from datasets import ImageError
 from engine import Epoch, Trainer, finite
 from models.loading import VERSION, read_checkpoint
 from util.checkpoint import BEST, LAST, milestone, newest_valid, rng_state, save_checkpoint, seed_from, set_rng_state
-from util.cli import RunFailed
 from util.distributed import Ranks, lost_peer
+from util.errors import RunFailed
 from util.metrics import Sums
 from util.stopping import SIGNALS, Stopped, StopRequest
 

@@ -20,8 +20,9 @@ from ranks import Launched, until
 import main
 from datasets import ImageBatch
 from engine import Trainer
-from util.cli import Parser, RunFailed, launch
+from util.cli import Parser, launch
 from util.distributed import init_distributed
+from util.errors import RunFailed
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = (

@@ -14,8 +14,8 @@ from ranks import Launched
 from assembly import make_trainer
 from datasets import ImageBatch
 from models import build_model
-from util.cli import RunFailed
 from util.distributed import fingerprint, init_distributed, unused_parameters
+from util.errors import RunFailed
 from util.precision import select_precision
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}

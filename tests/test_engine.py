@@ -14,7 +14,7 @@ import main
 from datasets import EvalSampler, collate, eval_transform, open_split
 from engine import Epoch, Trainer, evaluate, train_one_epoch
 from models import ICN
-from util.cli import RunFailed
+from util.errors import RunFailed
 from util.metrics import Sums, describe
 from util.optimizer import make_optimizer, restore_optimizer
 from util.precision import select_precision

@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with fixed batch norms to start from."""
-    args = {key: value for key, value in vars(tiny_flags("--feature_stride", 16)).items() if key != "given"}
+    args = {key: value for key, value in vars(tiny_flags("--feature_stride", 16)).items() if key != "explicit"}
     path = tmp_path_factory.mktemp("weights") / "icn.pth"
     torch.save(
         {"model": tiny_model(feature_stride=16).state_dict(), "args": {**args, "num_queries": 3, "backbone_norm": "frozen"}}, path
@@ -69,7 +69,7 @@ def life(colours: Path, out: Path, flags: str, *more: object, steps: int | None 
         return evaluate(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "update", counted)
+        patch.setattr(Trainer, "step", counted)
         patch.setattr(main, "evaluate", disturbed)
         try:
             return main.main(tiny_flags(*words, "--dataset_path", colours, "--output_dir", out, *more))

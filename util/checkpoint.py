@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 import torch
 
-from util.cli import RunFailed
+from .atomic import atomic_write, replacing
+from .errors import RunFailed
 
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"
@@ -44,13 +44,11 @@ def save_checkpoint(state: dict[str, Any], folder: Path, also: Iterable[str] = (
     path = folder / LAST
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path, "wb", durable=True) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
         for name in [*also, *([f"checkpoint_step{state['step']:08d}.pth"] if keep_last > 1 else [])]:
-            with _replacing(folder / name) as temporary:
-                os.unlink(temporary)
+            with replacing(folder / name) as temporary:
+                temporary.unlink()
                 try:
                     os.link(path, temporary)
                 except OSError:  # a file system without hard links
@@ -95,22 +93,6 @@ def remove_leftovers(folder: Path) -> None:
     for file in folder.glob(".checkpoint*.tmp"):
         with contextlib.suppress(OSError):
             file.unlink()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Any:
-    """A temporary file beside `path` that takes its place if all goes well and disappears otherwise."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private; a checkpoint is as readable as any file
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 def _sync(folder: Path) -> None:

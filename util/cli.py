@@ -12,12 +12,9 @@ from typing import Any, NoReturn
 
 import torch
 
+from util.errors import RunFailed
 from util.launcher import ALONE, ProcessInfo, read_launcher_env
 from util.stopping import Stopped
-
-
-class RunFailed(RuntimeError):
-    """What happened to a run, in one line: nothing on the command line was wrong."""
 
 
 class Parser(argparse.ArgumentParser):

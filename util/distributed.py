@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from util import launcher
-from util.cli import RunFailed
+from util.errors import RunFailed
 from util.launcher import ProcessInfo, read_launcher_env, rendezvous_url
 from util.stopping import SIGNALS, Stopped, StopRequest
 

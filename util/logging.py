@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from .atomic import atomic_write
 
 
 class RunLog:
@@ -63,6 +64,5 @@ class RunLog:
                     kept.append(line + "\n")
             except (json.JSONDecodeError, AttributeError):  # a line that a kill cut short
                 continue
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, self.path)
+        with atomic_write(self.path) as file:
+            file.writelines(kept)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from util.checkpoint import LAST, milestone, rng_state, save_checkpoint, set_rng_state
-from util.cli import RunFailed
+from util.errors import RunFailed
 from util.logging import RunLog
 
 

@@ -12,7 +12,8 @@ from conftest import tiny_flags
 import main
 from run_with_submitit import seeds
 from tools.collect import table
-from util.cli import RunFailed, launch, select_device
+from util.cli import launch, select_device
+from util.errors import RunFailed
 from util.launcher import ALONE, ProcessInfo, read_launcher_env, rendezvous_url
 from util.stopping import StopRequest
 

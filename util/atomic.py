@@ -1,0 +1,50 @@
+"""Atomic file writes: a reader, and a crash at any moment, see the old file or the whole new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside `path`; rename it to `path` on success, delete it otherwise.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; `path` is unchanged.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private; a result is as readable as any file
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: str = "w", *, durable: bool = False) -> Iterator[IO[Any]]:
+    """Open `path` for writing so that its new content appears in one step, or not at all.
+
+    Args:
+        path: the file; its folder exists.
+        mode: `w` (text, UTF-8) or `wb`.
+        durable: flush the bytes to the disk (fsync) before the file takes its name.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    with replacing(path) as temporary, open(temporary, mode, encoding=encoding) as file:
+        yield file
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
