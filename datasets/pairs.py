@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from attribution.metrics.localisation import energy, pointing
-from attribution.resize import pool_to
 from datasets.decode import decode_image, image_size
 
 SIDES = ("A", "B")
@@ -123,30 +122,5 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
             for new, old in ((size[0], height), (size[1], width))
         )
         mask = mask[rows][:, columns]
-    cover = pool_to(mask[None], size)[0]
+    cover = F.adaptive_avg_pool2d(mask[None].float(), size)[0]
     return cover >= min(0.5, float(cover.max()))
-
-
-def pair_scores(maps: Tensor, masks: Tensor, padding_mask: Tensor | None = None) -> dict[str, Tensor]:
-    """Judge the maps of the classes A and B in one picture.
-
-    Args:
-        maps: `[N, 2, h, w]`, of A and B.
-        masks: bool `[N, 2, H, W]`, of A and B.
-        padding_mask: bool `[N, H, W]`, True on padding; None when nothing is padded.
-
-    Returns:
-        each `[N, 2]`, for the map of A and that of B: `own_hit` and `other_hit`, whether its peak lies on its own and on the
-        other object; `own_energy` and `other_energy`, the shares of its positive mass there; `own_area` and `other_area`,
-        the shares of the picture, which a constant map has as energy.
-    """
-    flat, crossed = maps.flatten(0, 1), masks.flip(1)
-    padding = None if padding_mask is None else padding_mask.repeat_interleave(2, 0)
-    valid = masks[0, 0].numel() if padding is None else (~padding).sum((-2, -1)).view(-1, 2)
-    scores = {}
-    for name, target in (("own", masks), ("other", crossed)):
-        chosen = target.flatten(0, 1)
-        scores[f"{name}_hit"] = pointing(flat, chosen, padding_mask=padding).view(-1, 2)
-        scores[f"{name}_energy"] = energy(flat, chosen, padding_mask=padding).view(-1, 2)
-        scores[f"{name}_area"] = target.sum((-2, -1)) / valid
-    return scores

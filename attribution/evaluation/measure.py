@@ -17,10 +17,11 @@ from attribution.evaluation.cache import ResultCache, concatenate
 from attribution.evaluation.harness import EVIDENCE_ORACLE, Harness, Unit, pooled
 from attribution.methods.registry import Method
 from attribution.metrics import model as model_metrics
+from attribution.metrics.pairs import pair_scores
 from attribution.metrics.randomisation import agreement, cascade
 from attribution.planes.metrics import PlanesMetrics
 from attribution.planes.parts import best_threshold, deletion_check, part_importance, preservation_check
-from datasets.pairs import PairPicture, load_masks, pair_scores
+from datasets.pairs import PairPicture, load_masks
 from util.distributed import ALONE, Ranks
 from util.progress import Progress
 

@@ -1,4 +1,4 @@
-"""How well maps find a region that is known: pointing game, energy, pixel average precision, and the contrast of two classes.
+"""Localisation metrics, how well a map finds a known region: pointing game, energy and pixel average precision.
 
 Every function takes a batch and returns one number per map, `[N]`. Maps `[N, h, w]` stay signed and are enlarged to the size
 of the masks `[N, H, W]` by `resize.enlarge`; only the pixels that `padding_mask` (bool `[N, H, W]`, True on padding; None when
@@ -8,8 +8,6 @@ their definition says nothing. A ValueError is raised for a map that is not fini
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -17,13 +15,6 @@ from attribution.resize import check, enlarge, grid_padding, repeat_border
 
 CONSTANT = 1e-5  # spread over magnitude below which a map is what rounding leaves of a constant
 TIE = 1e-6  # of a map's range: values that differ by less are equal but for the rounding of the interpolation
-
-
-class Contrast(NamedTuple):
-    """How well the difference of two classes' maps finds what separates them; each `[N]`."""
-
-    energy: Tensor
-    pointing: Tensor
 
 
 def pointing(maps: Tensor, masks: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
@@ -76,26 +67,6 @@ def average_precision(maps: Tensor, masks: Tensor, *, padding_mask: Tensor | Non
     last = group_ends(scores)
     precision = positive.cumsum(1).to(scores.dtype) / torch.arange(1, scores.shape[1] + 1, device=scores.device)
     return ratio((precision.gather(1, last) * positive).sum(1), positive.sum(1))  # each positive at its threshold
-
-
-def contrast(maps: Tensor, others: Tensor, masks: Tensor, *, padding_mask: Tensor | None = None) -> Contrast:
-    """Is the evidence for a class against another where it must be?
-
-    Args:
-        maps, others: of the two classes, `[N, h, w]` both, in the same units.
-        masks: where the evidence lies that separates them, bool `[N, H, W]`.
-        padding_mask: see the head of this file.
-
-    Returns:
-        Energy of `max(maps - others, 0)` and pointing of `maps - others`.
-
-    Raises:
-        ValueError: besides those of all metrics, the maps of the two classes differ in shape.
-    """
-    if maps.shape != others.shape:
-        raise ValueError(f"maps of two classes must have one shape, not {list(maps.shape)} and {list(others.shape)}")
-    difference = maps - others
-    return Contrast(energy(difference, masks, padding_mask=padding_mask), pointing(difference, masks, padding_mask=padding_mask))
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:

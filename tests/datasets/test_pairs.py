@@ -1,4 +1,4 @@
-"""Pictures with two objects: what is wrong with a list is one line, and the scores are those known by hand."""
+"""Pictures with two objects: what is wrong with a list is one line, and the masks are those that were drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.pairs import load_masks, pair_scores, read_mask, read_pairs
+from attribution.metrics.pairs import pair_scores
+from datasets.pairs import load_masks, read_mask, read_pairs
 from datasets.planes.pairs import export_pairs
 from datasets.planes.renderer import get_preset
 
@@ -114,37 +115,6 @@ def test_wrong_masks_are_named(street):
     mask.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"street.B.png: is not an image"):
         read_pairs(street, CLASSES)
-
-
-def test_scores_of_maps_known_by_hand():
-    masks = torch.zeros(1, 2, 4, 8, dtype=torch.bool)
-    masks[0, 0, :, :2] = True
-    masks[0, 1, :, 6:] = True
-    right, swapped, constant = masks.float(), masks.flip(1).float(), torch.ones(1, 2, 4, 8)
-    mixed = right + 0.5 * swapped - 0.25 * (right + swapped == 0)
-    scores = pair_scores(torch.cat([right, swapped, constant, mixed]), masks.expand(4, -1, -1, -1))
-    expected = {
-        "own_hit": [1, 0, 0, 1],
-        "other_hit": [0, 1, 0, 0],
-        "own_energy": [1, 0, 0.25, 2 / 3],
-        "other_energy": [0, 1, 0.25, 1 / 3],
-        "own_area": [0.25] * 4,
-        "other_area": [0.25] * 4,
-    }
-    assert set(scores) == set(expected)
-    for name, values in expected.items():
-        assert torch.allclose(scores[name], torch.tensor(values)[:, None].expand(4, 2).float()), name
-
-
-def test_padding_does_not_count():
-    maps, masks = torch.ones(1, 2, 4, 8), torch.zeros(1, 2, 4, 8, dtype=torch.bool)
-    masks[0, 0, :, :1] = masks[0, 1, :, 1:2] = True
-    padding = torch.zeros(1, 4, 8, dtype=torch.bool)
-    padding[..., 4:] = True
-    scores = pair_scores(maps, masks, padding)
-    assert torch.allclose(scores["own_energy"], torch.tensor([[0.25, 0.25]])) and torch.allclose(
-        scores["own_area"], scores["own_energy"]
-    )
 
 
 def test_scenes_of_the_renderer_are_pairs(tmp_path):
