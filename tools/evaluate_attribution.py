@@ -8,7 +8,6 @@ torchrun or srun the processes share the pictures.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from assembly import make_eval_loader
 from attribution.evaluation.cache import ResultCache, fingerprint, write_json
-from attribution.evaluation.harness import EVIDENCE_ORACLE, GROUPS, MODEL_GROUPS, Harness, chosen_groups
+from attribution.evaluation.harness import GROUPS, MODEL_GROUPS, Harness, chosen_groups
 from attribution.evaluation.images import Pictures, subset
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs, slot_columns
 from attribution.evaluation.protocol import FULL, QUICK, Budget
@@ -47,7 +46,6 @@ from util.stopping import StopRequest
 
 PROG = "python -m tools.evaluate_attribution"
 OURS = {"additive": "additive", "none": "additive", "detr": "contribution"}
-NEEDS_CAPTUM = ("integrated_gradients_blur", "integrated_gradients_mean", "occlusion")
 
 
 def get_args_parser(add_help: bool = True) -> Parser:
@@ -103,7 +101,7 @@ def split_names(text: str | None) -> list[str] | None:
 
 
 def choose_methods(args: argparse.Namespace, model: ICN, budget: Budget) -> tuple[list[Method], str]:
-    """The methods, in the order of the registry, and the one that represents ICN; without captum those of captum are missing."""
+    """The methods, in the order of the registry, and the one that represents ICN; without those whose package is missing."""
     ours = args.ours or OURS[model.decoder_kind]
     applicable = {method.name for method in methods_of(model)}
     if ours not in applicable:
@@ -113,11 +111,12 @@ def choose_methods(args: argparse.Namespace, model: ICN, budget: Budget) -> tupl
     asked = split_names(args.methods)
     wanted = applicable - set(budget.left_out) if asked is None else {method.name for method in methods_of(model, asked)}
     wanted |= {ours} | {name for name in applicable if METHODS[name].family == "control"}
-    if importlib.util.find_spec("captum") is None and (missing := wanted & set(NEEDS_CAPTUM)):
-        print(f"{', '.join(sorted(missing))} left out: captum is not installed (pip install 'captum>=0.9')")
-        wanted -= missing
-        if ours not in wanted:
-            raise ValueError(f"--ours {ours} needs captum, which is not installed: pip install 'captum>=0.9'")
+    if missing := sorted(name for name in wanted if not METHODS[name].is_installed):
+        install = "pip install " + " ".join(f"'{package}'" for package in sorted({METHODS[name].requires for name in missing}))
+        if ours in missing:
+            raise ValueError(f"--ours {ours} needs a package that is not installed: {install}")
+        print(f"{', '.join(missing)} left out: a package is not installed ({install})")
+        wanted -= set(missing)
     return [method for method in METHODS.values() if method.name in wanted], ours
 
 
@@ -257,10 +256,8 @@ def evaluate(
     start, inputs = time.monotonic(), open_inputs(args, budget, groups, device)
     model, split, folder = inputs.model, inputs.split, Path(args.output_dir)
     methods, ours = choose_methods(args, model, budget)
-    if inputs.masks is None:
-        methods = [method for method in methods if "masks" not in method.needs]
-    if inputs.planes is not None:
-        methods.append(EVIDENCE_ORACLE)
+    known = {"siblings": True, "masks": inputs.masks, "removal_effects": inputs.planes}
+    methods = [method for method in methods if all(known[need] is not None for need in method.needs)]
     settings = {
         "checkpoint": Path(args.resume).name, "decoder": model.decoder_kind, "dataset": args.dataset_name, "split": args.test,
         "image_size": args.image_size, "square": args.square, "classes": split.classes, "seed": args.seed,

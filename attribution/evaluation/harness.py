@@ -37,10 +37,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 MODEL_GROUPS = ("reliance", "locality", "head_diversity", "randomisation")
 
-EVIDENCE_ORACLE = Method(
-    "evidence_oracle", "control", lambda model, images, classes, *, padding_mask=None, answer: answer, needs=("answer",)
-)
-
 
 def chosen_groups(names: Iterable[str] | None) -> frozenset[str]:
     """The groups that hold the metrics `names`; None for all.
@@ -70,7 +66,7 @@ class Unit:
     number: of the unit. rows: their places among all pictures that are measured.
     images: `[B, 3, H, W]`, normalised. classes: predicted, `[B]`.
     masks: of the objects, bool `[B, H, W]`, empty for a picture that has none; None where there are none at all.
-    answer: what the evidence oracle says of `classes`, `[B, H, W]`, or None.
+    removal_effects: on each part the drop of the logit of `classes` without the part, `[B, H, W]`, or None.
     """
 
     number: int
@@ -78,7 +74,7 @@ class Unit:
     images: Tensor
     classes: Tensor
     masks: Tensor | None = None
-    answer: Tensor | None = None
+    removal_effects: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,24 +126,24 @@ class Harness:
         """Maps `[B, h, w]` or `[B, H, W]` of one class an image, as the method makes them.
 
         Args:
-            given: `masks` and `answer`, for methods that need them; the siblings are known.
+            given: `masks` and `removal_effects`, for methods that need them; the siblings are known.
             model: another one than the harness's.
         """
         known = {"siblings": self.siblings.to(classes.device)[classes], **(given or {})}
         options: dict[str, Any] = {name: known[name] for name in method.needs} | self.budget.options.get(method.name, {})
-        if method.name == "random":  # noise that was pooled would be grey
-            options |= {"grid": self.grid(images), "seed": self.seed}
-        elif method.name == "rise":
+        if method.needs_grid:
+            options["grid"] = self.grid(images)
+        if method.seeded:
             options["seed"] = self.seed
         if model is None:
             model = self.model if self.passes(method, images).backward else self.fast
         return method.call(model, images, classes, **options).detach()
 
     def passes(self, method: Method, images: Tensor) -> Passes:
-        return self.budget.passes(method, self.model, (images.shape[2], images.shape[3]))
+        return self.budget.passes(method, (images.shape[2], images.shape[3]))
 
     def costly(self, method: Method, images: Tensor) -> bool:
-        return self.budget.costly(method, self.model, (images.shape[2], images.shape[3]))
+        return self.budget.costly(method, (images.shape[2], images.shape[3]))
 
     def maps_of_classes(
         self, method: Method, images: Tensor, classes: Tensor, given: Mapping[str, Tensor] | None = None
@@ -176,7 +172,7 @@ class Harness:
             `values`: one number a picture, `[B]`, nan where it is not measured; `curves` `[B, steps + 1]`; `maps` `[B, h, w]`,
             pooled; and on planes `planes` and `contrasts`, pooled maps of the first pictures, `[n, Q, h, w]` and `[n, K, h, w]`.
         """
-        given = {name: x for name, x in (("masks", unit.masks), ("answer", unit.answer)) if x is not None}
+        given = {name: x for name, x in (("masks", unit.masks), ("removal_effects", unit.removal_effects)) if x is not None}
         made, seconds = self._timed(method, unit, given)
         grid = self.grid(unit.images)
         maps = pooled(made, grid)
@@ -194,7 +190,7 @@ class Harness:
                     values |= {name: score.masked_fill(~there, torch.nan) for name, score in scores.items()}
         if "gini" in self.groups:
             values["gini"] = gini(maps)
-        if "sensitivity" in self.groups and "masks" not in method.needs and "answer" not in method.needs:
+        if "sensitivity" in self.groups and not method.knows_ground_truth:
             values["max_sensitivity"] = self._sensitivity(unit, method, grid)
         if self.planes is not None and "planes" in self.groups:
             found |= self._planes(unit, method, grid, values)
@@ -266,7 +262,7 @@ class Harness:
         if not count:
             return {}
         rows = slice(unit.rows.start, unit.rows.start + count)
-        if method is EVIDENCE_ORACLE:
+        if "removal_effects" in method.needs:
             maps, contrasts = self.planes.oracle(grid, rows)
             return {"planes": maps, "contrasts": contrasts}
         images, classes, slots = unit.images[:count], self.planes.classes[rows].to(unit.images.device), len(self.planes.slots)
@@ -275,7 +271,7 @@ class Harness:
         own: Tensor | None = None
         if method.family == "control":  # it knows no class, and no difference of two: it is judged as it is
             own = maps[:, :1].expand(-1, slots, -1, -1)
-        elif "siblings" in method.needs:  # it is a contrast by itself
+        elif method.is_contrast:
             pairs = [(classes[:, 0], classes[:, slot]) for slot in range(1, slots + 1)]
             own = torch.stack([self.maps(method, images, one, {"siblings": other}) for one, other in pairs], 1)
         found = {"planes": pooled(maps, grid).cpu()}

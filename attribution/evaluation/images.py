@@ -36,7 +36,7 @@ class Pictures:
 
     Attributes:
         units: how many pictures each has. paths, labels, predicted, sizes: of the pictures in the order of the units.
-        planes: what is known about them, once it is; then the units have an answer for the evidence oracle.
+        planes: what is known about them, once it is; then the units have the effects of removed parts.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Pictures:
         rows = slice(start, start + self.units[number])
         batch = collate([self.data[place] for place in range(rows.start, rows.stop)]).to(self.device)
         images, predicted = batch.normalise(**self.normalisation), self.predicted[rows]
-        masks, answer = None, None
+        masks, effects = None, None
         if self.masks is not None:
             masks = object_masks(self.masks, self.data.root, self.paths[rows], self.sizes[start]).to(self.device)
         if self.planes is not None:
-            answer = removal_truth(self.planes, rows, predicted).to(self.device)
-        return Unit(number, rows, images, predicted.to(self.device), masks, answer)
+            effects = removal_effects(self.planes, rows, predicted).to(self.device)
+        return Unit(number, rows, images, predicted.to(self.device), masks, effects)
 
 
-def removal_truth(planes: PlanesMetrics, rows: slice, classes: Tensor) -> Tensor:
-    """What the evidence oracle says of classes `[n]`: each part has the mass by which the logit drops without it; `[n, S, S]`."""
+def removal_effects(planes: PlanesMetrics, rows: slice, classes: Tensor) -> Tensor:
+    """Maps `[n, S, S]` of classes `[n]` that have on each part the mass by which the logit drops without the part."""
     masks = planes.part_masks(rows).float()  # [n, P, S, S]
     density = planes.table.rows(rows).drops(classes) / masks.sum((-2, -1)).clamp(min=1)
     return torch.einsum("np,nphw->nhw", density, masks)

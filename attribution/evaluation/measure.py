@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attribution.evaluation.cache import ResultCache, concatenate
-from attribution.evaluation.harness import EVIDENCE_ORACLE, Harness, Unit, pooled
+from attribution.evaluation.harness import Harness, Unit, pooled
 from attribution.methods.registry import Method
 from attribution.metrics import model as model_metrics
 from attribution.metrics.pairs import pair_scores
@@ -80,7 +80,7 @@ def collect(partial: ResultCache, method: Method, units: Sequence[int], planes: 
     if planes is not None and of_classes:
         contrasts = [part["contrasts"] for part in parts if "contrasts" in part]
         found = planes_scores(planes, torch.cat(of_classes), torch.cat(contrasts) if contrasts else None)
-        if method is EVIDENCE_ORACLE:  # swaps ask for another truth than removals
+        if "removal_effects" in method.needs:  # swaps ask for another truth than removals
             found.pop("sd_swap")
         values |= slot_columns(found, planes.slots, sum(units))
     return {"values": values, "curves": curves, "maps": [one for part in parts for one in part["maps"]]}
@@ -176,8 +176,7 @@ def _first(units: Sequence[int], load: Loader, count: int | None, ranks: Ranks) 
 
 def _randomised(harness: Harness, methods: Sequence[Method], unit: Unit, count: int) -> dict[str, dict[str, Tensor]]:
     images, classes = unit.images[:count], unit.classes[:count]
-    known = ("masks", "answer")  # maps that know the answer know no model
-    able = [one for one in methods if not harness.costly(one, images) and not any(need in known for need in one.needs)]
+    able = [one for one in methods if not harness.costly(one, images) and not one.knows_ground_truth]
     grid = harness.grid(images)
     trained = {one.name: pooled(harness.maps(one, images, classes), grid) for one in able}
     found: dict[str, dict[str, Tensor]] = {one.name: {} for one in able}
@@ -206,7 +205,7 @@ def measure_pairs(
     Returns:
         for each method the columns of `pair_scores`, the mean of A and B a picture, in the order of the batches; for rank 0.
     """
-    methods = [method for method in methods if method is not EVIDENCE_ORACLE]
+    methods = [method for method in methods if method.explains_pairs]
     sizes = [len(batch) for batch in batches]
     todo = _todo(partial, [f"pairs-{method.name}" for method in methods], len(batches), ranks)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from attribution.methods.registry import Method, Passes
-from models import ICN
+from attribution.methods.registry import METHODS, Method, Passes
 
 COSTLY = 40  # passes a map from which on a method is spared what needs many maps of a picture
 
@@ -43,27 +42,20 @@ class Budget:
     def describe(self) -> dict[str, Any]:
         return asdict(self)
 
-    def passes(self, method: Method, model: ICN, size: tuple[int, int]) -> Passes:
+    def passes(self, method: Method, size: tuple[int, int]) -> Passes:
         """Passes through the network of one map of a picture `(H, W)`, with these options."""
-        passes, options = method.passes(model, size), self.options.get(method.name, {})
-        if "steps" in options:
-            return Passes(options["steps"], options["steps"])
-        return Passes(options["n"]) if "n" in options else passes
+        return method.passes(size, self.options.get(method.name))
 
-    def costly(self, method: Method, model: ICN, size: tuple[int, int]) -> bool:
-        return sum(self.passes(method, model, size)) >= COSTLY
+    def costly(self, method: Method, size: tuple[int, int]) -> bool:
+        return sum(self.passes(method, size)) >= COSTLY
 
 
 QUICK = Budget(
     "quick",
     images=64,
     steps=28,
-    options={
-        "integrated_gradients_blur": {"steps": 20},
-        "integrated_gradients_mean": {"steps": 20},
-        "rise": {"n": 128},
-    },
-    left_out=("contribution_own_query", "integrated_gradients_mean"),
+    options={method.name: dict(method.quick) for method in METHODS.values() if method.quick},
+    left_out=tuple(method.name for method in METHODS.values() if method.variant_of),
     costly_images=8,
     sensitivity_images=8,
     sensitivity_samples=4,

@@ -18,7 +18,7 @@ from torch import Tensor
 from attribution.methods.pixel_gradients import blurred, of_pairs, path_gradients
 from models import ICN
 
-STEPS, WAY_STEPS = 8, 16  # of the two halves
+STEPS = (8, 16)  # of the two halves
 SMOOTH = (1 / 36, 1 / 25)  # sigmas of the halves, shares of the picture's shorter side
 NOISE, STRIDE = 0.1, 0.0045  # along the way: standard deviation, and root mean square of a step; in normalised units
 WAY = 1 / 2  # weight of the second half, which walks past the point where the classes are even
@@ -31,7 +31,7 @@ def contrast(
     *,
     siblings: Tensor,
     padding_mask: Tensor | None = None,
-    steps: tuple[int, int] = (STEPS, WAY_STEPS),
+    steps: tuple[int, int] = STEPS,
     seed: int = 0,
 ) -> Tensor:
     """Where the picture says `class` and not `sibling`.

@@ -92,6 +92,23 @@ def oracle(
     return _on_grid(masks.float(), padding_mask, grid)
 
 
+def evidence_oracle(
+    model: object,
+    images: Tensor,
+    classes: Tensor,
+    *,
+    removal_effects: Tensor,
+    padding_mask: Tensor | None = None,
+    grid: Grid | None = None,
+) -> Tensor:
+    """Ground truth of removals: the map has on each part of the object the drop of the logit without the part.
+
+    Args:
+        removal_effects: float `[B, H, W]`.
+    """
+    return _on_grid(removal_effects, padding_mask, grid)
+
+
 def _valid(images: Tensor, padding_mask: Tensor | None) -> Tensor:
     if padding_mask is not None:
         return ~padding_mask

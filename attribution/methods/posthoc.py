@@ -18,6 +18,8 @@ from attribution.methods.hooks import frozen, start_graph
 from attribution.metrics.faithfulness import CleanScores, replacement
 from models import ICN
 
+CAPTUM = "captum>=0.9"  # as pip takes it
+STEPS, MASKS = 32, 1000  # defaults of integrated gradients and of RISE
 OCCLUDERS = 7  # default occluders along each side of the picture, with half of one between their places
 
 
@@ -51,7 +53,7 @@ def integrated_gradients(
     classes: Tensor,
     *,
     padding_mask: Tensor | None = None,
-    steps: int = 32,
+    steps: int = STEPS,
     baseline: str = "blur",
     at_once: int = 16,
 ) -> Tensor:
@@ -141,7 +143,7 @@ def rise(
     classes: Tensor,
     *,
     padding_mask: Tensor | None = None,
-    n: int = 1000,
+    n: int = MASKS,
     p: float = 0.5,
     cells: int = 7,
     seed: int = 0,
@@ -238,5 +240,5 @@ def _captum(method: str) -> Any:
     try:
         from captum import attr
     except ImportError:
-        raise ValueError(f"{method} needs captum, which is not installed: pip install 'captum>=0.9'") from None
+        raise ValueError(f"{method} needs captum, which is not installed: pip install '{CAPTUM}'") from None
     return attr

@@ -1,8 +1,13 @@
-"""Every method of making a map by its name: what it applies to, what it needs, what it costs."""
+"""The methods of making an attribution map: a registry of what each applies to, needs and costs.
+
+A map is made by `method.call(model, images, classes, *, padding_mask=None, **options)`. To add a method, write such a function
+and give it a row in `METHODS`; the evaluation, its tables and its plots follow from the row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -12,7 +17,7 @@ from torch import Tensor
 from attribution.methods import controls, posthoc
 from attribution.methods.attention import additive, attention
 from attribution.methods.contrast import STEPS as CONTRAST_STEPS
-from attribution.methods.contrast import WAY_STEPS, contrast
+from attribution.methods.contrast import contrast
 from attribution.methods.contribution import contribution
 from attribution.methods.pixel_gradients import STEPS as PIXEL_STEPS
 from attribution.methods.pixel_gradients import additive_pixels
@@ -20,12 +25,13 @@ from attribution.methods.relevance import relevance
 from attribution.methods.rollout import rollout
 from models import ICN
 
-SIZE = (224, 224)
-STEPS, MASKS = 32, 1000
+Size = tuple[int, int]  # height and width of an image
+SIZE: Size = (224, 224)
+GROUND_TRUTH = ("masks", "removal_effects")  # needs that hold the answer: where the object is, what each part is worth
 
 
 class Passes(NamedTuple):
-    """Passes through the network that one map of one picture costs.
+    """Passes through the network that one map of one image costs.
 
     A backward pass counts as one, though those of the model's own maps end at the attention and Grad-CAM's at the feature
     map, before the backbone: time says more.
@@ -44,17 +50,23 @@ def _any(model: ICN) -> bool:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make maps.
+    """An attribution method.
 
     Attributes:
         name: as in tables and flags.
         family: `own`: made of what the model computes on its way to the logit; `posthoc`: of inputs, outputs and gradients
-            of any classifier; `control`: of no class, of the picture alone, or of the answer.
-        call: `(model, images [B, 3, H, W], classes [B], *, padding_mask, **needs) -> [B, h, w]` or `[B, H, W]`.
+            of any classifier; `control`: of no class, of the image alone, or of the ground truth.
+        call: `(model, images [B, 3, H, W], classes [B], *, padding_mask, **options) -> [B, h, w]` or `[B, H, W]`.
         applies: whether this model can have such a map.
-        needs: further arguments of `call`, one value per image: `siblings` class indices `[B]`, `masks` bool `[B, H, W]`.
-        cost: of a picture of size `(H, W)`.
+        needs: options of `call` that hold a value per image: `siblings`, class indices `[B]`; `masks` of the object, bool
+            `[B, H, W]`; `removal_effects`, float `[B, H, W]`, which has on each part the drop of the logit without the part.
+        needs_grid: `call` takes `grid`, the height and width that the map should have.
+        seeded: `call` takes a `seed`.
         signed: whether values below zero speak against the class.
+        cost: of an image of size `(H, W)` under options of `call`.
+        requires: package that the method needs, as pip takes it.
+        quick: options of `call` under `--quick`.
+        variant_of: a method that differs only in an option; the variant is left out under `--quick` unless it is named.
     """
 
     name: str
@@ -62,19 +74,44 @@ class Method:
     call: Callable[..., Tensor]
     applies: Callable[[ICN], bool] = _any
     needs: tuple[str, ...] = ()
-    cost: Callable[[tuple[int, int]], Passes] = field(default=lambda size: Passes(0))
+    needs_grid: bool = False
+    seeded: bool = False
     signed: bool = False
+    cost: Callable[..., Passes] = lambda size: Passes(0)
+    requires: str = ""
+    quick: Mapping[str, int] = field(default_factory=dict)
+    variant_of: str = ""
 
-    def passes(self, model: ICN, size: tuple[int, int] = SIZE) -> Passes:
-        """Passes per map of a picture of `size` `(H, W)`; none of these methods costs one model more than another."""
-        return self.cost(size)
+    @property
+    def knows_ground_truth(self) -> bool:
+        """Whether the map is made of the answer, not of the model."""
+        return any(need in GROUND_TRUTH for need in self.needs)
+
+    @property
+    def explains_pairs(self) -> bool:
+        """Whether there are maps of images with two objects, of which the masks are known but no effects of removed parts."""
+        return "removal_effects" not in self.needs
+
+    @property
+    def is_contrast(self) -> bool:
+        """Whether the map explains a class against a sibling."""
+        return "siblings" in self.needs
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package that the method requires is there."""
+        return not self.requires or importlib.util.find_spec(self.requires.partition(">=")[0]) is not None
+
+    def passes(self, size: Size = SIZE, options: Mapping[str, Any] | None = None) -> Passes:
+        """Return the passes through the network per map of an image of `size` `(H, W)` under options of `call`."""
+        return self.cost(size, **(options or {}))
 
 
-def methods_of(model: ICN, names: list[str] | None = None) -> list[Method]:
-    """The methods that a model can have, or those that were asked for.
+def methods_of(model: ICN, names: Sequence[str] | None = None) -> list[Method]:
+    """Return the methods that apply to a model, or those of `names`.
 
     Raises:
-        ValueError: a name that nobody has, or a method that does not apply to the model.
+        ValueError: an unknown name, or a method that does not apply to the model.
     """
     if names is None:
         return [method for method in METHODS.values() if method.applies(model)]
@@ -87,68 +124,83 @@ def methods_of(model: ICN, names: list[str] | None = None) -> list[Method]:
     return [METHODS[name] for name in names]
 
 
-def _detr(model: ICN) -> bool:
+def _is_layered(model: ICN) -> bool:
     return model.decoder_kind == "detr"
 
 
-def _adds(model: ICN) -> bool:
+def _is_additive(model: ICN) -> bool:
     return model.decoder_kind in ("additive", "none")
 
 
-def _looks(model: ICN) -> bool:
-    return model.decoder_kind in ("detr", "additive")
+def _has_attention(model: ICN) -> bool:
+    return model.num_decoder_layers > 0
 
 
-def _constant(forward: int, backward: int = 0) -> Callable[[tuple[int, int]], Passes]:
+def _fixed(forward: int, backward: int = 0) -> Callable[[Size], Passes]:
     return lambda size: Passes(forward, backward)
 
 
-def _occlusion(size: tuple[int, int]) -> Passes:
-    """One pass for each occluder, one for the picture as it is."""
-    sides, steps = posthoc.occluders(size)
-    rows, columns = (-((window - side) // step) + 1 for side, window, step in zip(size, sides, steps, strict=True))
+def _occlusion_passes(size: Size, window: int | None = None, stride: int | None = None) -> Passes:
+    """One pass for each occluder, one for the image as it is."""
+    sides, steps = posthoc.occluders(size, window, stride)
+    rows, columns = (-((width - side) // step) + 1 for side, width, step in zip(size, sides, steps, strict=True))
     return Passes(rows * columns + 1)
 
 
-def _own(name: str, call: Callable[..., Tensor], applies: Callable[[ICN], bool], backward: int = 0, **more: Any) -> Method:
-    return Method(name, "own", call, applies, cost=_constant(1, backward), **more)
+def _contrast_passes(size: Size, steps: tuple[int, int] = CONTRAST_STEPS) -> Passes:
+    """One pass each way for each step, of the image and of its mirror."""
+    return Passes(2 * sum(steps), 2 * sum(steps))
 
+
+_own = partial(Method, family="own")
+_posthoc = partial(Method, family="posthoc")
+_control = partial(Method, family="control")
+_integrated_gradients = partial(
+    _posthoc,
+    cost=lambda size, steps=posthoc.STEPS: Passes(steps, steps),
+    signed=True,
+    requires=posthoc.CAPTUM,
+    quick={"steps": 20},
+)
 
 _ALL = [
-    _own("attention", attention, _looks),
-    _own("rollout", rollout, _looks),
-    _own("relevance", relevance, _looks, 1),
-    _own("contribution", contribution, _detr, 1, signed=True),
-    _own("contribution_own_query", partial(contribution, own_query=True), _detr, 1, signed=True),
-    _own("additive", additive, _adds, signed=True),
-    Method(
+    _own("attention", call=attention, applies=_has_attention, cost=_fixed(1)),
+    _own("rollout", call=rollout, applies=_has_attention, cost=_fixed(1)),
+    _own("relevance", call=relevance, applies=_has_attention, cost=_fixed(1, 1)),
+    _own("contribution", call=contribution, applies=_is_layered, cost=_fixed(1, 1), signed=True),
+    _own(
+        "contribution_own_query",
+        call=partial(contribution, own_query=True),
+        applies=_is_layered,
+        cost=_fixed(1, 1),
+        signed=True,
+        variant_of="contribution",
+    ),
+    _own("additive", call=additive, applies=_is_additive, cost=_fixed(1), signed=True),
+    _own(
         "additive_pixels",
-        "own",
-        additive_pixels,
-        _adds,
+        call=additive_pixels,
+        applies=_is_additive,
         needs=("siblings",),
-        cost=_constant(2 * PIXEL_STEPS, 4 * PIXEL_STEPS),
+        cost=lambda size, steps=PIXEL_STEPS: Passes(2 * steps, 4 * steps),
         signed=True,
     ),
-    Method("gradcam", "posthoc", posthoc.gradcam, cost=_constant(1, 1)),
-    Method("finercam", "posthoc", posthoc.finercam, needs=("siblings",), cost=_constant(1, 1)),
-    Method("contrast", "posthoc", contrast, needs=("siblings",), cost=_constant(*2 * (2 * (CONTRAST_STEPS + WAY_STEPS),))),
-    *(
-        Method(
-            f"integrated_gradients_{baseline}",
-            "posthoc",
-            partial(posthoc.integrated_gradients, steps=STEPS, baseline=baseline),
-            cost=_constant(STEPS, STEPS),
-            signed=True,
-        )
-        for baseline in ("blur", "mean")
+    _posthoc("gradcam", call=posthoc.gradcam, cost=_fixed(1, 1)),
+    _posthoc("finercam", call=posthoc.finercam, needs=("siblings",), cost=_fixed(1, 1)),
+    _posthoc("contrast", call=contrast, needs=("siblings",), cost=_contrast_passes),
+    _integrated_gradients("integrated_gradients_blur", call=partial(posthoc.integrated_gradients, baseline="blur")),
+    _integrated_gradients(
+        "integrated_gradients_mean",
+        call=partial(posthoc.integrated_gradients, baseline="mean"),
+        variant_of="integrated_gradients_blur",
     ),
-    Method("occlusion", "posthoc", posthoc.occlusion, cost=_occlusion, signed=True),
-    Method("rise", "posthoc", partial(posthoc.rise, n=MASKS), cost=_constant(MASKS)),
-    Method("rollout_every_class", "control", partial(rollout, every_class=True), _looks, cost=_constant(1)),
-    Method("random", "control", controls.random),
-    Method("centre", "control", controls.centre),
-    Method("edges", "control", controls.edges),
-    Method("oracle", "control", controls.oracle, needs=("masks",)),
+    _posthoc("occlusion", call=posthoc.occlusion, cost=_occlusion_passes, signed=True, requires=posthoc.CAPTUM),
+    _posthoc("rise", call=posthoc.rise, cost=lambda size, n=posthoc.MASKS: Passes(n), seeded=True, quick={"n": 128}),
+    _control("rollout_every_class", call=partial(rollout, every_class=True), applies=_has_attention, cost=_fixed(1)),
+    _control("random", call=controls.random, needs_grid=True, seeded=True),
+    _control("centre", call=controls.centre),
+    _control("edges", call=controls.edges),
+    _control("oracle", call=controls.oracle, needs=("masks",)),
+    _control("evidence_oracle", call=controls.evidence_oracle, needs=("removal_effects",)),
 ]
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -21,7 +22,6 @@ from datasets.planes.renderer import get_preset
 from flags import get_args_parser as main_args_parser
 from models import build_model
 from models.loading import VERSION
-from tools import evaluate_attribution
 from tools.evaluate_attribution import get_args_parser, main
 from util.cli import launch, parse
 
@@ -202,7 +202,7 @@ def test_pictures_of_any_shape_and_a_decoder_without_attention(made: Path, tmp_p
 def test_without_captum_its_methods_are_left_out(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate_attribution.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = measure(made, tmp_path, "additive", "--methods", "occlusion,gradcam", "--metrics", "gini")
     assert "occlusion" not in found["methods"] and "gradcam" in found["methods"]
     line = next(line for line in capsys.readouterr().out.splitlines() if "captum" in line)

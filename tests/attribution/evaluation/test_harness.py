@@ -13,7 +13,7 @@ from patches import one_thread as one_thread
 from attribution.evaluation import measure as measurement
 from attribution.evaluation.cache import ResultCache, concatenate, curve_summary, fingerprint, plain, summarise, write_json
 from attribution.evaluation.cached_model import CachedModel
-from attribution.evaluation.harness import EVIDENCE_ORACLE, GROUPS, Harness, Unit, chosen_groups, pooled
+from attribution.evaluation.harness import GROUPS, Harness, Unit, chosen_groups, pooled
 from attribution.evaluation.measure import slot_columns
 from attribution.evaluation.protocol import FULL, QUICK, Budget
 from attribution.evaluation.selection import in_turn, most_confused
@@ -89,11 +89,11 @@ def test_the_oracle_counts_only_where_there_is_a_mask() -> None:
     assert all(column[2].isnan() and column[:2].isfinite().all() for name, column in values.items())
 
 
-def test_evidence_oracle_draws_the_answer() -> None:
+def test_evidence_oracle_draws_the_effects_of_removals() -> None:
     one = unit(masks=False)
-    one.answer = torch.rand(3, 32, 40)
-    found = harness("none", "gini").measure(one, EVIDENCE_ORACLE)
-    torch.testing.assert_close(found["maps"], pool_to(one.answer, (4, 5)))
+    one.removal_effects = torch.rand(3, 32, 40)
+    found = harness("none", "gini").measure(one, METHODS["evidence_oracle"])
+    torch.testing.assert_close(found["maps"], pool_to(one.removal_effects, (4, 5)))
     assert "max_sensitivity" not in found["values"]
 
 
@@ -133,12 +133,11 @@ def test_memory_answers_without_the_model_and_forgets() -> None:
 
 
 def test_effort_states_the_passes_of_its_options() -> None:
-    model = patch_model()
-    assert QUICK.passes(METHODS["rise"], model, (32, 40)) == Passes(128)
-    assert QUICK.passes(METHODS["integrated_gradients_blur"], model, (32, 40)) == Passes(20, 20)
-    assert FULL.passes(METHODS["rise"], model, (32, 40)) == METHODS["rise"].passes(model)
+    assert QUICK.passes(METHODS["rise"], (32, 40)) == Passes(128)
+    assert QUICK.passes(METHODS["integrated_gradients_blur"], (32, 40)) == Passes(20, 20)
+    assert FULL.passes(METHODS["rise"], (32, 40)) == METHODS["rise"].passes()
     for budget in (QUICK, FULL):
-        costly = {name for name, method in METHODS.items() if budget.costly(method, model, (128, 128))}
+        costly = {name for name, method in METHODS.items() if budget.costly(method, (128, 128))}
         assert costly == {"integrated_gradients_blur", "integrated_gradients_mean", "occlusion", "rise", "contrast"}
 
 

@@ -15,7 +15,6 @@ from attribution.methods.registry import METHODS, Method, Passes, methods_of
 from models import ICN
 
 KINDS = ["detr", "additive", "none"]
-CAPTUM = ("integrated_gradients", "occlusion")
 QUICK = {
     "integrated_gradients_blur": {"steps": 4},
     "integrated_gradients_mean": {"steps": 4},
@@ -27,7 +26,7 @@ QUICK = {
 def needed(method: Method, mask: Tensor) -> dict[str, Tensor]:
     masks = torch.zeros_like(mask)
     masks[:, :12, 4:20] = True
-    given = {"siblings": torch.tensor([1, 3, 0]), "masks": masks}
+    given = {"siblings": torch.tensor([1, 3, 0]), "masks": masks, "removal_effects": masks * torch.rand(mask.shape)}
     return {name: given[name] for name in method.needs}
 
 
@@ -53,8 +52,8 @@ def test_every_map_is_finite_signed_as_it_says_and_nothing_on_padding(name: str,
     method, model = METHODS[name], patch_model(kind=kind)
     if not method.applies(model):
         pytest.skip("does not apply")
-    if name.startswith(CAPTUM):
-        pytest.importorskip("captum")
+    if not method.is_installed:
+        pytest.skip(f"{method.requires} is not installed")
     images, classes, mask = batch()
     maps = method.call(model, images, classes, padding_mask=mask, **needed(method, mask), **QUICK.get(name, {}))
     assert maps.dtype == torch.float32 and not maps.requires_grad and maps.isfinite().all()
@@ -67,8 +66,8 @@ def test_every_map_is_finite_signed_as_it_says_and_nothing_on_padding(name: str,
 @pytest.mark.parametrize("name", METHODS)
 def test_a_map_costs_the_passes_that_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, model = METHODS[name], patch_model(kind="additive" if name.startswith("additive") else "detr")
-    if name.startswith(CAPTUM):
-        pytest.importorskip("captum")
+    if not method.is_installed:
+        pytest.skip(f"{method.requires} is not installed")
     images, classes, mask = batch()
     forward, backward = [], []
     model.backbone[0].register_forward_hook(lambda _, args, __: forward.append(len(args[0])))
@@ -81,12 +80,12 @@ def test_a_map_costs_the_passes_that_it_says(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.autograd, "grad", counted)
     more = {key: value[:1] for key, value in needed(method, mask).items()}
     method.call(model, images[:1], classes[:1], **more)
-    assert method.passes(model, (32, 40)) == Passes(sum(forward), sum(backward))
+    assert method.passes((32, 40)) == Passes(sum(forward), sum(backward))
 
 
 def test_passes_read_as_words() -> None:
     assert str(Passes(1, 1)) == "1 forward + 1 backward" and str(Passes(1000)) == "1000 forward"
-    assert str(METHODS["occlusion"].passes(patch_model())) == "170 forward"  # 13 x 13 occluders at 224 pixels, and none
+    assert str(METHODS["occlusion"].passes()) == "170 forward"  # 13 x 13 occluders at 224 pixels, and none
 
 
 def test_unknown_and_impossible_methods_are_named() -> None:
