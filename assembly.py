@@ -1,4 +1,4 @@
-"""From flags to the parts of a run: data sets, loaders, model, trainer."""
+"""From flags to the parts of a run: model, trainer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from datasets import EvalSampler, ImageFolder, collate, eval_shapes, eval_transform, open_split, train_transform
-from datasets.batching import end_workers_at_exit, patient_worker_init
 from engine import Trainer
 from flags import check_map_losses, explicit_flags
 from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
@@ -21,22 +18,6 @@ from util.ema import make_ema, restore_ema
 from util.optimizer import make_optimizer, restore_optimizer
 from util.precision import Precision
 from util.schedule import learning_rate
-
-
-def open_training_data(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
-    """The training split, and the split that is scored after every epoch, with the classes of the first."""
-    transform = train_transform(
-        args.image_size, args.square, args.crop_min, args.hflip, args.color_jitter, args.randaugment, args.random_erasing
-    )
-    train_set = open_split(args.dataset_path, args.dataset_name, "train", None, transform)
-    if len(train_set.classes) < 2:
-        raise ValueError(f"{train_set.root} has a single class, {train_set.classes[0]}: there is nothing to tell apart")
-    transform = eval_transform(args.image_size, args.square)
-    val_set = open_split(args.dataset_path, args.dataset_name, args.test, train_set.classes, transform)
-    for split in (train_set, val_set):
-        if split.ignored:
-            print(f"{split.root}: {split.ignored} files are hidden or not named like an image, and are left out")
-    return train_set, val_set
 
 
 def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[str, Any] | None) -> tuple[ICN, dict[str, Any]]:
@@ -169,26 +150,6 @@ def compiled(model: nn.Module, one_shape: bool, frozen: bool = False) -> Callabl
             them become one kernel. Call it without gradients, then.
     """
     return torch.compile(model, dynamic=None if one_shape else True, options={"freezing": True} if frozen else None)
-
-
-def make_eval_loader(args: argparse.Namespace, dataset: ImageFolder, device: torch.device, ranks: Ranks = ALONE) -> DataLoader:
-    """Batches of pictures of one size: nothing is padded, so that no picture changes another's score."""
-    shapes = eval_shapes(dataset, max(1, args.num_workers))
-    return make_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, ranks.rank, ranks.size, shapes), device)
-
-
-def make_loader(args: argparse.Namespace, dataset: ImageFolder, sampler: Any, device: torch.device) -> DataLoader:
-    end_workers_at_exit()
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=args.num_workers,
-        worker_init_fn=patient_worker_init,
-        generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
-        persistent_workers=args.num_workers > 0,
-        pin_memory=device.type == "cuda",
-    )
 
 
 def named(classes: Sequence[str] | None) -> str:

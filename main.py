@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from assembly import compiled, make_eval_loader, make_loader, make_model, make_trainer, open_training_data
+from assembly import compiled, make_model, make_trainer
 from datasets import TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
+from datasets.loaders import build_datasets, build_eval_loader, build_loader
 from engine import evaluate, train_one_epoch
 from flags import INPUT, RECIPE, check_flags, explicit_flags, fill_from_checkpoint, get_args_parser
 from models import for_inference, load_checkpoint
@@ -55,7 +56,7 @@ def score(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     fast = for_inference(model, precision.dtype)
     forward = compiled(fast, args.square, frozen=device.type == "cpu") if args.compile else fast
-    loader = make_eval_loader(args, dataset, device, ranks)
+    loader = build_eval_loader(args, dataset, device, ranks.rank, ranks.size)
     try:
         found = evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks)
     except FloatingPointError as error:
@@ -86,7 +87,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
         share_batch(args, checkpoint, ranks)
         check_flags(args)
     precision = select_precision(args.precision, device)
-    train_set, val_set = open_training_data(args)
+    train_set, val_set = build_datasets(args)
     classes = train_set.classes
     model, normalisation = make_model(args, classes, checkpoint)
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
@@ -111,8 +112,8 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[
         within = f", after batch {run.epoch.batches} of {sampler.batches_per_epoch}" if run.epoch.batches else ""
         print(f"going on from {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}")
 
-    train_loader = make_loader(args, train_set, sampler, device)
-    val_loader = make_eval_loader(args, val_set, device, ranks)
+    train_loader = build_loader(args, train_set, sampler, device)
+    val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(
         f"{len(train_set)} training and {len(val_set)} {args.test} images of {len(classes)} classes, "

@@ -18,7 +18,6 @@ import cv2
 import torch
 from torch import Tensor
 
-from assembly import make_eval_loader
 from attribution.evaluation.cache import ResultCache, fingerprint, write_json
 from attribution.evaluation.harness import GROUPS, MODEL_GROUPS, Harness, chosen_groups
 from attribution.evaluation.images import Pictures, subset
@@ -33,6 +32,7 @@ from attribution.report.examples import draw_sheet
 from attribution.report.plots import draw_bars, draw_curves
 from attribution.report.tables import markdown
 from datasets import EvalSampler, ImageFolder, class_names, collate, decode_image, eval_transform, image_size, open_split
+from datasets.loaders import build_eval_loader
 from datasets.masks import check_masks, mask_path
 from datasets.pairs import PairPicture, read_pairs
 from flags import INPUT, add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
@@ -227,7 +227,8 @@ def two_objects(
 
 def labelled(inputs: Inputs, args: argparse.Namespace, count: int | None, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's normalised batches of the first pictures of the split, classes in turn, with their labels."""
-    for batch in make_eval_loader(args, subset(inputs.split, inputs.places[:count]), inputs.device, ranks):
+    chosen = subset(inputs.split, inputs.places[:count])
+    for batch in build_eval_loader(args, chosen, inputs.device, ranks.rank, ranks.size):
         batch = batch.to(inputs.device)
         yield batch.normalise(**inputs.normalisation), batch.labels
 
@@ -277,7 +278,7 @@ def evaluate(
 
     scored = ranks.broadcast(partial.load("split") if ranks.main else None)
     if scored is None:
-        loader = make_eval_loader(args, split, device, ranks)
+        loader = build_eval_loader(args, split, device, ranks.rank, ranks.size)
         scored = score_split(inputs.score, loader, inputs.normalisation, len(split.classes), device, ranks)
         if ranks.main:
             partial.save(scored, "split")

@@ -1,0 +1,64 @@
+"""From flags to data sets and loaders: the only file of this package that sees `args`."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from datasets.batching import EvalSampler, collate, end_workers_at_exit, patient_worker_init
+from datasets.image_folder import ImageFolder, Sample, open_split
+from datasets.shapes import eval_shapes
+from datasets.transforms import eval_transform, train_transform
+
+
+def build_datasets(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
+    """Build the training split, and the split that is scored after every epoch, with the classes of the first.
+
+    Raises:
+        ValueError: a folder is missing, holds no images or a single class, or a transform's parameter is out of range.
+    """
+    transform = train_transform(
+        args.image_size, args.square, args.crop_min, args.hflip, args.color_jitter, args.randaugment, args.random_erasing
+    )
+    train_set = open_split(args.dataset_path, args.dataset_name, "train", None, transform)
+    if len(train_set.classes) < 2:
+        raise ValueError(f"{train_set.root} has a single class, {train_set.classes[0]}: there is nothing to tell apart")
+    transform = eval_transform(args.image_size, args.square)
+    val_set = open_split(args.dataset_path, args.dataset_name, args.test, train_set.classes, transform)
+    for split in (train_set, val_set):
+        if split.ignored:
+            print(f"{split.root}: {split.ignored} files are hidden or not named like an image, and are left out")
+    return train_set, val_set
+
+
+def build_loader(
+    args: argparse.Namespace,
+    dataset: ImageFolder,
+    sampler: Sampler[list[Sample]] | Sampler[list[int]],
+    device: torch.device,
+) -> DataLoader:
+    """Build the loader of the batches that `sampler` chooses, in pinned memory for a GPU."""
+    end_workers_at_exit()
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=args.num_workers,
+        worker_init_fn=patient_worker_init,
+        generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
+        persistent_workers=args.num_workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def build_eval_loader(
+    args: argparse.Namespace, dataset: ImageFolder, device: torch.device, rank: int = 0, world_size: int = 1
+) -> DataLoader:
+    """Build the loader of this rank's share of a split: batches of images of one size, none padded.
+
+    Without padding no image changes the score of another in its batch.
+    """
+    shapes = eval_shapes(dataset, max(1, args.num_workers))
+    return build_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size, shapes), device)
