@@ -12,30 +12,35 @@ import pytest
 import torch
 from conftest import TINY
 
-from tools.benchmark import rounds
-from tools.benchmark.__main__ import get_args_parser, main, make_contestants, size
-from tools.benchmark.cases import FLOOR, WITH_MAPS, Case, Contestant, Series, quartiles, ratio
-from tools.benchmark.goals import ICN, LARGE, Outcome, loading_outcomes, outcomes
-from tools.benchmark.machine import describe, machine
-from tools.benchmark.shares import BACKWARD, OPTIMIZER, REST, time_parts
-from tools.benchmark.tables import data_table, goal_table, scale_table, share_table, speed_table
+from tools.benchmark import runner
+from tools.benchmark.__main__ import get_args_parser, main, make_implementations
+from tools.benchmark.cases import BACKBONE_ONLY, ICN, WITH_MAPS, Case, Implementation, Series, parse_size, quartiles, time_ratio
+from tools.benchmark.meters import BACKWARD, OPTIMIZER, REST, describe, machine, time_parts
+from tools.benchmark.report import loading_table, over_backbone, scale_table, share_table, speed_table, speedup
+from tools.benchmark.startup import measure_startup
 from util.cli import parse
 
 ROOT = Path(__file__).resolve().parents[2]
-CASE = Case("evaluation", *LARGE, 100)
+CASE = Case("evaluation", 800, 800, 1, 100)
 PEER = """
 import torch, torchvision
+from datasets import NAME
+from tools.shapes import CHANNELS
 from torch import nn
+from util.misc import NestedTensor
+
+assert NAME == "the peer's"
 
 class Peer(nn.Module):
     def __init__(self, classes):
         super().__init__()
         self.backbone = nn.Sequential(torchvision.models.resnet18(weights="DEFAULT"))
-        self.presence_vector = nn.Linear(1000, classes)
+        self.presence_vector = nn.Linear(CHANNELS, classes)
         self.presence_vector.load_state_dict(torch.hub.load_state_dict_from_url("https://example.invalid/weights.pth"))
 
     def forward(self, samples):
-        images, mask = samples.decompose()
+        assert isinstance(samples, NestedTensor)
+        images, mask = samples.tensors, samples.mask
         assert images.dtype == torch.float32 and not mask.any()
         print("a peer may print")
         return {"query_logits": self.presence_vector(self.backbone(images))}, None
@@ -44,73 +49,56 @@ def build_model(args):
     return Peer(args.num_queries), None
 """
 
+PACKAGES = {
+    "datasets/__init__.py": 'NAME = "the peer\'s"',
+    "tools/__init__.py": "",
+    "tools/shapes.py": "CHANNELS = 1000",
+    "util/__init__.py": "",
+    "util/misc.py": """
+class NestedTensor:
+    def __init__(self, tensors, mask):
+        self.tensors, self.mask = tensors, mask
+
+    def to(self, device):
+        return NestedTensor(self.tensors.to(device), self.mask.to(device))
+""",
+}
+
 
 def series(name: str, seconds: list[float], variant: str = "evaluation", **more: Any) -> Series:
     case = more.pop("case", CASE)
     precision = more.pop("precision", "fp32")
-    contestant = Contestant(name, None if name == ICN else "folder", precision, more.pop("compiled", False))
-    return Series(case, contestant, variant, seconds, **more)
+    implementation = Implementation(name, None if name == ICN else "folder", precision, more.pop("compiled", False))
+    return Series(case, implementation, variant, seconds, **more)
 
 
 def write_peer(folder: Path, code: str) -> str:
-    (folder / "models").mkdir(parents=True)
-    (folder / "models" / "__init__.py").write_text(code)
+    """Write a repository whose packages have the names of this one's."""
+    for name, text in {**PACKAGES, "models/__init__.py": code}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     return str(folder)
 
 
-def test_a_ratio_is_that_of_the_medians_and_spreads_over_the_rounds() -> None:
-    found = ratio(series("plain", [2.0, 4.0, 9.0]), series(ICN, [1.0, 2.0, 3.0]))
-    assert found is not None
-    assert (found.value, found.low, found.high) == (2.0, 2.0, 2.5)
-    assert ratio(series("plain", [], failed="out of memory"), series(ICN, [1.0])) is None
-    assert quartiles([3.0]) == (3.0, 3.0)
+def test_a_ratio_is_that_of_the_medians() -> None:
+    assert time_ratio(series("plain", [2.0, 4.0, 9.0]), series(ICN, [1.0, 2.0, 3.0])) == 2.0
+    assert time_ratio(series("plain", [], failed="out of memory"), series(ICN, [1.0])) is None
+    assert quartiles([3.0]) == (3.0, 3.0) and quartiles([1.0, 2.0, 3.0]) == (1.5, 2.5)
 
 
-def test_goals_compare_what_they_say() -> None:
-    found = [
+def test_times_are_compared_with_those_of_the_same_backbone() -> None:
+    results = [
         series(ICN, [1.2]),
         series(ICN, [1.26], WITH_MAPS),
-        series(ICN, [1.0], FLOOR),
+        series(ICN, [1.0], BACKBONE_ONLY),
         series("plain", [2.4]),
-        series("intr", [2.2]),
+        series("intr", [1.8]),
+        series(ICN, [0.9], compiled=True),
+        series(ICN, [0.8], BACKBONE_ONLY, compiled=True),
     ]
-    answers = {answer.what: answer for answer in outcomes(found, "cpu")}
-    assert {what: answer.met for what, answer in answers.items()} == {
-        "evaluation fp32, times as fast as plain": True,
-        "evaluation fp32, times as fast as intr": False,
-        "evaluation fp32, time over the bare backbone's": True,
-        "evaluation fp32 with the last layer's maps, time over that without": False,
-    }
-    assert answers["evaluation fp32, times as fast as plain"].measured.value == pytest.approx(2.0)
-    assert answers["evaluation fp32 with the last layer's maps, time over that without"].measured.value == pytest.approx(1.05)
-    assert outcomes(found, "cuda") == []
-
-
-def test_a_compiled_model_is_measured_against_its_own_backbone() -> None:
-    found = [series(ICN, [1.2]), series(ICN, [1.0], FLOOR), series("plain", [2.0])]
-    found += [series(ICN, [0.9], compiled=True), series(ICN, [0.8], FLOOR, compiled=True)]
-    assert {answer.what: answer.measured.value for answer in outcomes(found, "cpu")} == pytest.approx(
-        {
-            "evaluation fp32, times as fast as plain": 2.0 / 1.2,
-            "evaluation fp32 compiled, times as fast as plain": 2.0 / 0.9,
-            "evaluation fp32, time over the bare backbone's": 1.2,
-            "evaluation fp32 compiled, time over the bare backbone's": 0.9 / 0.8,
-        }
-    )
-
-
-def test_memory_is_compared_with_that_of_the_others() -> None:
-    case = Case("training", 448, 448, 8, 1000)
-    found = [
-        series(ICN, [1.0], "training", case=case, peak_memory=2 * 2**30),
-        series("plain", [2.0], "training", case=case, peak_memory=8 * 2**30),
-        series("gone", [], "training", case=case, failed="out of memory"),
-    ]
-    (answer,) = outcomes(found, "cpu")
-    assert answer == Outcome(
-        "training fp32, peak memory over that of plain", "448x448 b8, 1000 classes", False, 0.5, answer.measured
-    )
-    assert answer.measured.value == 0.25 and answer.met
+    assert [over_backbone(each, results) for each in results] == ["1.20", "1.26", "", "", "", "1.12", ""]
+    assert [speedup(each, "plain", results) for each in results] == ["2.00", "1.90", "", "", "1.33", "2.67", ""]
+    assert speedup(results[0], "intr", results) == "1.50" and speedup(results[0], "gone", results) == ""
 
 
 def test_the_tables_hold_the_numbers_and_the_failures() -> None:
@@ -126,22 +114,26 @@ def test_the_tables_hold_the_numbers_and_the_failures() -> None:
     assert "75.0%" in share_table(found) and share_table(found[1:]) == ""
     scale = scale_table(found, "classes").splitlines()
     assert scale[2].startswith("| 100 | 0.5 | 1.00 GiB | 1.5 | 2.00 GiB | killed") and scale[0].count("|") == scale[2].count("|")
-    assert "**no**" in goal_table(outcomes([series(ICN, [1.0]), series("plain", [1.5])], "cpu"))
 
 
 def test_loading_says_how_many_workers_a_step_needs() -> None:
     rate = {"median": 50.0, "low": 45.0, "high": 55.0}
     row = {"recipe": "aspect 800 evaluation", "width": 500, "height": 375, "icn": rate, "pil": rate, "ratio": 1.0}
-    table = data_table([row], [series(ICN, [0.01])])
-    assert table.splitlines()[2].endswith("| 1.00 | 2.00 |")
-    assert [answer.met for answer in loading_outcomes([row])] == [False]
+    assert loading_table([row], [series(ICN, [0.01])]).splitlines()[2].endswith("| 1.00 | 2.00 |")
+
+
+def test_startup_is_measured_in_cpu_seconds() -> None:
+    commands = [("-c", "pass"), ("-c", "sum(range(5 * 10**6)); raise SystemExit(2)")]
+    quick, slow = measure_startup(2, commands)
+    assert (quick["exit_code"], slow["exit_code"]) == (0, 2) and len(slow["cpu_seconds"]) == 2
+    assert 0 < quick["median"] < slow["median"] < 10
 
 
 def test_peak_memory_is_what_was_held_in_between() -> None:
     # In a process of its own: here, what an earlier test left to the garbage collector may go at any moment.
     script = """
 import torch
-from tools.benchmark.memory import PeakMemory
+from tools.benchmark.meters import PeakMemory
 memory = PeakMemory(torch.device("cpu"))
 kept = torch.ones(2**24)  # 64 MiB
 memory.reset()
@@ -178,34 +170,34 @@ def test_the_shares_are_those_of_named_parts() -> None:
 
 
 def test_sizes_are_one_number_or_two() -> None:
-    assert size("448") == (448, 448) and size("800x1066") == (800, 1066)
+    assert parse_size("448") == (448, 448) and parse_size("800x1066") == (800, 1066)
     for wrong in ("0", "x", "1x2x3", "4e2", "800x"):
         with pytest.raises(ValueError, match="--image_size"):
-            size(wrong)
+            parse_size(wrong)
 
 
-class Noisy:
-    """A process whose measurements others disturb, until they are gone."""
+class Contended:
+    """A process whose measurements other processes disturb, until they are gone."""
 
-    def __init__(self, disturbances: list[float]) -> None:
-        self.disturbances = disturbances
-        self.asked: list[bool] = []
+    def __init__(self, contention: list[float]) -> None:
+        self.contention = contention
+        self.requests: list[bool] = []
 
-    def ask(self, do: str, variant: str, first: bool) -> dict[str, Any]:
-        self.asked.append(first)
-        return {"seconds": self.disturbances[0], "disturbance": self.disturbances.pop(0), "peak_memory": 1}
+    def request(self, do: str, variant: str, first: bool) -> dict[str, Any]:
+        self.requests.append(first)
+        return {"seconds": self.contention[0], "contention": self.contention.pop(0), "peak_memory": 1}
 
 
-def test_disturbed_measurements_are_repeated_and_the_quietest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contended_measurements_are_repeated_and_the_quietest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
-    monkeypatch.setattr(rounds, "wait_for_quiet", waited.append)
-    process, one = Noisy([0.9, 0.4, 0.7, 0.3, 0.0, 0.0]), series(ICN, [])
-    run = rounds.Rounds(3, {}, patience=5.0)
+    monkeypatch.setattr(runner, "wait_for_quiet", waited.append)
+    process, results = Contended([0.9, 0.4, 0.7, 0.3, 0.0, 0.0]), series(ICN, [])
+    run = runner.Runner(3, {}, patience=5.0)
     for _ in range(3):
-        run._take_turn(process, one, "run", first=False)  # type: ignore[arg-type]
-    assert one.seconds == one.disturbance == [0.4, 0.0, 0.0]
+        run._take_turn(process, results, "run", first=False)  # type: ignore[arg-type]
+    assert results.seconds == results.contention == [0.4, 0.0, 0.0]
     assert waited == [5.0] * 4  # before two repetitions, the turn after them and its repetition
-    assert process.asked == [False, True, True, True, True, False]  # a step after a pause finds a cold cache
+    assert process.requests == [False, True, True, True, True, False]  # a step after a pause finds a cold cache
 
 
 @pytest.mark.parametrize(
@@ -227,8 +219,8 @@ def test_wrong_flags_are_named_before_anything_runs(flags: str, message: str, tm
 
 def test_two_peers_of_one_name_are_refused(tmp_path: Path) -> None:
     folders = [write_peer(tmp_path / parent / "same", "") for parent in "ab"]
-    with pytest.raises(ValueError, match="called the same"):
-        make_contestants(parse(get_args_parser(), ["--peer", *folders]))
+    with pytest.raises(ValueError, match="the same name"):
+        make_implementations(parse(get_args_parser(), ["--peer", *folders]))
 
 
 def test_the_machine_has_no_name() -> None:
@@ -240,17 +232,17 @@ def test_the_machine_has_no_name() -> None:
 
 
 def run_benchmark(flags: str, peers: list[str], folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The lines of benchmark.json by contestant and variant."""
+    """The lines of benchmark.json by implementation and variant."""
     flags = f"{TINY} --image_size 64 --batch_size 2 --classes 3 --precision fp32 --device cpu {flags}"
     main(parse(get_args_parser(), [*flags.split(), *peers, "--output_dir", str(folder)]))
     numbers = json.loads((folder / "benchmark.json").read_text())
-    return {(line["contestant"], line["variant"]): line for line in numbers["results"]}
+    return {(line["implementation"], line["variant"]): line for line in numbers["results"]}
 
 
-def test_contestants_take_turns_and_those_that_fail_say_why(
+def test_implementations_take_turns_and_those_that_fail_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rounds, "QUIET", 1.0)
+    monkeypatch.setattr(runner, "MAX_CONTENTION", 1.0)
     peers = [
         write_peer(tmp_path / "downloads", PEER),
         write_peer(tmp_path / "dies", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"),
@@ -259,7 +251,7 @@ def test_contestants_take_turns_and_those_that_fail_say_why(
     found = run_benchmark("--rounds 2 --modes evaluation --without_plain", ["--peer", *peers], tmp_path / "out")
     assert found["dies", "evaluation"]["failed"] == "killed, as happens when memory runs out"
     assert found["large", "evaluation"]["failed"] == "out of memory"
-    for key in ((ICN, "evaluation"), (ICN, WITH_MAPS), (ICN, FLOOR), ("downloads", "evaluation")):
+    for key in ((ICN, "evaluation"), (ICN, WITH_MAPS), (ICN, BACKBONE_ONLY), ("downloads", "evaluation")):
         line = found[key]
         assert "failed" not in line, line
         assert len(line["seconds"]["all"]) == 2 and line["img_per_s"] == pytest.approx(2 / line["seconds"]["median"])
@@ -275,11 +267,11 @@ def test_the_cost_of_classes_and_pixels_is_drawn(tmp_path: Path, monkeypatch: py
     def measured(_: Any, cases: Any, after_case: Any) -> list[Series]:
         return [
             series(who.name, [case.classes / 1000], case=case, precision=who.precision, peak_memory=case.height)
-            for case, contestants in cases
-            for who in contestants
+            for case, implementations in cases
+            for who in implementations
         ]
 
-    monkeypatch.setattr("tools.benchmark.__main__.Rounds.measure", measured)
+    monkeypatch.setattr("tools.benchmark.__main__.Runner.measure", measured)
     flags = "--scale --device cpu --image_size 64 448 --classes 10 100 1000 --output_dir"
     main(parse(get_args_parser(), [*flags.split(), str(tmp_path)]))
     numbers = json.loads((tmp_path / "scale.json").read_text())
@@ -290,7 +282,7 @@ def test_the_cost_of_classes_and_pixels_is_drawn(tmp_path: Path, monkeypatch: py
 
 
 def test_the_training_step_is_measured_against_that_of_the_transcription(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "QUIET", 1.0)
+    monkeypatch.setattr(runner, "MAX_CONTENTION", 1.0)
     found = run_benchmark("--rounds 1 --modes training", [], tmp_path / "out")
     assert list(found) == [(ICN, "training"), ("plain", "training")]
     for line in found.values():

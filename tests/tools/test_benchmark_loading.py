@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tools.benchmark import pil_pipeline
-from tools.benchmark.data import RECIPES, STD, icn_batches, measure, pil_batches, write_photographs
+from tools.benchmark.implementations import pil_loading
+from tools.benchmark.loading import RECIPES, STD, icn_batches, measure_loading, pil_batches, write_photographs
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.endswith("evaluation")])
@@ -41,7 +41,7 @@ def test_photographs_differ_and_are_repeatable(tmp_path):
 
 
 def test_the_batch_of_the_opponent_is_padded_as_intr_does():
-    images, mask = pil_pipeline.collate([torch.ones(3, 4, 6), torch.ones(3, 5, 2)])
+    images, mask = pil_loading.collate([torch.ones(3, 4, 6), torch.ones(3, 5, 2)])
     assert images.shape == (2, 3, 5, 6)
     assert torch.equal(images[:, 0] == 0, mask)
     assert mask.sum() == 6 + 20
@@ -49,7 +49,7 @@ def test_the_batch_of_the_opponent_is_padded_as_intr_does():
 
 def test_rows():
     threads = torch.get_num_threads()
-    rows = measure(seconds=0, sizes=[(60, 40)], recipes=["square 448 evaluation", "square 448 training"], batch_size=1)
+    rows = measure_loading(seconds=0, sizes=[(60, 40)], recipes=["square 448 evaluation", "square 448 training"], batch_size=1)
     assert torch.get_num_threads() == threads
     assert [row["recipe"] for row in rows] == ["square 448 evaluation", "square 448 training"]
     for row in rows:
@@ -61,4 +61,4 @@ def test_rows():
 
 def test_an_unknown_recipe_is_named():
     with pytest.raises(ValueError, match="'fast' is not known; allowed: aspect 800 training"):
-        measure(recipes=["fast"], sizes=[(30, 20)])
+        measure_loading(recipes=["fast"], sizes=[(30, 20)])

@@ -1,1 +1,1 @@
-"""Measuring the engine: what `python -m tools.benchmark` runs. Nothing outside this package and that tool imports it."""
+"""Benchmark of the engine: `python -m tools.benchmark`. Nothing outside this package imports it."""

@@ -1,17 +1,17 @@
-"""Measure the engine: evaluation and training step against the bare backbone, a plain transcription, and other repositories.
+"""Measure the engine: evaluation and training step against the backbone alone, a plain transcription and other repositories.
 
 python -m tools.benchmark
 python -m tools.benchmark --image_size 448 --batch_size 8 --classes 100 1000 --modes training
 python -m tools.benchmark --peer <folder of INTR>
 python -m tools.benchmark --scale
+python -m tools.benchmark --modes startup
 
-Everybody runs in a process of its own, on random weights and random images, and has a turn in every round.
+Each implementation runs in a process of its own, on random weights and random images, and is measured once in every round.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +19,39 @@ import torch
 
 from flags import add_model_flags
 from flags import get_args_parser as main_flags
-from tools.benchmark import data
-from tools.benchmark.cases import MODES, Case, Contestant, Series
-from tools.benchmark.goals import ICN, LARGE, SMALL
-from tools.benchmark.machine import machine
-from tools.benchmark.memory import available_gib
-from tools.benchmark.plots import plot_scale
-from tools.benchmark.processes import ROOT
-from tools.benchmark.report import NOTES, grid_report, heading, scale_report
-from tools.benchmark.rounds import Rounds
+from tools.benchmark.cases import ICN, MODES, Implementation, grid_cases, parse_size, scale_cases
+from tools.benchmark.loading import measure_loading
+from tools.benchmark.meters import available_gib, machine
+from tools.benchmark.report import Report
+from tools.benchmark.runner import Runner
+from tools.benchmark.startup import measure_startup
 from util.cli import Parser, launch, parse, select_device
 
-PLAIN = Contestant("plain", str(ROOT / "tools" / "benchmark" / "implementations" / "plain"))
+PLAIN = Implementation("plain", str(Path(__file__).resolve().parent / "implementations" / "plain"))
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-SCALE_CLASSES, SCALE_SIZES = (10, 100, 1000, 10000), (224, 320, 448, 640, 800, 1120)
-SCALE_SIZE, SCALE_COUNT = 448, 100  # what the other axis is held at
+ALL_MODES = (*MODES, "loading", "startup")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = Parser("benchmark", description=__doc__)
     group = parser.add_argument_group("grid (every combination is measured)")
     group.add_argument("--image_size", nargs="+", metavar="N|HxW", help="pixels; None: 800 with 1 image and 448 with 8")
-    group.add_argument("--batch_size", nargs="+", type=int, metavar="N", help="images a step")
+    group.add_argument("--batch_size", nargs="+", type=int, metavar="N", help="images per step")
     group.add_argument("--classes", nargs="+", type=int, metavar="N", help="class queries; None: 100")
     group.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"], help="of ICN")
     group.add_argument("--compile", nargs="+", choices=["off", "on"], default=["off"], help="torch.compile")
-    group.add_argument("--modes", nargs="+", choices=(*MODES, "loading"), default=[*MODES, "loading"], help="what is run")
-    group = parser.add_argument_group("contestants")
+    group.add_argument("--modes", nargs="+", choices=ALL_MODES, default=list(ALL_MODES), help="what is measured")
+    group = parser.add_argument_group("implementations")
     group.add_argument(
         "--peer", nargs="+", default=[], metavar="FOLDER", help="repositories with INTR's models.build_model(args)"
     )
     group.add_argument("--without_plain", action="store_true", help="leave the plain transcription out")
     group = parser.add_argument_group("run")
-    group.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
+    group.add_argument("--rounds", type=int, default=5, help="measurements of each implementation")
     group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:<index> or cpu")
     group.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
     group.add_argument("--max_memory", type=float, metavar="GIB", help="of each process on the CPU; None: 90 %% of what is free")
-    group.add_argument(
-        "--patience", type=float, default=10.0, metavar="S", help="seconds to wait for other processes that disturb a measurement"
-    )
+    group.add_argument("--patience", type=float, default=10.0, metavar="S", help="seconds to wait for CPU contention to end")
     group.add_argument("--output_dir", default="output/benchmark", help="folder of the results; '' writes none")
     group.add_argument("--scale", action="store_true", help="evaluation against the number of classes and of pixels instead")
     add_model_flags(parser)
@@ -67,69 +61,30 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Measure, print the tables, write benchmark.json and benchmark.md (with --scale: scale.json, scale.md, scale.png).
 
-    The files are written anew after every case, so that a long run that is cut short leaves what it has measured.
+    The files are rewritten after every case, so that a long run that is cut short leaves what it has measured.
 
     Raises:
         ValueError: flags that cannot be measured.
     """
     check_flags(args)
-    device = select_device(args.device)
-    contestants = make_contestants(args)
-    free = available_gib()
-    limit = args.max_memory or (0.9 * free if free else None)
-    settings = {
-        "device": str(device),
-        "threads": args.threads,
-        "memory_gib": limit if device.type == "cpu" else None,
-        "flags": model_flags(args),
-    }
-    where = machine(device, args.threads)
-    by_classes, by_size = scale_cases(args) if args.scale else ([], [])
-    cases = list(dict.fromkeys(by_classes + by_size)) if args.scale else grid_cases(args)
-
-    def report(found: list[Series], loading: list[dict[str, Any]]) -> str:
-        if args.scale:
-            axes = [[one for case in axis for one in found if one.case == case] for axis in (by_classes, by_size)]
-            numbers, tables = scale_report(*axes)
-        else:
-            numbers, tables = grid_report(found, loading, device.type)
-        text = f"{heading(where, args.rounds, found)}\n\n{tables}\n\n{NOTES}\n"
-        if args.output_dir:
-            numbers = {"machine": where, "rounds": args.rounds, "flags": settings["flags"], **numbers}
-            stem = Path(args.output_dir) / ("scale" if args.scale else "benchmark")
-            stem.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
-            stem.with_suffix(".md").write_text(text)
-            if args.scale:
-                plot_scale(*axes, stem.with_suffix(".png"))
-        return text
-
-    rounds = Rounds(args.rounds, settings, frozenset({"evaluation"}) if args.scale else None, not args.scale, args.patience)
-    found = rounds.measure([(case, contestants) for case in cases], lambda sofar: report(sofar, []))
-    print(report(found, data.measure() if "loading" in args.modes and not args.scale else []))
+    implementations = make_implementations(args)
+    settings = worker_settings(args)
+    axes = scale_cases(args) if args.scale else None
+    cases = list(dict.fromkeys([*axes[0], *axes[1]])) if axes else grid_cases(args)
+    where = machine(torch.device(settings["device"]), args.threads)
+    report = Report(Path(args.output_dir) if args.output_dir else None, where, args.rounds, settings["flags"], axes)
+    runner = Runner(args.rounds, settings, frozenset({"evaluation"}) if args.scale else None, not args.scale, args.patience)
+    results = runner.measure([(case, implementations) for case in cases], report.write)
+    loading = measure_loading() if "loading" in args.modes and not args.scale else []
+    startup = measure_startup(args.rounds) if "startup" in args.modes and not args.scale else []
+    print(report.write(results, loading, startup))
     if args.output_dir:
         print(f"{'scale' if args.scale else 'benchmark'}.*: {args.output_dir}")
 
 
-def grid_cases(args: argparse.Namespace) -> list[Case]:
-    """Every combination of the flags; without sizes the two shapes of the goals."""
-    shapes = [LARGE, SMALL]
-    if args.image_size or args.batch_size:
-        shapes = [(*size(s), b) for s in args.image_size or ["800"] for b in args.batch_size or [1]]
-    modes = [mode for mode in MODES if mode in args.modes]
-    return [Case(mode, *shape, classes) for mode in modes for shape in shapes for classes in args.classes or [100]]
-
-
-def scale_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
-    """Evaluations against the number of classes, and against the number of pixels."""
-    batch = (args.batch_size or [1])[0]
-    sizes = [size(text) for text in args.image_size or map(str, SCALE_SIZES)]
-    by_classes = [Case("evaluation", SCALE_SIZE, SCALE_SIZE, batch, classes) for classes in args.classes or SCALE_CLASSES]
-    return by_classes, [Case("evaluation", *shape, batch, SCALE_COUNT) for shape in sizes]
-
-
-def make_contestants(args: argparse.Namespace) -> list[Contestant]:
-    """ICN in every precision, compiled or not, the transcription, the peers."""
-    ours = [Contestant(ICN, None, p, c == "on") for c in dict.fromkeys(args.compile) for p in dict.fromkeys(args.precision)]
+def make_implementations(args: argparse.Namespace) -> list[Implementation]:
+    """Return ICN in every precision, compiled or not, the transcription, the peers."""
+    icn = [Implementation(ICN, None, p, c == "on") for c in dict.fromkeys(args.compile) for p in dict.fromkeys(args.precision)]
     peers = []
     for text in args.peer:
         folder = Path(text).resolve()
@@ -137,23 +92,36 @@ def make_contestants(args: argparse.Namespace) -> list[Contestant]:
             raise ValueError(
                 f"--peer {text}: no models/ there; give the folder of a repository that has models.build_model(args)"
             )
-        peers.append(Contestant(folder.name, str(folder)))
-    contestants = ours + ([] if args.without_plain else [PLAIN]) + peers
-    names = [one.name for one in contestants if one.folder]
+        peers.append(Implementation(folder.name, str(folder)))
+    implementations = icn + ([] if args.without_plain else [PLAIN]) + peers
+    names = [each.name for each in implementations if each.folder]
     if len(set(names)) < len(names) or ICN in names:
-        raise ValueError(f"--peer: two contestants are called the same ({', '.join(names)}): rename a folder")
-    return contestants
+        raise ValueError(f"--peer: two implementations have the same name ({', '.join(names)}): rename a folder")
+    return implementations
+
+
+def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what is the same for every process: device, threads, memory limit, and all of main's flags."""
+    device = select_device(args.device)
+    available = available_gib()
+    limit = args.max_memory or (0.9 * available if available else None)
+    return {
+        "device": str(device),
+        "threads": args.threads,
+        "memory_gib": limit if device.type == "cpu" else None,
+        "flags": model_flags(args),
+    }
 
 
 def model_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """All of main's flags at their defaults, with the model's as given here."""
+    """Return all of main's flags at their defaults, with the model's as given here."""
     flags = vars(parse(main_flags(), []))
     flags.update({key: value for key, value in vars(args).items() if key in flags and key in MODEL_FLAGS})
-    return {key: value for key, value in flags.items() if key != "given"}
+    return {key: value for key, value in flags.items() if key != "explicit"}
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuse what cannot be measured, before anything is."""
+    """Raise ValueError for flags that cannot be measured, before anything is; make the output folder."""
     if "num_queries" in args.explicit or "backbone_norm" in args.explicit:
         raise ValueError("--num_queries and --backbone_norm: the benchmark has --classes, and frozen batch norms throughout")
     for name in ("batch_size", "classes"):
@@ -168,17 +136,9 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.max_memory is not None and not args.max_memory > 0:
         raise ValueError(f"--max_memory {args.max_memory} must be above 0 GiB")
     for text in args.image_size or []:
-        size(text)
+        parse_size(text)
     if args.output_dir:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is found out now
-
-
-def size(text: str) -> tuple[int, int]:
-    """Height and width from `448` or `800x1066`."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) >= 32 for part in parts):
-        raise ValueError(f"--image_size {text}: give pixels, as in 448 or 800x1066 (height x width), at least 32")
-    return int(parts[0]), int(parts[-1])
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to fails here
 
 
 def _model_flag_names() -> frozenset[str]:

@@ -1,13 +1,18 @@
-"""What is measured: a point of the grid, who runs it, and what came out."""
+"""What is measured (cases and implementations) and what came out (series of timings and their ratios)."""
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from dataclasses import dataclass, field
 
+ICN = "ICN"
 MODES = ("evaluation", "training")
-# What a process can be asked to run; the last two belong to ICN's evaluation, which is alternated with them.
-WITH_MAPS, FLOOR = "evaluation with maps", "bare backbone"
+# Further variants of ICN's evaluation, measured in the same process and in turn with it.
+WITH_MAPS, BACKBONE_ONLY = "evaluation with maps", "backbone only"
+DEFAULT_SHAPES = ((800, 800, 1), (448, 448, 8))  # height, width, batch size
+SCALE_CLASSES, SCALE_SIZES = (10, 100, 1000, 10000), (224, 320, 448, 640, 800, 1120)
+SCALE_SIZE, SCALE_COUNT = 448, 100  # pixels and classes that are fixed while the other varies
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,13 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Who runs a case: ICN, or any folder with INTR's `build_model(args)`.
+class Implementation:
+    """A model with its evaluation and training step: ICN, or any folder with INTR's `models.build_model(args)`.
 
     Attributes:
-        name: as it stands in the tables.
+        name: as printed in the tables.
         folder: of a peer; None for ICN.
-        precision: of ICN; peers have `fp32`.
+        precision: of ICN; peers run in `fp32`.
         compiled: whether ICN's model goes through torch.compile.
     """
 
@@ -47,23 +52,23 @@ class Contestant:
 
 @dataclass
 class Series:
-    """One thing that was measured again and again.
+    """Repeated measurements of one variant of one implementation in one case.
 
     Attributes:
-        variant: the mode, `WITH_MAPS` or `FLOOR`.
+        variant: the mode, `WITH_MAPS` or `BACKBONE_ONLY`.
         seconds: per step, one number a round.
-        disturbance: the share of the processors that other processes had, one number a round.
+        contention: share of the processors used by other processes, one number a round.
         peak_memory: bytes, the largest of all rounds, above what the process needs for its imports; None if unknown.
-        compile_seconds: what the first step took longer than the second, with torch.compile.
+        compile_seconds: difference between the first step and a later one, with torch.compile.
         shares: seconds of one step by part of the network; empty where not measured.
         failed: why there are no numbers, in one line; empty when there are.
     """
 
     case: Case
-    contestant: Contestant
+    implementation: Implementation
     variant: str
     seconds: list[float] = field(default_factory=list)
-    disturbance: list[float] = field(default_factory=list)
+    contention: list[float] = field(default_factory=list)
     peak_memory: int | None = None
     compile_seconds: float | None = None
     shares: dict[str, float] = field(default_factory=dict)
@@ -78,25 +83,21 @@ class Series:
         return self.case.batch_size / self.median
 
     def as_json(self) -> dict[str, object]:
-        """Every number of the series, for the JSON file."""
-        line: dict[str, object] = {
-            "contestant": self.contestant.name,
+        """Return every number of the series, for the JSON file."""
+        row: dict[str, object] = {
+            "implementation": self.implementation.name,
             "variant": self.variant,
-            "mode": self.case.mode,
-            "height": self.case.height,
-            "width": self.case.width,
-            "batch_size": self.case.batch_size,
-            "classes": self.case.classes,
-            "precision": self.contestant.precision,
-            "compile": self.contestant.compiled,
+            **vars(self.case),
+            "precision": self.implementation.precision,
+            "compile": self.implementation.compiled,
         }
         if self.failed:
-            return {**line, "failed": self.failed}
+            return {**row, "failed": self.failed}
         low, high = quartiles(self.seconds)
         return {
-            **line,
+            **row,
             "seconds": {"median": self.median, "q1": low, "q3": high, "all": self.seconds},
-            "disturbance": self.disturbance,
+            "contention": self.contention,
             "img_per_s": self.images_per_second,
             "peak_memory_bytes": self.peak_memory,
             "compile_seconds": self.compile_seconds,
@@ -104,26 +105,41 @@ class Series:
         }
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times one series takes the time of another: the ratio of medians, and the quartiles over the rounds."""
-
-    value: float
-    low: float
-    high: float
-
-
-def ratio(slow: Series, fast: Series) -> Ratio | None:
-    """Time of `slow` over time of `fast`; the rounds alternate, so that each round gives a ratio. None without numbers."""
+def time_ratio(slow: Series, fast: Series) -> float | None:
+    """Return the median time of `slow` over that of `fast`; None if either has no numbers."""
     if slow.failed or fast.failed or not slow.seconds or not fast.seconds:
         return None
-    rounds = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
-    return Ratio(slow.median / fast.median, *quartiles(rounds))
+    return slow.median / fast.median
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
-    """First and third quartile; of a single value, twice that value."""
+    """Return the first and the third quartile; of a single value, twice that value."""
     if len(values) < 2:
         return values[0], values[0]
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
     return first, third
+
+
+def grid_cases(args: argparse.Namespace) -> list[Case]:
+    """Return every combination of the flags; without sizes, `DEFAULT_SHAPES`."""
+    shapes: list[tuple[int, int, int]] = list(DEFAULT_SHAPES)
+    if args.image_size or args.batch_size:
+        shapes = [(*parse_size(s), b) for s in args.image_size or ["800"] for b in args.batch_size or [1]]
+    modes = [mode for mode in MODES if mode in args.modes]
+    return [Case(mode, *shape, classes) for mode in modes for shape in shapes for classes in args.classes or [100]]
+
+
+def scale_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
+    """Return evaluations against the number of classes, and against the number of pixels."""
+    batch = (args.batch_size or [1])[0]
+    sizes = [parse_size(text) for text in args.image_size or map(str, SCALE_SIZES)]
+    by_classes = [Case("evaluation", SCALE_SIZE, SCALE_SIZE, batch, classes) for classes in args.classes or SCALE_CLASSES]
+    return by_classes, [Case("evaluation", *shape, batch, SCALE_COUNT) for shape in sizes]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return height and width from `448` or `800x1066`. ValueError for anything else, or below 32 pixels."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) >= 32 for part in parts):
+        raise ValueError(f"--image_size {text}: give pixels, as in 448 or 800x1066 (height x width), at least 32")
+    return int(parts[0]), int(parts[-1])

@@ -1,8 +1,8 @@
-"""One process that runs one contestant: `python -m tools.benchmark.worker`. It obeys lines of JSON and answers each with one.
+"""The process of one implementation: `python -m tools.benchmark.worker`. It reads requests as lines of JSON and answers each.
 
-The first line says what to build (see `Spec`); then `{"do": "warm" | "run" | "shares", "variant": ...}`, with `"first": true`
-where the turn before was another process's, until the end of the input. A process of its own gives every contestant clean
-memory and its own module `models`.
+The first line says what to build (see `Spec`); the others are `{"do": "warm" | "run" | "shares", "variant": ...}`, with
+`"first": true` when another process ran before, until the end of the input. A process of its own gives every implementation
+clean memory and its own module `models`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 
-from tools.benchmark.machine import Disturbance
-from tools.benchmark.memory import PeakMemory, limit_memory
-from tools.benchmark.shares import time_parts
+from tools.benchmark.meters import Contention, PeakMemory, limit_memory, time_parts
 
-AT_LEAST = 0.3  # seconds that a measurement lasts, steps are repeated if need be
-# The first step after another process's turn finds cold caches; a step that is long enough does not feel it.
+MIN_SECONDS = 0.3  # of a measurement: shorter steps are repeated
+# The first step after another process's turn runs on cold caches, which matters for a step shorter than this.
 SETTLE_BELOW = 2.0  # seconds
 
 
@@ -44,84 +42,94 @@ class Spec(TypedDict):
     flags: dict[str, Any]
 
 
-class Job:
-    """What a contestant can do: `variants[name](n)` runs n steps; `network` is looked into for the shares."""
+class Implementation(Protocol):
+    """A model that is ready to run: `variants[name](n)` runs n steps; `network` is timed by part."""
 
-    variants: dict[str, Callable[[int], None]]
-    network: torch.nn.Module
+    @property
+    def variants(self) -> dict[str, Callable[[int], None]]: ...
+
+    @property
+    def network(self) -> torch.nn.Module: ...
 
 
-def build(spec: Spec, device: torch.device) -> tuple[Job, PeakMemory]:
-    """The contestant, and the memory meter that was set up after its imports."""
+def build(spec: Spec, device: torch.device) -> tuple[Implementation, PeakMemory]:
+    """Return the implementation, and a memory meter whose zero is after the imports and before the model."""
     if spec["folder"] is None:
-        from tools.benchmark import product
+        from tools.benchmark.implementations import icn
 
         memory = PeakMemory(device)
-        return product.build(spec, device), memory
-    from tools.benchmark import peer
+        return icn.build(spec, device), memory
+    from tools.benchmark.implementations import peer
 
     build_model = peer.import_build_model(spec["folder"])
     memory = PeakMemory(device)
-    return peer.build(spec, device, build_model), memory
+    return peer.Peer(spec, device, build_model), memory
 
 
-def warm(step: Callable[[int], None], device: torch.device, compiled: bool) -> tuple[float, float | None]:
-    """Run until nothing is new; returns the seconds of a step, and those of compiling."""
-    seconds = [_timed(step, 1, device) for _ in range(3 if device.type == "cuda" or compiled else 1)]
-    return seconds[-1], max(0.0, seconds[0] - seconds[-1]) if compiled else None
+class Server:
+    """Answers to the requests that follow the first line."""
 
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.device = spec, torch.device(spec["device"])
+        self.implementation, self.memory = build(spec, self.device)
+        self.expected: dict[str, float] = {}  # seconds of a step, by variant
 
-def _timed(step: Callable[[int], None], count: int, device: torch.device) -> float:
-    _synchronise(device)
-    start = time.perf_counter()
-    step(count)
-    _synchronise(device)
-    return (time.perf_counter() - start) / count
+    def answer(self, do: str, variant: str, first: bool = False) -> dict[str, Any]:
+        """Do `warm`, `run` or `shares`."""
+        step = self.implementation.variants[variant]
+        if do == "warm":
+            self.expected[variant], compile_seconds = self.warm_up(step)
+            return {"compile_seconds": compile_seconds}
+        if first and self.expected[variant] < SETTLE_BELOW:
+            step(1)
+        self.memory.reset()
+        contention = Contention()
+        if do == "shares":
+            shares = time_parts(self.implementation.network, lambda: self.time_steps(step, 1), self.synchronise)
+            return {"shares": shares, "contention": contention.share()}
+        seconds = self.time_steps(step, max(1, math.ceil(MIN_SECONDS / self.expected[variant])))
+        return {"seconds": seconds, "contention": contention.share(), "peak_memory": self.memory.read()}
 
+    def warm_up(self, step: Callable[[int], None]) -> tuple[float, float | None]:
+        """Return the seconds of a step in a steady state, and those of compiling (None where nothing is compiled)."""
+        compiled = self.spec["compiled"]
+        seconds = [self.time_steps(step, 1) for _ in range(3 if self.device.type == "cuda" or compiled else 1)]
+        return seconds[-1], max(0.0, seconds[0] - seconds[-1]) if compiled else None
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    def time_steps(self, step: Callable[[int], None], count: int) -> float:
+        """Return the seconds of one step, the mean of `count`."""
+        self.synchronise()
+        start = time.perf_counter()
+        step(count)
+        self.synchronise()
+        return (time.perf_counter() - start) / count
+
+    def synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def serve(spec: Spec, reply: Callable[[dict[str, Any]], None]) -> None:
-    """Build, then obey until the input ends."""
-    device = torch.device(spec["device"])
+    """Build, then answer requests until the input ends."""
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     if spec["memory_gib"] is not None:
         limit_memory(spec["memory_gib"])
-    job, memory = build(spec, device)
-    reply({"variants": list(job.variants), "threads": torch.get_num_threads()})
-    expected: dict[str, float] = {}
-
-    def obey(do: str, variant: str, first: bool = False) -> dict[str, Any]:
-        step = job.variants[variant]
-        if do == "warm":
-            expected[variant], compile_seconds = warm(step, device, spec["compiled"])
-            return {"compile_seconds": compile_seconds}
-        if first and expected[variant] < SETTLE_BELOW:
-            step(1)
-        memory.reset()
-        disturbance = Disturbance()
-        if do == "shares":
-            shares = time_parts(job.network, lambda: _timed(step, 1, device), lambda: _synchronise(device))
-            return {"shares": shares, "disturbance": disturbance.share()}
-        seconds = _timed(step, max(1, math.ceil(AT_LEAST / expected[variant])), device)
-        return {"seconds": seconds, "disturbance": disturbance.share(), "peak_memory": memory.read()}
-
+    server = Server(spec)
+    reply({"variants": list(server.implementation.variants), "threads": torch.get_num_threads()})
     for line in sys.stdin:
         try:
-            answer = obey(**json.loads(line))
+            answer = server.answer(**json.loads(line))
         except RuntimeError as error:  # one variant that needs too much memory does not end the others
             answer = {"failed": _reason(error)}
         reply(answer)
 
 
 def main() -> None:
+    """Serve the parent at the other end of stdin and stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the input
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # a contestant may print
+    os.dup2(2, 1)  # what an implementation prints must not get between the answers
 
     def reply(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
@@ -139,7 +147,7 @@ def main() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """One line; that memory ran out is said in the same words whoever found it out."""
+    """Return one line; `out of memory` whichever library ran out of it."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in text:
         return "out of memory"

@@ -1,1 +1,1 @@
-"""The implementations that are timed against each other."""
+"""The implementations that are measured against each other."""

@@ -1,4 +1,4 @@
-"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.inference`, and `engine.Trainer.step`."""
+"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.for_inference`, and `engine.Trainer.step`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from datasets import ImageBatch
 from engine import evaluate
 from models import ICN, ICNOutput, build_model
 from models.inference import for_inference
-from tools.benchmark.cases import FLOOR, WITH_MAPS
+from tools.benchmark.cases import BACKBONE_ONLY, WITH_MAPS
 from util.precision import Precision, select_precision
 
 
 class LastMaps(nn.Module):
-    """The model with the maps of its last decoder layer asked for at every call."""
+    """A model that returns the attention maps of its last decoder layer at every call."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LastMaps(nn.Module):
 
 
 class Evaluation:
-    """The evaluation, the same with maps, and the bare backbone out of the very same model."""
+    """The evaluation, the evaluation with maps, and the backbone alone of the very same model."""
 
     def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision) -> None:
         self.network = for_inference(model, precision.dtype)
@@ -47,21 +47,21 @@ class Evaluation:
         self.variants: dict[str, Callable[[int], None]] = {
             "evaluation": lambda count: self.evaluate(network, count),
             WITH_MAPS: lambda count: self.evaluate(maps, count),
-            FLOOR: lambda count: self.floor(backbone, count),
+            BACKBONE_ONLY: lambda count: self.run_backbone(backbone, count),
         }
 
     def evaluate(self, model: nn.Module, count: int) -> None:
         evaluate(model, [self.batch] * count, self.device, self.normalisation, self.classes, "evaluation", self.precision)
 
     @torch.inference_mode()
-    def floor(self, backbone: nn.Module, count: int) -> None:
+    def run_backbone(self, backbone: nn.Module, count: int) -> None:
         with self.precision.autocast():
             for _ in range(count):
                 backbone(self.images)
 
 
 class Training:
-    """The training step of the trainer that main.py would make from the same flags."""
+    """The training step of the trainer that main.py makes from the same flags."""
 
     def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision, args: argparse.Namespace) -> None:
         self.network = model.to(device, memory_format=torch.channels_last)
@@ -80,7 +80,7 @@ class Training:
 
 
 def build(spec: Any, device: torch.device) -> Evaluation | Training:
-    """What a spec asks for. ValueError for flags that make no model."""
+    """Return the implementation for a `tools.benchmark.worker.Spec`. ValueError for flags that make no model."""
     flags = {**spec["flags"], "num_queries": spec["classes"], "backbone_norm": "frozen", "backbone_weights": "none"}
     args = argparse.Namespace(**flags)
     precision = select_precision(spec["precision"], device)
@@ -92,7 +92,7 @@ def build(spec: Any, device: torch.device) -> Evaluation | Training:
 
 
 def make_batch(spec: Any, device: torch.device) -> ImageBatch:
-    """A batch as the loader gives it: uint8 in channels_last memory on the CPU, pinned for a GPU, nothing padded."""
+    """Return a batch as the loader does: uint8 in channels_last memory on the CPU, pinned for a GPU, nothing padded."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["batch_size"], 3, spec["height"], spec["width"])
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).contiguous(memory_format=torch.channels_last)

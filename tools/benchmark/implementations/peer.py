@@ -1,6 +1,6 @@
-"""Any repository with INTR's `build_model(args)`: evaluated and trained as INTR's own engine does it.
+"""Any repository with INTR's `build_model(args)`, evaluated and trained as INTR's own engine does it.
 
-This module imports nothing of ICN: in the process of a peer, `models` and `util` are the peer's.
+This module imports nothing of ICN: in the process of a peer, `models`, `util`, `datasets` and `tools` are the peer's.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ CLIP_MAX_NORM = 0.1
 
 
 class NoWeights(dict[str, Tensor]):
-    """What comes in the place of a download: weights that leave a model as it is."""
+    """An empty state dict that stands for a download: loading it leaves a model unchanged."""
 
 
 @dataclass
 class Padded:
-    """Images with their padding mask, for a peer that has no `util.misc.NestedTensor`."""
+    """Images and their padding mask, for a peer without `util.misc.NestedTensor`."""
 
     tensors: Tensor
     mask: Tensor
@@ -46,8 +46,8 @@ class Peer:
 
     def __init__(self, spec: Any, device: torch.device, build_model: Callable[[argparse.Namespace], Any]) -> None:
         args = argparse.Namespace(**{**spec["flags"], "num_queries": spec["classes"], "device": str(device)})
-        made = build_model(args)
-        self.network: nn.Module = (made[0] if isinstance(made, tuple) else made).to(device)
+        built = build_model(args)  # a model, or a tuple of model and criterion
+        self.network: nn.Module = (built[0] if isinstance(built, tuple) else built).to(device)
         self.device = device
         self.samples = _samples(spec)
         self.labels = torch.arange(spec["batch_size"]) % spec["classes"]
@@ -67,7 +67,7 @@ class Peer:
 
     def train(self, count: int) -> None:
         for _ in range(count):
-            outputs, loss = self._forward()  # the outputs live through the backward, as they do in INTR's loop
+            outputs, loss = self._forward()  # the outputs are in memory during the backward pass, as in INTR's loop
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_MAX_NORM)
@@ -78,18 +78,23 @@ class Peer:
 
     def _forward(self) -> tuple[Any, Tensor]:
         outputs = self.network(self.samples.to(self.device))
-        found = outputs[0] if isinstance(outputs, tuple) else outputs
-        return outputs, F.cross_entropy(found["query_logits"], self.labels.to(self.device))
+        named = outputs[0] if isinstance(outputs, tuple) else outputs
+        return outputs, F.cross_entropy(named["query_logits"], self.labels.to(self.device))
 
 
 def import_build_model(folder: str) -> Callable[[argparse.Namespace], Any]:
-    """`models.build_model` of the repository in `folder`, with everything that would download made harmless.
+    """Return `models.build_model` of the repository in `folder`, unable to download anything.
+
+    This repository is taken off the import path, and its modules out of `sys.modules`: the peer may have packages of the
+    same names, `tools` among them, from which the worker itself was imported.
 
     Raises:
         ValueError: there is no such function.
     """
     root = Path(__file__).resolve().parents[3]
     sys.path[:] = [folder, *(entry for entry in sys.path if Path(entry).resolve() != root)]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
+        del sys.modules[name]
     os.chdir(folder)
     warnings.filterwarnings("ignore")
     forbid_downloads()
@@ -100,7 +105,7 @@ def import_build_model(folder: str) -> Callable[[argparse.Namespace], Any]:
 
 
 def forbid_downloads() -> None:
-    """Let a request for pretrained weights give none, and loading none do nothing: speed does not depend on them."""
+    """Replace downloads of pretrained weights by `NoWeights`: speed does not depend on them."""
     import torchvision.models._api as api
 
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
@@ -112,17 +117,13 @@ def forbid_downloads() -> None:
             return load(module, {}, strict=False)
         return load(module, state_dict, *args, **kwargs)
 
-    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign]
+    nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign, assignment]
     torch.hub.load_state_dict_from_url = lambda *_, **__: NoWeights()
     api.WeightsEnum.get_state_dict = lambda *_, **__: NoWeights()  # type: ignore[method-assign]
 
 
-def build(spec: Any, device: torch.device, build_model: Callable[[argparse.Namespace], Any]) -> Peer:
-    return Peer(spec, device, build_model)
-
-
 def _samples(spec: Any) -> Any:
-    """A batch as INTR's loader gives it: normalised floats on the CPU, and a mask, though nothing is padded."""
+    """Return a batch as INTR's loader does: normalised floats on the CPU, and a mask, though nothing is padded."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["batch_size"], 3, spec["height"], spec["width"])
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).float().div_(255)

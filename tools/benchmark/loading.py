@@ -1,4 +1,4 @@
-"""How fast files become normalised batches, in one process with one thread: ICN's pipeline against INTR's on PIL images."""
+"""Data loading: how fast one thread turns image files into normalised batches, by ICN's pipeline and by INTR's on PIL images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from datasets import (
     train_transform,
     training_scales,
 )
-from tools.benchmark import pil_pipeline as pil
+from tools.benchmark.implementations import pil_loading as pil
 
 SIZES = ((500, 375), (1024, 683))  # width, height of the files
 RECIPES = ("aspect 800 training", "aspect 800 evaluation", "square 448 training", "square 448 evaluation")
@@ -38,21 +38,21 @@ ROUNDS = 3  # at least
 Step = Callable[[], Tensor]  # one batch, normalised: float32 [B, 3, H, W]
 
 
-def measure(
+def measure_loading(
     seconds: float = 4.0,
     sizes: Sequence[tuple[int, int]] = SIZES,
     recipes: Sequence[str] = RECIPES,
     batch_size: int = 12,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Alternates a batch of each pipeline, from JPEG files in memory's cache to the normalised batch.
+    """Alternate a batch of each pipeline, from JPEG files in the page cache to the normalised batch.
 
     Args:
         seconds: for each row, at least; three rounds are always made.
         sizes: (width, height) of the JPEG files, which are made in a temporary folder.
-        recipes: of `RECIPES`: `aspect 800` is INTR's, `square 448` a random resized crop or the whole picture.
-        batch_size: pictures per batch.
-        seed: of the pictures and of the augmentation.
+        recipes: of `RECIPES`: `aspect 800` is INTR's, `square 448` a random resized crop or the whole image.
+        batch_size: images per batch.
+        seed: of the images and of the augmentation.
 
     Returns:
         A row for each size and recipe: `recipe`, `width`, `height`, `file_kb` (mean size of the files), `batch_size`,
@@ -77,7 +77,7 @@ def measure(
 
 
 def write_photographs(folder: Path, width: int, height: int, count: int, seed: int = 0) -> None:
-    """Different parts of one photograph (matplotlib's, of Grace Hopper), with grain, as JPEG files of quality 90."""
+    """Write crops of one photograph (matplotlib's, of Grace Hopper), with noise, as JPEG files of quality 90."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     source = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
@@ -95,12 +95,12 @@ def write_photographs(folder: Path, width: int, height: int, count: int, seed: i
 
 
 def icn_batches(root: Path, recipe: str, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
-    """The product's own classes, endlessly: normalised batches."""
+    """Yield normalised batches of ICN's own data sets and samplers, endlessly."""
     kind, size, mode = _parse(recipe)
     square = kind == "square"
     if mode == "training":
         data = ImageFolder(root, transform=train_transform(size, square))
-        sampler = TrainSampler(len(data), batch_size, seed, None if square else training_scales(size))
+        sampler: TrainSampler | EvalSampler = TrainSampler(len(data), batch_size, seed, None if square else training_scales(size))
     else:
         data = ImageFolder(root, transform=eval_transform(size, square))
         sampler = EvalSampler(len(data), batch_size, shapes=eval_shapes(data, workers=1))
@@ -112,7 +112,7 @@ def icn_batches(root: Path, recipe: str, batch_size: int, seed: int = 0) -> Iter
 
 
 def pil_batches(root: Path, recipe: str, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
-    """`tools.benchmark.pil_pipeline` on the same files, endlessly: normalised batches."""
+    """Yield normalised batches of INTR's pipeline on the same files, endlessly."""
     kind, size, mode = _parse(recipe)
     paths = sorted(map(str, root.rglob("*.jpg")))
     transforms: dict[tuple[str, str], Any] = {
@@ -132,6 +132,7 @@ def pil_batches(root: Path, recipe: str, batch_size: int, seed: int = 0) -> Iter
 
 
 def _compare(root: Path, recipe: str, batch_size: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Return batch size, rounds, the rates of both pipelines and their ratio."""
     pipelines = {"icn": icn_batches(root, recipe, batch_size, seed), "pil": pil_batches(root, recipe, batch_size, seed)}
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
     for batches in pipelines.values():
@@ -155,8 +156,3 @@ def _parse(recipe: str) -> tuple[str, int, str]:
         raise ValueError(f"recipe {recipe!r} is not known; allowed: {', '.join(RECIPES)}")
     kind, size, mode = recipe.split()
     return kind, int(size), mode
-
-
-if __name__ == "__main__":
-    for line in measure():
-        print(line)
