@@ -15,7 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from attribution.methods.pixel_gradients import blurred, of_pairs, path_gradients
+from attribution.baselines import gaussian_blur
+from attribution.methods.pixel_gradients import of_pairs, path_gradients
 from models import ICN
 
 STEPS = (8, 16)  # of the two halves
@@ -82,4 +83,4 @@ def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, ste
         norm = down.flatten(1).norm(dim=1).clamp(min=torch.finfo(down.dtype).tiny)[:, None, None, None]
         missing += length * down.square() / norm
         place = place - length * down / norm
-    return blurred(there.sum(1), SMOOTH[0] * side) + WAY * blurred(missing.sum(1), SMOOTH[1] * side)
+    return gaussian_blur(there.sum(1), SMOOTH[0] * side) + WAY * gaussian_blur(missing.sum(1), SMOOTH[1] * side)

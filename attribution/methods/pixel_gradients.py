@@ -6,14 +6,13 @@ gradients of what the cells add lead on from the cell to the pixel.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from attribution.baselines import gaussian_blur
 from attribution.methods.hooks import frozen
 from attribution.methods.posthoc import _alone, _blank
 from models import ICN
@@ -69,7 +68,7 @@ def _carried(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, step
         return [said.clamp(min=0).sum() for said in (own, own - other)]
 
     sigma = SMOOTH * min(images.shape[-2:])
-    for_class, apart = (_shares(blurred(one.sum(1), sigma)) for one in path_gradients(sums, images, steps))
+    for_class, apart = (_shares(gaussian_blur(one.sum(1), sigma)) for one in path_gradients(sums, images, steps))
     return for_class + APART * apart.clamp(min=0)
 
 
@@ -106,7 +105,7 @@ def of_pairs(
 
 def path_gradients(functions: Callable[[Tensor], list[Tensor]], images: Tensor, steps: int) -> list[Tensor]:
     """Of scalar functions of a batch of pictures, along the straight way from the blurred pictures: `[B, 3, H, W]` each."""
-    away = images - blurred(images, BLUR * min(images.shape[-2:]))
+    away = images - gaussian_blur(images, BLUR * min(images.shape[-2:]))
     found: list[Tensor] = []
     for step in range(steps):
         x = (images - (1 - (step + 0.5) / steps) * away).detach().requires_grad_()
@@ -114,12 +113,6 @@ def path_gradients(functions: Callable[[Tensor], list[Tensor]], images: Tensor, 
         slopes = [torch.autograd.grad(value, x, retain_graph=value is not values[-1])[0].float() for value in values]
         found = [so_far + slope for so_far, slope in zip(found, slopes, strict=True)] if found else slopes
     return [one / steps * away for one in found]
-
-
-def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian over the last two dimensions, of at most half of each."""
-    size = [2 * min(math.ceil(3 * sigma), (side - 1) // 2) + 1 for side in (x.shape[-1], x.shape[-2])]
-    return tv.gaussian_blur(x, size, [sigma, sigma])
 
 
 def _shares(maps: Tensor) -> Tensor:

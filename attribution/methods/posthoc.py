@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attribution.baselines import baseline_images
 from attribution.methods.hooks import frozen, start_graph
-from attribution.metrics.faithfulness import CleanScores, replacement
 from models import ICN
 
 CAPTUM = "captum>=0.9"  # as pip takes it
@@ -75,7 +75,7 @@ def integrated_gradients(
     with frozen(model):
         maps = _blank(images)
         for place, image, label in _alone(images, classes, padding_mask):
-            start = _replaced(image, baseline)
+            start = baseline_images(image, baseline)
             attributed = method.attribute(image, start, label, n_steps=steps, internal_batch_size=at_once)
             maps[place] = attributed.detach()[0].sum(0)
     return maps
@@ -115,7 +115,7 @@ def occlusion(
             image,
             sliding_window_shapes=(image.shape[1], *sides),
             strides=(image.shape[1], *steps),
-            baselines=_replaced(image, baseline),
+            baselines=baseline_images(image, baseline),
             target=label,
             perturbations_per_eval=at_once,
         )
@@ -228,12 +228,6 @@ def _alone(
             valid = ~padding_mask[index]
             height, width = int(valid.any(1).sum()), int(valid.any(0).sum())
         yield (index, slice(height), slice(width)), images[index : index + 1, :, :height, :width].clone(), label
-
-
-def _replaced(image: Tensor, kind: str) -> Tensor:
-    """The picture `[1, 3, H, W]` by its `mean` or `blur`."""
-    nothing = image.new_empty(1, 0)
-    return replacement(CleanScores(image, None, nothing, nothing), kind)
 
 
 def _captum(method: str) -> Any:

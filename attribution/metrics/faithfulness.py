@@ -3,9 +3,8 @@
 Conventions, which differ between papers: the score is the softmax probability of the class predicted on the clean image; of the
 n valid pixels, step k of K replaces the first `round(k n / K)` of the map's order; the area under a curve is
 `(sum s - s_0/2 - s_K/2) / K` (Petsiuk et al., RISE, BMVC 2018, as in its code); ties are broken at random, in one order that
-is the same for all images and maps, so that no score depends on what else was measured. Replacements: `mean` is 0, the mean
-of normalised pictures; `blur` is the picture under an 11x11 Gaussian of sigma 5, renormalised at the border of the picture.
-The maps come enlarged by `resize.enlarge`.
+is the same for all images and maps, so that no score depends on what else was measured. Replacements are those of
+`attribution.baselines`; maps are enlarged by `resize.enlarge`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from attribution.baselines import baseline_images
 from attribution.resize import enlarge
 
-KERNEL, SIGMA = 11, 5.0
 Score = Callable[..., Tensor]
 
 
@@ -62,20 +60,6 @@ def score_clean(
     return CleanScores(images, padding_mask, probabilities, probabilities.argmax(1) if classes is None else classes)
 
 
-def replacement(clean: CleanScores, kind: str) -> Tensor:
-    """What pixels are replaced by: `mean` or `blur`, `[B, 3, H, W]`.
-
-    Raises:
-        ValueError: another kind.
-    """
-    if kind == "mean":
-        return torch.zeros_like(clean.images)
-    if kind != "blur":
-        raise ValueError(f"no replacement '{kind}': mean or blur")
-    valid = clean.valid.view(len(clean.images), 1, *clean.images.shape[-2:]).to(clean.images)
-    return _gaussian(clean.images * valid) / _gaussian(valid).clamp(min=torch.finfo(torch.float32).tiny)
-
-
 def ranks(clean: CleanScores, maps: Tensor, *, seed: int = 0) -> Tensor:
     """ProcessInfo of each pixel from the most relevant, 0, to the least; ties in the random order of `seed`.
 
@@ -116,7 +100,7 @@ class PixelPerturbation:
         if steps < 1 or chunk < 1:
             raise ValueError(f"steps and chunk must be at least 1, not {steps} and {chunk}")
         self.score, self.clean, self.steps, self.chunk = score, clean, steps, chunk
-        self.replacement = replacement(clean, kind) if isinstance(kind, str) else kind
+        self.replacement = baseline_images(clean.images, kind, clean.padding_mask) if isinstance(kind, str) else kind
         self.pixels = clean.valid.sum(1)  # [B]
         gone = torch.where(clean.valid.view(len(clean.images), 1, *clean.images.shape[-2:]), self.replacement, clean.images)
         self.blank = _scored(score, gone, clean.padding_mask, chunk)  # [B, C]
@@ -224,15 +208,6 @@ def faithfulness(
 def area(curve: Tensor) -> Tensor:
     """Normalised area under curves `[B, K + 1]`: `(sum s - s_0/2 - s_K/2) / K`, `[B]`."""
     return (curve.sum(1) - curve[:, 0] / 2 - curve[:, -1] / 2) / (curve.shape[1] - 1)
-
-
-def _gaussian(images: Tensor) -> Tensor:
-    """11x11 Gaussian of sigma 5, zeros beyond the border."""
-    offset = torch.arange(KERNEL, device=images.device, dtype=images.dtype) - KERNEL // 2
-    weight = (-(offset**2) / (2 * SIGMA**2)).exp()
-    weight = (weight / weight.sum()).expand(images.shape[1], 1, 1, -1)
-    rows = F.conv2d(images, weight, padding=(0, KERNEL // 2), groups=images.shape[1])
-    return F.conv2d(rows, weight.transpose(2, 3), padding=(KERNEL // 2, 0), groups=images.shape[1])
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from patches import one_thread as one_thread
 from patches import patch_model
 from torch import Tensor, nn
 
-from attribution.methods.pixel_gradients import additive_pixels, path_gradients
+from attribution.baselines import gaussian_blur
+from attribution.methods.pixel_gradients import BLUR, additive_pixels, path_gradients
 from models import ICN
 
 SIDE, CELL = 64, 16
@@ -121,9 +122,7 @@ def test_the_gradients_of_a_path_sum_to_the_change_along_it() -> None:
     def functions(x: Tensor) -> list[Tensor]:
         return [x.square().sum(), (3 * x).sum()]
 
-    from attribution.methods.pixel_gradients import BLUR, blurred
-
-    start = blurred(image, BLUR * SIDE)
+    start = gaussian_blur(image, BLUR * SIDE)
     for found, end, begin in zip(path_gradients(functions, image, 4), functions(image), functions(start), strict=True):
         torch.testing.assert_close(found.sum(), end - begin, rtol=1e-4, atol=1e-2)
 

@@ -11,6 +11,7 @@ from patches import CELL, SIZES, alone, batch, patch_model
 from patches import one_thread as one_thread
 from torch import Tensor, nn
 
+from attribution.baselines import baseline_images
 from attribution.methods.attention import additive
 from attribution.methods.contrast import contrast
 from attribution.methods.pixel_gradients import additive_pixels
@@ -69,13 +70,11 @@ def test_gradcam_of_a_linear_model_is_the_positive_part_of_its_sum() -> None:
 @pytest.mark.parametrize("baseline", ["mean", "blur"])
 def test_integrated_gradients_sum_to_the_change_of_the_logit(baseline: str) -> None:
     pytest.importorskip("captum")
-    from attribution.methods.posthoc import _replaced
-
     model = patch_model()
     image, label = alone(1)
     map_ = integrated_gradients(model, image, label, steps=50, baseline=baseline)
     with torch.no_grad():
-        change = (model(image).logits - model(_replaced(image, baseline)).logits)[0, int(label)]
+        change = (model(image).logits - model(baseline_images(image, baseline)).logits)[0, int(label)]
     torch.testing.assert_close(map_.sum(), change, rtol=2e-2, atol=2e-2 * float(map_.abs().sum()))
     with pytest.raises(ValueError, match="no replacement 'black': mean or blur"):
         integrated_gradients(model, image, label, baseline="black")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribution.metrics.faithfulness import PixelPerturbation, area, faithfulness, ranks, replacement, score_clean
+from attribution.baselines import baseline_images
+from attribution.metrics.faithfulness import PixelPerturbation, area, faithfulness, ranks, score_clean
 
 SIZE = 28
 
@@ -66,7 +67,7 @@ def test_curves_are_those_of_a_plain_loop(model: Small, images: Tensor, maps: Te
     to_mean, to_blur = (PixelPerturbation(scorer(model), clean, kind, steps=steps, chunk=chunk) for kind in ("mean", "blur"))
     siblings = (clean.classes + 1) % 4
     found = faithfulness(to_mean, to_blur, maps, siblings)
-    blurred, pixels = replacement(clean, "blur"), SIZE * SIZE
+    blurred, pixels = baseline_images(images, "blur"), SIZE * SIZE
     for b, heat in enumerate(maps):
         order = np.argsort(-heat.flatten().numpy(), kind="stable")
         assert len(np.unique(heat)) == pixels
@@ -128,24 +129,6 @@ def test_areas_are_those_of_torchcam(model: Small, images: Tensor, maps: Tensor,
     found = metric.summary()
     assert found["deletion_auc"] == pytest.approx(deletion.mean().item(), abs=1e-5)
     assert found["insertion_auc"] == pytest.approx(insertion.mean().item(), abs=1e-5)
-
-
-def test_blur_is_a_gaussian_that_does_not_darken_the_border(images: Tensor) -> None:
-    clean = score_clean(lambda x: torch.ones(len(x), 2) / 2, images)
-    blurred = replacement(clean, "blur")
-    offset = np.arange(11) - 5
-    weights = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 5.0**2))
-    picture = images[1, 2].double().numpy()
-    for row, column in ((14, 14), (0, 0), (27, 9)):
-        top, left = row - 5, column - 5
-        inside = [(i, j) for i in range(11) for j in range(11) if 0 <= top + i < SIZE and 0 <= left + j < SIZE]
-        total = sum(weights[i, j] * picture[top + i, left + j] for i, j in inside)
-        assert blurred[1, 2, row, column].item() == pytest.approx(total / sum(weights[at] for at in inside), abs=1e-5)
-    even = replacement(score_clean(lambda x: torch.ones(len(x), 2), torch.full((1, 3, 20, 20), 0.7)), "blur")
-    assert torch.allclose(even, torch.full_like(even, 0.7))
-    assert torch.equal(replacement(clean, "mean"), torch.zeros_like(images))
-    with pytest.raises(ValueError, match="mean or blur"):
-        replacement(clean, "noise")
 
 
 def mass_on(mask: Tensor) -> Callable[..., Tensor]:
