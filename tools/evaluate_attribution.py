@@ -26,7 +26,6 @@ from attribution.evaluation.protocol import FULL, QUICK, Budget
 from attribution.evaluation.selection import in_turn, most_confused, score_split
 from attribution.evaluation.summary import summary
 from attribution.methods.registry import METHODS, Method, methods_of
-from attribution.planes.evidence import PlanesSplit, is_planes, open_planes
 from attribution.planes.metrics import PlanesMetrics
 from attribution.report.examples import draw_sheet
 from attribution.report.plots import draw_bars, draw_curves
@@ -35,6 +34,7 @@ from datasets import EvalSampler, ImageFolder, class_names, collate, decode_imag
 from datasets.loaders import build_eval_loader
 from datasets.masks import check_masks, mask_path
 from datasets.pairs import PairPicture, read_pairs
+from datasets.planes.annotations import PlanesSplit, is_planes, open_planes
 from flags import INPUT, add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, for_inference, load_checkpoint
 from util.cli import Parser, launch, select_device

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribution.planes.evidence import Record
+from datasets.planes.annotations import Record
 from datasets.planes.renderer import PARTS, SLOTS, counterfactual
 from util.distributed import ALONE, Ranks
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attribution.metrics.localisation import average_precision, energy, pointing
 from attribution.planes.counterfactuals import Logits, Prepare, removal_table, removals, score_renders
-from attribution.planes.evidence import PlanesSplit, Record, check_picture, evidence, part_masks, sibling
+from attribution.planes.evidence import evidence, part_masks, sibling
 from attribution.planes.parts import (
     best_threshold,
     curve_area,
@@ -31,6 +31,7 @@ from attribution.planes.parts import (
     top_k_checks,
 )
 from attribution.resize import pool_to
+from datasets.planes.annotations import PlanesSplit, Record, check_picture
 from datasets.planes.renderer import Variants
 from util.distributed import ALONE, Ranks
 

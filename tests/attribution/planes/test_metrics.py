@@ -15,8 +15,9 @@ import torch
 
 from attribution.planes import counterfactuals
 from attribution.planes.counterfactuals import present_parts, score_renders
-from attribution.planes.evidence import PlanesSplit, evidence, is_planes, open_planes, part_masks, sibling
+from attribution.planes.evidence import evidence, part_masks, sibling
 from attribution.planes.metrics import PlanesMetrics
+from datasets.planes.annotations import PlanesSplit, is_planes, open_planes
 from datasets.planes.export import export
 from datasets.planes.renderer import SLOTS, counterfactual, get_preset
 
