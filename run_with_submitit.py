@@ -20,8 +20,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, Uncomplet
 
 from job import TOOLS, Job, program, results_of
 from run import find_checkpoint, output_folder
-from tools.collect import table
 from util.cli import Parser, launch, parse
+from util.run_table import run_table
 
 ROOT = Path(__file__).resolve().parent
 
@@ -268,7 +268,7 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
             result = wait(job, args.cluster)
             print(f"job {job.job_id} is done: {result}", flush=True)
     if folders and not args.eval:
-        print(table(folders))
+        print(run_table(folders))
     return result
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +13,6 @@ from conftest import tiny_flags, tiny_model
 from models import ICN
 from tools.benchmark.implementations.plain.models import PlainClassifier, build_model
 
-ROOT = Path(__file__).parents[2]
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"pre_norm": True, "enc_layers": 2},
@@ -106,14 +103,3 @@ def test_every_cross_attention_runs_twice() -> None:
 def test_a_backbone_that_it_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="--backbone convnext_tiny"):
         build_model(plain_flags(backbone="convnext_tiny"))
-
-
-def test_nothing_imports_the_tools() -> None:
-    files = [ROOT / name for name in ("main.py", "engine.py", "flags.py")]
-    for package in ("models", "datasets", "attribution", "util"):
-        files += (ROOT / package).rglob("*.py")
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(name.split(".")[0] == "tools" for name in names), file

@@ -11,10 +11,10 @@ from conftest import tiny_flags
 
 import main
 from run_with_submitit import seeds
-from tools.collect import table
 from util.cli import launch, select_device
 from util.errors import RunFailed
 from util.launcher import ALONE, ProcessInfo, read_launcher_env, rendezvous_url
+from util.run_table import run_table
 from util.stopping import StopRequest
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
@@ -148,7 +148,7 @@ def test_table_of_runs(tmp_path: Path) -> None:
         (tmp_path / f"run_seed{number}").mkdir()
         line = f'{{"epoch": 4, "test_acc1": {accuracy - 1}, "best_acc1": {accuracy}}}\n'
         (tmp_path / f"run_seed{number}" / "log.txt").write_text('{"epoch": 3}\n' + line)
-    rows = table(sorted(tmp_path.iterdir())).splitlines()
+    rows = run_table(sorted(tmp_path.iterdir())).splitlines()
     assert [row.split() for row in rows[1:4]] == [[f"run_seed{n}", "5", f"{89 + 2 * n}.00", f"{90 + 2 * n}.00"] for n in range(3)]
     assert rows[4].split() == ["mean", "+-", "sd", "of", "3", "91.00", "+-", "2.00", "92.00", "+-", "2.00"]
     for recipe in ("a", "b"):
@@ -156,9 +156,9 @@ def test_table_of_runs(tmp_path: Path) -> None:
             folder = tmp_path / f"run_{recipe}_seed{number}"
             folder.mkdir()
             (folder / "log.txt").write_text(f'{{"epoch": 4, "test_acc1": {80 + number}, "best_acc1": {90 + number}}}\n')
-    rows = table([tmp_path / f"run_{recipe}_seed{number}" for number in range(2) for recipe in "ab"]).splitlines()
+    rows = run_table([tmp_path / f"run_{recipe}_seed{number}" for number in range(2) for recipe in "ab"]).splitlines()
     names = ["run_a_seed0", "run_a_seed1", "run_a:", "run_b_seed0", "run_b_seed1", "run_b:"]
     assert [row.split()[0] for row in rows[1:]] == names
     assert rows[3] == "run_a: mean +- sd of 2          80.50 +- 0.71  90.50 +- 0.71"
     with pytest.raises(ValueError, match="log.txt has no finished epoch"):
-        table([tmp_path / "nothing"])
+        run_table([tmp_path / "nothing"])
