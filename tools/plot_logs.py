@@ -1,8 +1,8 @@
-"""Accuracy of runs against wall time and against epochs, as a picture.
+"""Plot the accuracy of training runs against wall time and against epochs.
 
     python -m tools.plot_logs <run folder> ... --out curves.png [--labels <name> ...]
 
-A run folder is `<output_dir>/<dataset_name>/<output_sub_dir>` of a training, where its log.txt stands.
+A run folder is `<output_dir>/<dataset_name>/<output_sub_dir>` of a training, which holds its log.txt.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from util.cli import Parser, launch
 
-# Okabe and Ito's colours, which are told apart in every form of colour blindness; the markers tell them apart in grey.
+# Okabe and Ito's palette, which is safe for colour blindness; the markers differ in grey scale too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 STYLES = ("-", "--", ":", "-.")
@@ -27,12 +28,13 @@ STYLES = ("-", "--", ":", "-.")
 
 @dataclass
 class Run:
-    """One log: a value per epoch in each list.
+    """The log of a training run, with one value per epoch in each list.
 
-    epochs: counted from 1.
-    minutes: since the start of the run.
-    accuracies: acc@1 on the scored split, percent.
-    evaluation_counted: whether `minutes` holds the evaluations; older logs know the seconds of training only.
+    Attributes:
+        epochs: counted from 1.
+        minutes: since the start of the run.
+        accuracies: acc@1 on the scored split, percent.
+        evaluation_counted: whether `minutes` includes the evaluations; older logs have the seconds of training only.
     """
 
     label: str
@@ -43,10 +45,11 @@ class Run:
 
     @property
     def best(self) -> int:
-        """Position of the best accuracy, the first of equals."""
+        """Index of the best accuracy, the first of equals."""
         return self.accuracies.index(max(self.accuracies))
 
     def describe(self) -> str:
+        """Return the best accuracy with its epoch and time, in one line."""
         best = self.best
         minutes = self.minutes[best]
         time = f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
@@ -55,19 +58,19 @@ class Run:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = Parser("plot_logs", description="Accuracy of runs against wall time and against epochs, as a picture")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="folder of a training run, where its log.txt stands")
-    parser.add_argument("--out", default="curves.png", type=Path, help="picture to write (.png, .svg, .pdf)")
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="a name for each run; None: from the folders' names")
-    parser.add_argument("--title", default="", help="line above the picture")
+    parser = Parser("plot_logs", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="folder of a training run, which holds its log.txt")
+    parser.add_argument("--out", default="curves.png", type=Path, help="image file to write (.png, .svg, .pdf)")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="a name for each run; None: from the names of the folders")
+    parser.add_argument("--title", default="", help="title of the plot")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read the logs, print the best of each, write the picture.
+    """Read the logs, print the best accuracy of each, write the plot.
 
     Raises:
-        ValueError: a log that is missing or empty, labels that are not one a run, a picture that cannot be written.
+        ValueError: a log that is missing or empty, not one label for each run, a file that cannot be written.
     """
     labels = args.labels or default_labels(args.runs)
     if len(labels) != len(args.runs):
@@ -77,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(args.out, dpi=150)
-    except (OSError, ValueError) as error:  # the folder, or an ending that is no format
+    except (OSError, ValueError) as error:  # the folder, or an unknown image format
         raise ValueError(f"--out {args.out} cannot be written ({error})") from None
     for run in runs:
         print(run.describe())
@@ -85,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def default_labels(folders: Sequence[Path]) -> list[str]:
-    """What tells the folders apart: their paths below the folder that they share."""
+    """Return the paths of the folders relative to their deepest common folder."""
     paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < 2:
         return [path.name for path in paths]
@@ -94,23 +97,23 @@ def default_labels(folders: Sequence[Path]) -> list[str]:
 
 
 def read_log(folder: Path, label: str) -> Run:
-    """A run's log.txt; a line that a kill cut short is left out.
+    """Read the log.txt of a run; an incomplete line is skipped.
 
     Args:
-        folder: that of the run, or the log itself.
+        folder: of the run, or the log file.
 
     Raises:
-        ValueError: there is none, or it holds no epoch.
+        ValueError: the file cannot be read, or has no epoch.
     """
     path = folder / "log.txt" if folder.is_dir() else folder
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
-        raise ValueError(f"{path} cannot be read: give the folder of a training run, where its log.txt stands") from None
+        raise ValueError(f"{path} cannot be read: give the folder of a training run, which holds its log.txt") from None
     run = Run(label, [], [], [], True)
     seconds = 0.0
     for line in lines:
-        entry = _entry(line)
+        entry = _parse_epoch(line)
         if entry is None:
             continue
         if "elapsed" in entry:
@@ -129,8 +132,8 @@ def read_log(folder: Path, label: str) -> Run:
     return run
 
 
-def _entry(line: str) -> dict[str, Any] | None:
-    """The numbers of an epoch, or None for a line that does not hold them."""
+def _parse_epoch(line: str) -> dict[str, Any] | None:
+    """Return the numbers of an epoch, or None for a line without them."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError:
@@ -141,21 +144,14 @@ def _entry(line: str) -> dict[str, Any] | None:
 
 
 def draw(runs: Sequence[Run], title: str = "") -> Figure:
-    """One line a run, against minutes on the left and epochs on the right, its best value marked and in the legend."""
+    """Plot one line for each run, against minutes on the left and epochs on the right, and mark its best value."""
     height = 3.6 + 0.24 * len(runs) + (0.3 if title else 0)
     figure = Figure(figsize=(9, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     time_axis = "minutes, evaluation included" if all(run.evaluation_counted for run in runs) else "minutes"
     for axes, quantity, name in zip(panels, ("minutes", "epochs"), (time_axis, "epochs"), strict=True):
         for index, run in enumerate(runs):
-            x = getattr(run, quantity)
-            colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-            style = STYLES[index // len(COLOURS) % len(STYLES)]
-            every = max(1, len(x) // 12)
-            look = {"color": colour, "marker": marker}
-            axes.plot(x, run.accuracies, style, **look, linewidth=1.8, markersize=4, markevery=every, label=run.describe())
-            best = x[run.best], run.accuracies[run.best]
-            axes.plot(*best, **look, linestyle="none", markersize=9, markeredgecolor="white", zorder=3)
+            _draw_run(axes, run, getattr(run, quantity), index)
         axes.set_xlabel(name)
         axes.set_xlim(left=0)
         axes.grid(True, alpha=0.25)
@@ -166,9 +162,19 @@ def draw(runs: Sequence[Run], title: str = "") -> Figure:
     if title:
         figure.suptitle(title, parse_math=False)
     legend = figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
-    for text in legend.get_texts():  # a folder's name is no formula
+    for text in legend.get_texts():  # a `$` in a folder's name is not mathematics
         text.set_parse_math(False)
     return figure
+
+
+def _draw_run(axes: Axes, run: Run, x: Sequence[float], index: int) -> None:
+    """Plot a run's accuracies at `x` in the colour, marker and line style of `index`."""
+    style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    line = STYLES[index // len(COLOURS) % len(STYLES)]
+    every = max(1, len(x) // 12)
+    axes.plot(x, run.accuracies, line, **style, linewidth=1.8, markersize=4, markevery=every, label=run.describe())
+    best = x[run.best], run.accuracies[run.best]
+    axes.plot(*best, **style, linestyle="none", markersize=9, markeredgecolor="white", zorder=3)
 
 
 if __name__ == "__main__":

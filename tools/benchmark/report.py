@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from tools.benchmark.cases import BACKBONE_ONLY, ICN, WITH_MAPS, Case, Series, quartiles, time_ratio
 from tools.benchmark.meters import BACKWARD, OPTIMIZER, PARTS, REST, describe
 from tools.benchmark.runner import MAX_CONTENTION
+from util.atomic import atomic_write
 from util.tables import markdown_table
 
 GIB = 2**30
@@ -55,8 +56,9 @@ class Report:
         if self.folder is not None:
             numbers = {"machine": self.machine, "rounds": self.rounds, "flags": self.flags, **numbers}
             stem = self.folder / ("scale" if self.axes else "benchmark")
-            stem.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n")
-            stem.with_suffix(".md").write_text(text)
+            for suffix, content in ((".json", json.dumps(numbers, indent=1) + "\n"), (".md", text)):
+                with atomic_write(stem.with_suffix(suffix)) as file:
+                    file.write(content)
             if self.axes:
                 plot_scale(stem.with_suffix(".png"), *by_axis)
         return text
