@@ -11,7 +11,7 @@ DEMO := output/planes-f16/demo
 RUN := --dataset_path data --dataset_name planes-f16 --device cpu
 CODE := .
 
-.PHONY: demo test test-slurm test-oldest lint format clean
+.PHONY: demo test test-slurm test-oldest docs-commands lint format clean
 
 demo: $(DEMO)/.trained
 	$(PY) main.py --eval --resume $(DEMO)/checkpoint.pth $(RUN) --output_sub_dir demo --batch_size 32
@@ -35,6 +35,10 @@ test-oldest:
 	else \
 		echo "skipped: numpy 1.26 has no package for this Python; the oldest versions need Python 3.10 to 3.12"; \
 	fi
+
+# The commands of README.md and docs/, on small settings; PAGES="docs/data.md" runs those of these pages.
+docs-commands: $(READY)
+	$(PY) tests/documentation_commands.py $(PAGES)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check $(CODE)
