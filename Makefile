@@ -1,15 +1,15 @@
-# make demo: environment, data, training, score, maps. make test: the tests. make test-slurm: those that need a SLURM.
-# All of them make .venv themselves.
+# make demo: environment, data, training, evaluation, attribution maps. make test: the tests. make test-slurm: those that need SLURM.
+# Each of them makes .venv itself.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP_INSTALL := -m pip install --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 WEIGHTS := weights/tf_efficientnet_lite0.pth
 PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
 RUN := --dataset_path data --dataset_name planes-f16 --device cpu
-CODE := .
 
 .PHONY: demo test test-slurm test-oldest docs-commands lint format clean
 
@@ -18,13 +18,13 @@ demo: $(DEMO)/.trained
 	$(PY) -m tools.visualization --eval --resume $(DEMO)/checkpoint.pth $(RUN) --class_index 0 --output_dir output
 	@echo
 	@echo "accuracy and confusion matrix: $(DEMO)/eval_val"
-	@echo "where each class looked:       output/visualization/planes-f16/val/*/index.html (open it in a browser)"
+	@echo "attribution maps:              output/visualization/planes-f16/val/*/index.html (open it in a browser)"
 
 test: $(READY)
 	$(PY) -m pytest
 
-# Starts a SLURM of one node in a folder and on ports of its own, and stops it (Debian: apt-get install slurm-wlm munge; root).
-# ONLY="requeued or preempted" runs those of these names.
+# Starts SLURM on one node, in a folder and on ports of its own, and stops it (Debian: apt-get install slurm-wlm munge; root).
+# ONLY="requeued or preempted" runs the tests of these names.
 test-slurm: $(READY)
 	ICN_TEST_SLURM=1 $(PY) -m pytest -rs tests/slurm $(if $(ONLY),-k "$(ONLY)")
 
@@ -41,25 +41,30 @@ docs-commands: $(READY)
 	$(PY) tests/documentation_commands.py $(PAGES)
 
 lint: $(READY)
-	$(VENV)/bin/ruff check $(CODE)
-	$(VENV)/bin/ruff format --check $(CODE)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 format: $(READY)
-	$(VENV)/bin/ruff check --fix $(CODE)
-	$(VENV)/bin/ruff format $(CODE)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 clean:
 	rm -rf $(VENV) $(OLDEST) data weights output
 
+# Packages of OpenCV overwrite each other's cv2: where another one is installed, that of requirements.txt is left out.
+OTHER_OPENCV := from importlib.metadata import packages_distributions as p; print(*{*p().get("cv2", [])} - {"opencv-python-headless"})
+
 $(READY): requirements.txt requirements-dev.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	if [ -n "$$($(PY) -c '$(OTHER_OPENCV)')" ]; then left_out='^(-r|opencv)'; else left_out='^-r'; fi; \
+		cat $^ | grep -Ev "$$left_out" > $(VENV)/requirements.txt
+	$(PY) $(PIP_INSTALL) -r $(VENV)/requirements.txt
 	touch $@
 
 $(OLDEST)/.ready: requirements-oldest.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-oldest.txt
+	$(OLDEST)/bin/python $(PIP_INSTALL) -r requirements-oldest.txt
 	touch $@
 
 $(WEIGHTS): | $(READY)
@@ -69,7 +74,7 @@ $(WEIGHTS): | $(READY)
 $(PLANES): | $(READY)
 	$(PY) -m tools.make_planes --preset f16 --out data --size 128 --train 3200 --val 400 --test 0
 
-# A run that was cut short goes on; one that is finished is not run again.
+# An interrupted training is resumed; a finished one is not run again.
 $(DEMO)/.trained: | $(READY) $(WEIGHTS) $(PLANES)
 	$(PY) main.py @recipes/demo.args $(RUN) --output_sub_dir demo --backbone_weights $(WEIGHTS) --resume auto
 	touch $@
