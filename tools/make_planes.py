@@ -13,10 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from datasets.planes import PARTS, get_preset, render
 from datasets.planes.export import FORMATS, SPLITS, export
 from datasets.planes.pairs import export_pairs
-from datasets.planes.parts import PARTS
-from datasets.planes.renderer import MIN_SIZE, Preset, Render, get_preset, render
+from datasets.planes.presets import Preset
+from datasets.planes.renderer import MIN_SIZE, Render
 from util.cli import Parser, launch
 from util.progress import Progress
 

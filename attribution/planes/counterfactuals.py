@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datasets.planes import PARTS, SLOTS, counterfactual
 from datasets.planes.annotations import Record
-from datasets.planes.renderer import PARTS, SLOTS, counterfactual
 from util.distributed import ALONE, Ranks
 
 Prepare = Callable[[Tensor], Tensor]  # a picture uint8 [3, S, S] -> input of the network [3, H, W], normalised

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from datasets.planes.annotations import Record
-from datasets.planes.renderer import Preset, Variants, pair_evidence, render
+from datasets.planes.presets import Preset, Variants
+from datasets.planes.renderer import difference_mask, render
 
 
 def sibling(preset: Preset, record: Record, slot: str) -> Variants:
@@ -34,7 +35,7 @@ def evidence(record: Record, other: Mapping[str, str | None], size: int | None =
     Returns:
         bool `[size, size]`.
     """
-    return pair_evidence({**record, "size": size or record["size"]}, other)
+    return difference_mask({**record, "size": size or record["size"]}, other)
 
 
 def part_masks(record: Record, size: int | None = None) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ from attribution.planes.parts import (
 )
 from attribution.resize import pool_to
 from datasets.planes.annotations import PlanesSplit, Record, check_picture
-from datasets.planes.renderer import Variants
+from datasets.planes.presets import Variants
 from util.distributed import ALONE, Ranks
 
 FOLDS = 5

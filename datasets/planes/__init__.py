@@ -1,5 +1,7 @@
-"""Factorial planes: rendered aeroplanes whose evidence is known to the pixel."""
+"""Factorial planes: rendered aeroplanes whose ground truth of attribution is known to the pixel."""
 
-from datasets.planes.renderer import PARTS, SLOTS, Preset, get_preset, render
+from datasets.planes.parts import PARTS, SLOTS
+from datasets.planes.presets import get_preset
+from datasets.planes.renderer import counterfactual, render
 
-__all__ = ["PARTS", "SLOTS", "Preset", "get_preset", "render"]
+__all__ = ["PARTS", "SLOTS", "counterfactual", "get_preset", "render"]

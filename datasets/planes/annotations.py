@@ -13,7 +13,8 @@ import numpy as np
 
 from datasets.decode import decode_image
 from datasets.planes.export import JPG_QUALITY
-from datasets.planes.renderer import VERSION, Preset, class_name, counterfactual, get_preset
+from datasets.planes.presets import Preset, class_name, get_preset
+from datasets.planes.renderer import VERSION, counterfactual
 
 Record = Mapping[str, Any]
 

@@ -26,7 +26,8 @@ import cv2
 import numpy as np
 
 from datasets.planes.parts import PARTS
-from datasets.planes.renderer import MIN_SIZE, VERSION, Preset, get_preset, render
+from datasets.planes.presets import Preset, get_preset
+from datasets.planes.renderer import MIN_SIZE, VERSION, render
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("png", "jpg")

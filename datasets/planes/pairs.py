@@ -21,19 +21,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from datasets.planes.renderer import (
-    MIN_SIZE,
-    SLOTS,
-    VERSION,
-    Preset,
-    Render,
-    Variants,
-    _expose,
-    class_name,
-    pair_evidence,
-    render,
-)
-from datasets.planes.scene import Scene, draw_scene, stream
+from datasets.planes.drawing import apply_sensor, to_pixels
+from datasets.planes.nuisance import draw_scene
+from datasets.planes.parts import SLOTS
+from datasets.planes.presets import Preset, Variants, class_name
+from datasets.planes.renderer import MIN_SIZE, VERSION, Render, difference_mask, render
+from datasets.planes.scene import Scene, stream
 
 SUPERSAMPLING = 3
 SHARES = (0.5, 0.66)  # side of the square of an aeroplane, of the picture's
@@ -72,7 +65,7 @@ def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> P
     sky = draw_scene(z)
     canvas = sky.background(big)
     for shape in sky.distractors:
-        cv2.fillPoly(canvas, [np.rint(shape.outline() * big - 0.5).astype(np.int32)], shape.colour)
+        cv2.fillPoly(canvas, [to_pixels(shape.outline(), big)], shape.colour)
     drawn = _place_both((first, second), rng, big)
     owner = np.zeros((big, big), np.uint8)
     for index, (picture, seen, _, x, y) in enumerate(drawn, start=1):
@@ -85,7 +78,7 @@ def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> P
             corners = np.rint(shape.outline() * len(seen) - 0.5 + (x, y)).astype(np.int32)
             cv2.fillPoly(canvas, [corners], shape.colour)
             cv2.fillPoly(owner, [corners], 0)
-    image = _expose(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), sky.sensor, z)
+    image = apply_sensor(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), sky.sensor, z)
     centres = owner[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
     record = {"A": class_name(first), "B": class_name(second), "z": z, "zs": [scene.z for _, _, scene, _, _ in drawn]}
     return PairRender(image, np.stack([centres == 1, centres == 2]), record | {"size": size, "version": VERSION})
@@ -111,7 +104,7 @@ def _place_both(
             taken = [np.zeros((big, big), np.uint8) for _ in drawn]
             for (_, whole, _), (x, y), plate in zip(drawn, corners, taken, strict=True):
                 plate[y : y + len(whole), x : x + len(whole)] = whole
-            if not (cv2.dilate(taken[0], near) & taken[1]).any():
+            if not cv2.dilate(taken[0], near)[taken[1] > 0].any():
                 return [
                     (aeroplane.image, aeroplane.mask, scene, int(x), int(y))
                     for (aeroplane, _, scene), (x, y) in zip(drawn, corners, strict=True)
@@ -122,7 +115,7 @@ def _reach(aeroplane: Render) -> np.ndarray:
     """The pixels of this aeroplane in all variants of all slots: bool [S, S]."""
     masks = list(aeroplane.amodal.values())
     for i in range(max(map(len, SLOTS.values()))):
-        masks.append(pair_evidence(aeroplane.record, {slot: variants[i % len(variants)] for slot, variants in SLOTS.items()}))
+        masks.append(difference_mask(aeroplane.record, {slot: variants[i % len(variants)] for slot, variants in SLOTS.items()}))
     return np.logical_or.reduce(masks)
 
 

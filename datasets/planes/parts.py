@@ -2,16 +2,14 @@
 
 Aeroplane coordinates: x forward, y towards the viewer, z up; the whole aircraft is about 1.3 long. A piece is a polygon with
 a place in the painting order; round bodies (fuselage, nacelles, nose) are their profile in the plane y = const. Nothing here
-is random: see planes_scene.py for that.
+is random: nuisance.py draws what is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 SLOTS: dict[str, tuple[str, ...]] = {
@@ -57,7 +55,7 @@ class Piece(NamedTuple):
 
 
 def _profile(points: list[tuple[float, float]], y: float = 0.0, z: float = 0.0) -> np.ndarray:
-    """(x, z) outline in the plane `y` -> [n, 3]."""
+    """Lift an (x, z) outline into space, in the plane `y`: [n, 3]."""
     flat = np.asarray(points, dtype=np.float64)
     return np.stack([flat[:, 0], np.full(len(flat), y), flat[:, 1] + z], axis=1)
 
@@ -65,7 +63,7 @@ def _profile(points: list[tuple[float, float]], y: float = 0.0, z: float = 0.0) 
 def _arc(
     centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, steps: int = 12
 ) -> list[tuple[float, float]]:
-    """Elliptic arc in (x, z); angles in degrees, 0 = forward, 90 = up."""
+    """Return an elliptic arc in (x, z); angles in degrees, 0 = forward, 90 = up."""
     angles = np.radians(np.linspace(start, stop, steps))
     return [(centre[0] + radii[0] * float(np.cos(t)), centre[1] + radii[1] * float(np.sin(t))) for t in angles]
 
@@ -89,8 +87,9 @@ def _wing(side: int) -> list[Piece]:
     return [Piece("wings", outline, order, "wings", tone), Piece("wings", flap, order, "wings", tone * 0.82, solid=False)]
 
 
-def body() -> list[Piece]:
-    """Fuselage and wings: the same for every class."""
+@cache
+def body_pieces() -> tuple[Piece, ...]:
+    """Return the pieces of fuselage and wings, the same for every class."""
     r, joint = FUSELAGE_RADIUS, NOSE_JOINT
     top = [(joint, r - 0.004), (0.1, r), (-0.3, r), (-0.6, 0.088)]
     bottom = [(-0.63, 0.06), (-0.6, 0.035), (-0.42, -0.05), (-0.26, -0.092), (-0.1, -r), (joint, 0.004 - r)]
@@ -108,16 +107,15 @@ def body() -> list[Piece]:
     for x in np.arange(-0.3, 0.22, 0.065):
         window = [(x, 0.056), (x + 0.026, 0.056), (x + 0.026, 0.026), (x, 0.026)]
         pieces.append(Piece("fuselage", _profile(window), FUSELAGE, "glass", solid=False))
-    return pieces + _wing(-1) + _wing(+1)
+    return (*pieces, *_wing(-1), *_wing(+1))
 
 
-def roundel() -> list[Piece]:
-    """The shortcut: a cockade on the forward fuselage. Its colours are the roundel's own, not the scene's."""
+@cache
+def roundel_pieces() -> tuple[Piece, ...]:
+    """Return the pieces of the shortcut: a cockade on the forward fuselage, in colours of its own, not the scene's."""
     discs = ((0.072, "rim"), (0.062, "outer"), (0.034, "inner"))
-    return [
-        Piece("roundel", _profile(_arc((0.19, 0.005), (r, r), 0, 345, 24)), FUSELAGE, paint, solid=paint == "rim")
-        for r, paint in discs
-    ]
+    outlines = [(_profile(_arc((0.19, 0.005), (r, r), 0, 345, 24)), paint) for r, paint in discs]
+    return tuple(Piece("roundel", outline, FUSELAGE, paint, solid=paint == "rim") for outline, paint in outlines)
 
 
 def _nose(variant: str) -> list[Piece]:
@@ -143,7 +141,7 @@ def _nose(variant: str) -> list[Piece]:
 
 
 def _pod(front: float, back: float, radius: float, y: float, z: float, order: int) -> list[Piece]:
-    """A nacelle seen from the side: barrel, shaded belly and a dark intake."""
+    """Return the pieces of a nacelle in profile: barrel, shaded belly, stripe and a dark intake."""
     length = front - back
     upper = [(front, 0.88), (front - 0.3 * length, 1.0), (front - 0.65 * length, 0.86), (back, 0.5)]
     outline = [(x, radius * k) for x, k in upper] + [(x, -radius * k) for x, k in upper[::-1]]
@@ -234,34 +232,5 @@ _BUILDERS = {"nose": _nose, "engines": _engines, "wingtip": _wingtip, "tail": _t
 
 @cache
 def slot_pieces(slot: str, variant: str | None) -> tuple[Piece, ...]:
-    """The pieces of one variant; none for a removed part (None) and for `plain`, which is an absence."""
+    """Return the pieces of one variant; none for a removed part (None) and for `plain`, which is an absence."""
     return () if variant is None else tuple(_BUILDERS[slot](variant))
-
-
-@cache
-def body_pieces() -> tuple[Piece, ...]:
-    return tuple(body())
-
-
-def samples(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points that stand for the area of pieces: points [m, 3], their anchors [m, 3], weights [m] (sum 1; m = 0 for none).
-
-    Each solid piece is filled with a lattice in the two coordinates in which it is widest; a piece weighs what its area there is.
-    """
-    points, anchors, weights = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
-    for piece in pieces:
-        if not piece.solid:
-            continue
-        low, size = piece.points.min(axis=0), np.ptp(piece.points, axis=0)
-        axes = sorted(np.argsort(size)[1:])
-        flat = piece.points[:, axes]
-        lattice = np.stack(np.meshgrid(*((np.arange(14) + 0.5) / 14,) * 2), axis=-1).reshape(-1, 2) * size[axes] + low[axes]
-        outline = flat.astype(np.float32)
-        inside = np.array([cv2.pointPolygonTest(outline, (float(a), float(b)), False) >= 0 for a, b in lattice])
-        plane = np.linalg.lstsq(np.column_stack([flat, np.ones(len(flat))]), piece.points, rcond=None)[0]  # [3, 3]
-        filled = np.column_stack([lattice[inside], np.ones(inside.sum())]) @ plane
-        points.append(filled)
-        anchors.append(np.tile(np.asarray(piece.anchor), (len(filled), 1)))
-        weights.append(np.full(len(filled), size[axes].prod()))
-    weight = np.concatenate(weights)
-    return np.concatenate(points), np.concatenate(anchors), weight / max(weight.sum(), 1e-12)

@@ -1,34 +1,22 @@
-"""Everything of a factorial-planes picture that is not its class: drawn from one seed z, before any variant is known.
-
-`draw_scene(z)` never sees a class. Where a nuisance must respect the parts (nothing cropped, nothing hidden), it respects
-all variants of all slots at once, so that pose and occluders are the same for every counterfactual and cannot tell which
-variant is there.
-"""
+"""The scene of a factorial-planes picture: camera, colours, sky, distractors, occluders and sensor, without the class."""
 
 from __future__ import annotations
 
-import colorsys
 import math
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
-from datasets.planes.parts import SLOTS, body_pieces, roundel, samples, slot_pieces
-
-MAX_ROTATION = 35.0  # degrees
-MAX_OCCLUDED = 0.18  # of any variant, by all occluders together
-MARGIN = 0.025  # of the frame, free on every side of the aeroplane
 
 # Each group of draws has a stream of its own, so that a change to one leaves the others alone.
 STREAMS = ("attachment", "pose", "colours", "sensor", "occluders", "clouds", "roundel", "noise", "distractors")
 
 Colour = tuple[float, float, float]  # RGB, 0-255
+Jitter = tuple[np.ndarray, np.ndarray]  # scale [3], shift [3]
 
 
 def stream(z: int, name: str) -> np.random.Generator:
-    """The random numbers of one group of draws for seed z."""
+    """Return the random generator of one group of draws for seed z."""
     return np.random.default_rng([z, STREAMS.index(name)])
 
 
@@ -43,12 +31,12 @@ class Shape:
     colour: Colour
 
     def outline(self) -> np.ndarray:
-        """Polygon [n, 2]."""
+        """Return the polygon [n, 2]."""
         c, s = math.cos(self.angle), math.sin(self.angle)
-        return _UNIT_SHAPES[self.kind] * self.radii @ np.array([[c, s], [-s, c]]) + self.centre
+        return UNIT_SHAPES[self.kind] * self.radii @ np.array([[c, s], [-s, c]]) + self.centre
 
     def covers(self, points: np.ndarray) -> np.ndarray:
-        """Which of the points [m, 2] lie inside: bool [m]. For the kinds that occluders have: ellipse and bar."""
+        """Return which of the points [m, 2] lie inside: bool [m]. For the kinds of occluders: ellipse and bar."""
         c, s = math.cos(self.angle), math.sin(self.angle)
         local = np.abs((points - self.centre) @ np.array([[c, -s], [s, c]]) / self.radii)
         return (local**2).sum(axis=1) <= 1 if self.kind == "ellipse" else local.max(axis=1) <= 1
@@ -59,7 +47,7 @@ def _regular(n: int, start: float = 0.0) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-_UNIT_SHAPES = {
+UNIT_SHAPES = {
     "ellipse": _regular(28),
     "bar": np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float),
     "triangle": np.array([[-1, 0.8], [1, 0.8], [-0.4, -1]], dtype=float),
@@ -80,20 +68,20 @@ class Sensor:
 
     @property
     def blur_radius(self) -> int:
-        """How far the blur reaches: half of its (finite) kernel."""
+        """Half the width of the (finite) kernel, in pixels."""
         return max(1, round(2.5 * self.blur))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One draw of the nuisance."""
+    """Everything of a picture but its class, in units of the frame; `draw_scene` draws one."""
 
     z: int
     camera: np.ndarray  # [2, 3]: aeroplane coordinates to frame coordinates, 0-1, y down
     offset: np.ndarray  # [2]
     sweep: float
     span: float
-    jitter: dict[str, tuple[np.ndarray, np.ndarray]]  # slot -> scale [3], shift [3]
+    jitter: dict[str, Jitter]  # slot -> its displacement
     colours: dict[str, Colour]
     sky: tuple[Colour, Colour, Colour]  # top, bottom, cloud
     cloud_cover: float
@@ -102,11 +90,11 @@ class Scene:
     sensor: Sensor
 
     def project(self, part: str, points: np.ndarray, anchors: np.ndarray | tuple[float, ...]) -> np.ndarray:
-        """Points [n, 3] of a part -> frame coordinates [n, 2]."""
-        return _place(points, np.asarray(anchors), self.jitter.get(part), self.sweep, self.span) @ self.camera.T + self.offset
+        """Project points [n, 3] of a part to frame coordinates [n, 2]."""
+        return attach(points, np.asarray(anchors), self.jitter.get(part), self.sweep, self.span) @ self.camera.T + self.offset
 
     def background(self, size: int) -> np.ndarray:
-        """Sky and clouds: uint8 [size, size, 3]."""
+        """Paint sky and clouds: uint8 [size, size, 3]."""
         rng = stream(self.z, "clouds")
         small = 72
         clouds = np.zeros((small, small), np.float32)
@@ -120,165 +108,11 @@ class Scene:
         return cv2.resize(np.clip(sky, 0, 255).astype(np.uint8), (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def _place(
-    points: np.ndarray, anchors: np.ndarray, jitter: tuple[np.ndarray, np.ndarray] | None, sweep: float, span: float
-) -> np.ndarray:
-    """Attachment jitter about the anchors, then the sweep and the span of this aeroplane."""
+def attach(points: np.ndarray, anchors: np.ndarray, jitter: Jitter | None, sweep: float, span: float) -> np.ndarray:
+    """Apply the attachment jitter about the anchors, then sweep and span, to points [n, 3]."""
     if jitter is not None:
         points = anchors + (points - anchors) * jitter[0] + jitter[1]
     placed = points.copy()
     placed[:, 0] -= sweep * np.abs(points[:, 1])
     placed[:, 1] *= span
     return placed
-
-
-@cache
-def _all_corners() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Corners [n, 3] and anchors [n, 3] of every variant of every slot, and of the body."""
-    groups = {slot: [p for v in variants for p in slot_pieces(slot, v)] for slot, variants in SLOTS.items()}
-    groups["body"] = list(body_pieces())
-    return {
-        name: (
-            np.concatenate([p.points for p in pieces]),
-            np.concatenate([np.tile(p.anchor, (len(p.points), 1)) for p in pieces]),
-        )
-        for name, pieces in groups.items()
-    }
-
-
-@cache
-def _all_samples() -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """Sample points and anchors of all variants of each slot and of the roundel, and the matrix [variants, points] that
-    averages a covered-or-not vector over each variant."""
-    shapes = {slot: [slot_pieces(slot, v) for v in variants] for slot, variants in SLOTS.items()} | {"roundel": [roundel()]}
-    points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    weights: list[np.ndarray] = []
-    for part, variants in shapes.items():
-        drawn = [samples(pieces) for pieces in variants]
-        points[part] = (np.concatenate([d[0] for d in drawn]), np.concatenate([d[1] for d in drawn]))
-        weights += [d[2] for d in drawn]
-    average = np.zeros((len(weights), sum(map(len, weights))))
-    start = 0
-    for row, weight in zip(average, weights, strict=True):
-        row[start : start + len(weight)] = weight
-        start += len(weight)
-    return points, average
-
-
-def _hsv(h: float, s: float, v: float) -> Colour:
-    r, g, b = colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))
-    return (255 * r, 255 * g, 255 * b)
-
-
-def _paint(rng: np.random.Generator) -> Colour:
-    """One colour of the palette that aeroplanes, distractors and occluders share: metal and white, or saturated."""
-    h, s, v, kind = rng.random(4)
-    return _hsv(h, 0.16 * s, 0.5 + 0.5 * v) if kind < 0.35 else _hsv(h, 0.4 + 0.6 * s, 0.4 + 0.6 * v)
-
-
-def _sky(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
-    """Top, bottom and cloud colour: day, dusk, overcast or any hue."""
-    kind, h, s, v, light = rng.random(5)
-    if kind < 0.45:
-        return (
-            _hsv(0.54 + 0.1 * h, 0.4 + 0.4 * s, 0.55 + 0.4 * v),
-            _hsv(0.53 + 0.08 * h, 0.12 + 0.2 * s, 0.85 + 0.15 * light),
-            _hsv(0.6, 0.03, 0.9 + 0.1 * light),
-        )
-    if kind < 0.65:
-        return (
-            _hsv(0.6 + 0.18 * h, 0.35 + 0.35 * s, 0.25 + 0.35 * v),
-            _hsv(0.02 + 0.1 * h, 0.3 + 0.45 * s, 0.7 + 0.3 * light),
-            _hsv(0.95 + 0.1 * h, 0.25, 0.6 + 0.3 * light),
-        )
-    if kind < 0.85:
-        return _hsv(h, 0.08 * s, 0.4 + 0.45 * v), _hsv(h, 0.08 * s, 0.6 + 0.35 * light), _hsv(h, 0.05, 0.5 + 0.5 * light)
-    return _hsv(h, 0.2 + 0.5 * s, 0.3 + 0.6 * v), _hsv(h + 0.1, 0.1 + 0.4 * s, 0.4 + 0.6 * light), _hsv(h, 0.1, 0.5 + 0.5 * light)
-
-
-def _pose(
-    rng: np.random.Generator, jitter: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """camera [2, 3], offset [2], sweep, span: such that every variant of every slot is inside the frame."""
-    sweep, span = rng.uniform(-0.06, 0.14), rng.uniform(0.9, 1.06)
-    oblique = np.array([[1.0, rng.uniform(-0.2, 0.02), 0.0], [0.0, rng.uniform(0.5, 0.62), -1.0]])
-    angle = math.radians(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
-    shear = np.array([[1.0, rng.uniform(-0.14, 0.14)], [0.0, 1.0]])
-    flip = np.diag([1.0 if rng.random() < 0.5 else -1.0, 1.0])
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    camera = turn @ shear @ flip @ oblique
-    corners = (
-        np.concatenate(
-            [_place(points, anchors, jitter.get(name), sweep, span) for name, (points, anchors) in _all_corners().items()]
-        )
-        @ camera.T
-    )
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    room = 1 - 2 * MARGIN
-    scale = rng.uniform(0.68, 1.0) * room / float((high - low).max())
-    free = room - scale * (high - low)
-    offset = MARGIN + rng.random(2) * free - scale * low
-    return scale * camera, offset, sweep, span
-
-
-def _distractors(rng: np.random.Generator) -> tuple[Shape, ...]:
-    kinds = list(_UNIT_SHAPES)
-    return tuple(
-        Shape(
-            kinds[int(rng.random() * len(kinds))],
-            rng.random(2),
-            rng.uniform(0.015, 0.085, 2),
-            rng.uniform(0, math.pi),
-            _paint(rng),
-        )
-        for _ in range(int(rng.random() * 6))
-    )
-
-
-def _occluders(rng: np.random.Generator, scene: Scene) -> tuple[Shape, ...]:
-    """0-3 shapes in front of the aeroplane; one that would hide more than MAX_OCCLUDED of any variant is drawn again."""
-    points, average = _all_samples()
-    projected = np.concatenate([scene.project(slot, p, anchors) for slot, (p, anchors) in points.items()])
-    low, high = projected.min(axis=0), projected.max(axis=0)
-    covered = np.zeros(len(projected), dtype=bool)
-    kept: list[Shape] = []
-    for _ in range(int(rng.random() * 4)):
-        for _ in range(6):
-            kind = "ellipse" if rng.random() < 0.5 else "bar"
-            radii = (
-                rng.uniform(0.02, 0.07, 2)
-                if kind == "ellipse"
-                else np.array([rng.uniform(0.05, 0.22), rng.uniform(0.006, 0.018)])
-            )
-            shape = Shape(kind, low + rng.random(2) * (high - low), radii, rng.uniform(0, math.pi), _paint(rng))
-            candidate = covered | shape.covers(projected)
-            if (average @ candidate).max() <= MAX_OCCLUDED:
-                covered = candidate
-                kept.append(shape)
-                break
-    return tuple(kept)
-
-
-def draw_scene(z: int) -> Scene:
-    """The nuisance of seed z."""
-    rng = stream(z, "attachment")
-    jitter = {}
-    for slot in SLOTS:
-        scale = np.full(3, rng.uniform(0.94, 1.08))
-        shift = np.array([rng.uniform(-0.02, 0.02), 0.0, rng.uniform(-0.012, 0.012)])
-        if slot == "nose":  # it continues the fuselage: longer or shorter, never beside it
-            scale, shift = np.array([rng.uniform(0.88, 1.12), 1.0, 1.0]), np.zeros(3)
-        elif slot == "wingtip":
-            shift *= (0.5, 0.0, 0.0)
-        jitter[slot] = (scale, shift)
-    camera, offset, sweep, span = _pose(stream(z, "pose"), jitter)
-    rng = stream(z, "colours")
-    colours = {name: _paint(rng) for name in ("fuselage", "wings", *SLOTS, "stripe")}
-    dark = rng.uniform(18, 55)
-    colours |= {"glass": (dark, dark, dark + 22), "intake": (dark, dark, dark)}
-    sky, cover = _sky(rng), rng.random()
-    rng = stream(z, "sensor")
-    sensor = Sensor(blur=rng.uniform(0.3, 0.75), noise=rng.uniform(1.0, 7.0), quality=int(rng.uniform(62, 96)))
-    distractors = _distractors(stream(z, "distractors"))
-    bare = Scene(z, camera, offset, sweep, span, jitter, colours, sky, cover, distractors, (), sensor)
-    return replace(bare, occluders=_occluders(stream(z, "occluders"), bare))

@@ -13,8 +13,8 @@ import torch
 
 from attribution.metrics.pairs import pair_scores
 from datasets.pairs import load_masks, read_mask, read_pairs
+from datasets.planes import get_preset
 from datasets.planes.pairs import export_pairs
-from datasets.planes.renderer import get_preset
 
 CLASSES = ["bus", "car", "tram"]
 ENTRY = {"file": "street.png", "A": "bus", "B": "tram"}

@@ -16,9 +16,9 @@ import torch
 from conftest import COLOURS, make_images
 
 from attribution.evaluation import measure as measurement
+from datasets.planes import get_preset
 from datasets.planes.export import export
 from datasets.planes.pairs import export_pairs
-from datasets.planes.renderer import get_preset
 from flags import get_args_parser as main_args_parser
 from models import build_model
 from models.loading import VERSION

@@ -17,9 +17,9 @@ from conftest import COLOURS, make_images
 from ranks import Launched
 
 from attribution.evaluation.harness import Harness
+from datasets.planes import get_preset
 from datasets.planes.export import export
 from datasets.planes.pairs import export_pairs
-from datasets.planes.renderer import get_preset
 from tests.tools.test_evaluate_attribution import checkpoint
 from tests.tools.test_prepare_dataset import write_idx
 from tools import evaluate_attribution, prepare_dataset

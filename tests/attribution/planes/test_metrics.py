@@ -17,9 +17,9 @@ from attribution.planes import counterfactuals
 from attribution.planes.counterfactuals import present_parts, score_renders
 from attribution.planes.evidence import evidence, part_masks, sibling
 from attribution.planes.metrics import PlanesMetrics
+from datasets.planes import SLOTS, counterfactual, get_preset
 from datasets.planes.annotations import PlanesSplit, is_planes, open_planes
 from datasets.planes.export import export
-from datasets.planes.renderer import SLOTS, counterfactual, get_preset
 
 SIZE = 48
 WEIGHTS = {"nose": 3.0, "engines": 1.5, "wingtip": 1.0, "tail": 0.5}

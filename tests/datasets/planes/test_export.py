@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets.planes import PARTS, counterfactual, get_preset
 from datasets.planes import export as planes_export
-from datasets.planes.renderer import PARTS, counterfactual, get_preset
 from tools import make_planes
 from util.cli import launch
 

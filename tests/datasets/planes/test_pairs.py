@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets.planes import get_preset
 from datasets.planes import pairs as planes_pairs
 from datasets.planes.pairs import opposite, render_pair
-from datasets.planes.renderer import get_preset
 from tools import make_planes
 from util.cli import launch
 

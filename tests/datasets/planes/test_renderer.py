@@ -9,7 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.planes.renderer import PARTS, ROUNDELS, SLOTS, Render, counterfactual, footprint, get_preset, pair_evidence, render
+from datasets.planes import PARTS, SLOTS, counterfactual, get_preset, render
+from datasets.planes.nuisance import draw_scene
+from datasets.planes.presets import ROUNDELS
+from datasets.planes.renderer import Render, difference_mask
 
 F16 = get_preset("f16")
 BASE = {"nose": "round", "engines": "underwing", "wingtip": "winglet", "tail": "low"}
@@ -90,7 +93,17 @@ def test_roundel_goes_with_the_class_at_its_rate():
     assert F16.roundel_of(names[0], 1) is None
 
 
-# Evidence
+# Ground truth
+
+
+def footprint(difference: np.ndarray, z: int) -> np.ndarray:
+    """How far a change inside `difference` [H, W] reaches in the final picture: grown by the blur, then to JPEG blocks of 8."""
+    radius = draw_scene(z).sensor.blur_radius
+    grown = cv2.dilate(difference.astype(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
+    height, width = grown.shape
+    padded = np.pad(grown, ((0, -height % 8), (0, -width % 8)))
+    blocks = padded.reshape(padded.shape[0] // 8, 8, -1, 8).max(axis=(1, 3)) > 0
+    return np.repeat(np.repeat(blocks, 8, axis=0), 8, axis=1)[:height, :width]
 
 
 def swaps() -> list[tuple[str, str | None, str | None]]:
@@ -105,7 +118,7 @@ def test_outside_the_evidence_pixels_are_identical(slot, first, second):
         others = {s: options[rng.integers(3)] for s, options in SLOTS.items()}
         a, b = {**others, slot: first}, {**others, slot: second}
         clean = render(a, z, 80, sensor=False)
-        evidence = pair_evidence(clean.record, b)
+        evidence = difference_mask(clean.record, b)
         changed = (clean.image != render(b, z, 80, sensor=False).image).any(axis=2)
         assert not changed[~evidence].any()
         final = (render(a, z, 80).image != render(b, z, 80).image).any(axis=2)
@@ -120,10 +133,10 @@ def test_outside_the_evidence_pixels_are_identical(slot, first, second):
 def test_evidence_is_the_union_of_the_masks_of_both_renders():
     a, b = render(BASE, 5, 96), render({**BASE, "nose": "pointed", "tail": "twin"}, 5, 96)
     expected = a.amodal["nose"] | b.amodal["nose"] | a.amodal["tail"] | b.amodal["tail"]
-    assert (pair_evidence(a.record, b.record["variants"]) == expected).all()
+    assert (difference_mask(a.record, b.record["variants"]) == expected).all()
     plain = counterfactual(a.record, wingtip="plain")
     assert "wingtip" not in plain.amodal and "wingtip" not in plain.boxes
-    assert (pair_evidence(plain.record, {"wingtip": "winglet"}) == a.amodal["wingtip"]).all()
+    assert (difference_mask(plain.record, {"wingtip": "winglet"}) == a.amodal["wingtip"]).all()
 
 
 def test_siblings_differ_by_enough_pixels_at_128():
@@ -212,7 +225,7 @@ def test_the_mean_position_of_the_evidence_does_not_hit_it(renders):
     gains = []
     for slot, options in F16.slots.items():
         records = [r.record for r in renders[:320]]
-        masks = np.array([pair_evidence(r, {slot: options[r["variants"][slot] == options[0]]}) for r in records])
+        masks = np.array([difference_mask(r, {slot: options[r["variants"][slot] == options[0]]}) for r in records])
         centres = [np.argwhere(mask).mean(axis=0) for mask in masks]
         y, x = np.mean(centres, axis=0).round().astype(int)
         gains.append(masks[:, y, x].mean() - masks.mean())

@@ -1,0 +1,80 @@
+"""Classes of the factorial planes: the combinations of part variants that a preset allows, and the shortcut's roundels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from datasets.planes.parts import SLOTS
+from datasets.planes.scene import Colour, stream
+
+Variants = dict[str, str | None]
+
+_PAIRS = {"nose": ("round", "drooped"), "engines": ("underwing", "rear"), "wingtip": ("plain", "winglet"), "tail": ("low", "T")}
+_OUTER: tuple[Colour, ...] = ((205, 30, 40), (25, 60, 190), (20, 130, 60), (240, 185, 20))
+_INNER: tuple[Colour, ...] = ((250, 250, 250), (15, 15, 15), (225, 60, 200), (50, 210, 225))
+ROUNDELS = tuple(itertools.product(_OUTER, _INNER))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The variants that each slot may take: their combinations are the classes.
+
+    rate: probability that the roundel is that of the class; None: no aeroplane has a roundel.
+    """
+
+    name: str
+    slots: dict[str, tuple[str, ...]]
+    rate: float | None = None
+
+    @property
+    def classes(self) -> dict[str, Variants]:
+        """Class name -> variants, in the order of the sorted names (the order of the logits)."""
+        combinations: Iterator[Variants] = (
+            dict(zip(self.slots, choice, strict=True)) for choice in itertools.product(*self.slots.values())
+        )
+        return dict(sorted((class_name(v), v) for v in combinations))
+
+    def roundel_of(self, name: str, z: int) -> int | None:
+        """Return the index of the roundel in a picture of class `name` and seed z: its class's at `rate`, otherwise another."""
+        if self.rate is None:
+            return None
+        own = list(self.classes).index(name)
+        chance, other = stream(z, "roundel").random(2)
+        if chance < self.rate:
+            return own
+        return (own + 1 + int(other * (len(ROUNDELS) - 1))) % len(ROUNDELS)
+
+
+def class_name(variants: Mapping[str, str | None]) -> str:
+    """Return the name of a class, such as `round_underwing_plain_low`; a removed part is `none`."""
+    return "_".join(variants[slot] or "none" for slot in SLOTS)
+
+
+def get_preset(name: str) -> Preset:
+    """Return the preset `f16`, `f81`, `f8`, `pair-<slot>` or `shortcut-<rate>`.
+
+    Raises:
+        ValueError: any other name.
+    """
+    if name == "f16":
+        return Preset(name, dict(_PAIRS))
+    if name == "f81":
+        return Preset(name, dict(SLOTS))
+    if name == "f8":
+        return Preset(name, _PAIRS | {"wingtip": ("plain",)})
+    kind, _, value = name.partition("-")
+    if kind == "pair" and value in SLOTS:
+        return Preset(name, {slot: pair if slot == value else pair[:1] for slot, pair in _PAIRS.items()})
+    if kind == "shortcut":
+        try:
+            rate = float(value)
+        except ValueError:
+            rate = -1.0
+        if 0 <= rate <= 1:
+            return Preset(name, dict(_PAIRS), rate)
+    pairs = ", ".join(f"pair-{slot}" for slot in SLOTS)
+    raise ValueError(
+        f"unknown preset '{name}': choose f16, f81, f8, {pairs} or shortcut-<rate> with a rate from 0 to 1, e.g. shortcut-0.9"
+    )
