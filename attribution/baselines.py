@@ -34,7 +34,8 @@ def baseline_images(images: Tensor, kind: str, padding_mask: Tensor | None = Non
         return torch.zeros_like(images)
     if kind != "blur":
         raise ValueError(f"no replacement '{kind}': mean or blur")
-    valid = torch.ones_like(images[:, :1]) if padding_mask is None else (~padding_mask)[:, None].to(images)  # [B, 1, H, W]
+    valid = torch.ones(len(images), 1, *images.shape[2:]) if padding_mask is None else (~padding_mask)[:, None]  # [B, 1, H, W]
+    valid = valid.to(images)
     return _blur_from_zeros(images * valid) / _blur_from_zeros(valid).clamp(min=torch.finfo(torch.float32).tiny)
 
 

@@ -315,7 +315,7 @@ def evaluate(
     measured = {method.name: collect(partial, method, pictures.units, pictures.planes) for method in methods}
     extra = {}
     if pictures.planes is not None:
-        extra["fixed_place"] = slot_columns(pictures.planes.fixed_pixel(), pictures.planes.slots, len(pictures))
+        extra["fixed_place"] = slot_columns(pictures.planes.fixed_place(), pictures.planes.slots, len(pictures))
         settings["slots"] = list(pictures.planes.slots)
     first = pictures.load(0)
     settings |= {

@@ -73,12 +73,5 @@ class Pictures:
         if self.masks is not None:
             masks = object_masks(self.masks, self.data.root, self.paths[rows], self.sizes[start]).to(self.device)
         if self.planes is not None:
-            effects = removal_effects(self.planes, rows, predicted).to(self.device)
+            effects = self.planes.removal_effects(rows, predicted).to(self.device)
         return Unit(number, rows, images, predicted.to(self.device), masks, effects)
-
-
-def removal_effects(planes: PlanesMetrics, rows: slice, classes: Tensor) -> Tensor:
-    """Maps `[n, S, S]` of classes `[n]` that have on each part the mass by which the logit drops without the part."""
-    masks = planes.part_masks(rows).float()  # [n, P, S, S]
-    density = planes.table.rows(rows).drops(classes) / masks.sum((-2, -1)).clamp(min=1)
-    return torch.einsum("np,nphw->nhw", density, masks)

@@ -20,7 +20,6 @@ from attribution.metrics import model as model_metrics
 from attribution.metrics.pairs import pair_scores
 from attribution.metrics.randomisation import agreement, cascade
 from attribution.planes.metrics import PlanesMetrics
-from attribution.planes.parts import best_threshold, deletion_check, part_importance, preservation_check
 from datasets.pairs import PairPicture, load_masks
 from util.distributed import ALONE, Ranks
 from util.progress import Progress
@@ -87,19 +86,12 @@ def collect(partial: ResultCache, method: Method, units: Sequence[int], planes: 
 
 
 def planes_scores(planes: PlanesMetrics, maps: Tensor, contrasts: Tensor | None) -> dict[str, Tensor]:
-    """`PlanesMetrics.measure` of the first pictures, piece by piece; the best thresholds are those of all of them."""
-    parts, importances = [], []
+    """Return `PlanesMetrics.measure` of the first images, in pieces of `AT_ONCE`."""
+    parts = []
     for start in range(0, len(maps), AT_ONCE):
         rows = slice(start, min(start + AT_ONCE, len(maps)))
         parts.append(planes.measure(maps[rows], None if contrasts is None else contrasts[rows], rows))
-        importances.append(part_importance(maps[rows, 0], planes.part_masks(rows)))
-    scores = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    rows, importance = slice(0, len(maps)), torch.cat(importances)
-    table, wrong = planes.table.rows(rows), ~planes.correct[rows]
-    best = best_threshold(importance, table, planes.classes[rows, 0])
-    scores["pc_threshold"] = preservation_check(importance, table)[:, best].masked_fill(wrong, torch.nan)
-    scores["dc_threshold"] = deletion_check(importance, table)[:, best].masked_fill(wrong, torch.nan)
-    return scores
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def slot_columns(scores: dict[str, Tensor], slots: Sequence[str], count: int) -> dict[str, np.ndarray]:

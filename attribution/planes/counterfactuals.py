@@ -1,8 +1,8 @@
-"""What a classifier says when parts are removed or swapped: real renders of the same scene, no grey patches.
+"""Counterfactual images of planes and the logits of a classifier for them: parts removed or swapped in renders of the same scene.
 
-All subsets of the removable parts of a picture (16 for the four slots) are rendered and scored once for a model; every map
-of every method is then judged by looking up that table, without another forward pass. Cost for a picture: at most 2^P
-renders of 7-20 ms and as many forward passes.
+All subsets of the removable parts of an image (16 for the four slots) are rendered and scored once for a model; every map of
+every method is then measured by lookup in that table, without another forward pass. Cost for an image: at most 2^P renders of
+7-20 ms and as many forward passes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datasets.planes import PARTS, SLOTS, counterfactual
 from datasets.planes.annotations import Record
+from datasets.planes import PARTS, SLOTS, counterfactual
+from datasets.planes.presets import Variants
 from util.distributed import ALONE, Ranks
 
-Prepare = Callable[[Tensor], Tensor]  # a picture uint8 [3, S, S] -> input of the network [3, H, W], normalised
+Prepare = Callable[[Tensor], Tensor]  # an image uint8 [3, S, S] -> input of the network [3, H, W], normalised
 Logits = Callable[[Tensor], Tensor]  # [B, 3, H, W] -> [B, C]
 
 REMOVABLE = tuple(part for part in PARTS if part in SLOTS or part == "roundel")
@@ -26,7 +27,7 @@ REMOVABLE = tuple(part for part in PARTS if part in SLOTS or part == "roundel")
 
 @dataclass(frozen=True)
 class RemovalTable:
-    """Logits of N pictures with every subset of their parts removed.
+    """Logits of N images with every subset of their parts removed.
 
     parts: names of the P parts. present: bool `[N, P]`. logits: `[N, 2^P, C]`; in subset s part i is removed if bit i of s
     is set. Removing a part that is absent changes nothing.
@@ -36,22 +37,47 @@ class RemovalTable:
     present: Tensor
     logits: Tensor
 
-    def at(self, removed: Tensor) -> Tensor:
-        """Logits `[N, ..., C]` where the parts `removed` bool `[N, ..., P]` are."""
+    def logits_without(self, removed: Tensor) -> Tensor:
+        """Return the logits `[N, ..., C]` without the parts `removed`, bool `[N, ..., P]`."""
         bits = 2 ** torch.arange(len(self.parts), device=removed.device)
         subset = (removed * bits).sum(-1)  # [N, ...]
-        picture = torch.arange(len(subset), device=removed.device).view(-1, *[1] * (subset.dim() - 1))
-        return self.logits[picture, subset]
+        image = torch.arange(len(subset), device=removed.device).view(-1, *[1] * (subset.dim() - 1))
+        return self.logits[image, subset]
 
     def drops(self, classes: Tensor) -> Tensor:
-        """How much the logit of class `classes` `[N]` falls when one part is removed: `[N, P]`, 0 for an absent part."""
-        picture = torch.arange(len(classes))
-        single = self.at(torch.eye(len(self.parts), dtype=torch.bool).expand(len(classes), -1, -1))  # [N, P, C]
-        return self.logits[picture, 0, classes][:, None] - single[picture, :, classes]
+        """Return the drop of the logit of class `classes` `[N]` when one part is removed: `[N, P]`, 0 for an absent part."""
+        image = torch.arange(len(classes))
+        single = self.logits_without(torch.eye(len(self.parts), dtype=torch.bool).expand(len(classes), -1, -1))  # [N, P, C]
+        return self.logits[image, 0, classes][:, None] - single[image, :, classes]
 
-    def rows(self, index: slice | Tensor) -> RemovalTable:
-        """The table of some of the pictures."""
+    def select(self, index: slice) -> RemovalTable:
+        """Return the table of some of the images."""
         return RemovalTable(self.parts, self.present[index], self.logits[index])
+
+
+def score_counterfactuals(
+    records: Sequence[Record],
+    swaps: Sequence[Sequence[Variants]],
+    prepare: Prepare,
+    logits: Logits,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[RemovalTable, Tensor]:
+    """Score N images with every subset of their parts removed, and with their parts swapped for those of other classes.
+
+    Args:
+        records: of the images.
+        swaps: M classes for each image.
+        prepare, logits, batch_size, progress, ranks: as for `score_renders`.
+
+    Returns:
+        The table of the removals, and the logits of the swaps, `[N, M, C]`.
+    """
+    removed = removal_requests(records)
+    swapped = [(record, variants) for record, row in zip(records, swaps, strict=True) for variants in row]
+    scores = score_renders([*removed, *swapped], prepare, logits, batch_size, progress, ranks)
+    return removal_table(records, scores[: len(removed)]), scores[len(removed) :].view(len(records), -1, scores.shape[1])
 
 
 def score_renders(
@@ -59,7 +85,7 @@ def score_renders(
     prepare: Prepare,
     logits: Logits,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Tensor:
     """Render counterfactuals and score them.
@@ -68,20 +94,21 @@ def score_renders(
         requests: a record and what is swapped in it, as `datasets.planes.counterfactual` takes it.
         prepare: the eval transform and the normalisation.
         logits: the classifier.
-        batch_size: pictures a forward pass.
-        progress: called with the number of pictures after each pass.
-        ranks: who share the passes.
+        batch_size: images a forward pass.
+        progress: called with the numbers of images that are done and of all.
+        ranks: the processes that share the passes.
 
     Returns:
         float32 `[R, C]` on the CPU.
     """
     chunks = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
-    mine = (torch.stack(list(_inputs(chunk, prepare))) for chunk in chunks[ranks.rank :: ranks.size])
-    scored = []
-    for scores in ranks.gather_in_order(logits(images).detach().float().cpu() for images in mine):
+    batches = (torch.stack(list(_inputs(chunk, prepare))) for chunk in chunks[ranks.rank :: ranks.size])
+    scored, done = [], 0
+    for scores in ranks.gather_in_order(logits(images).detach().float().cpu() for images in batches):
         scored.append(scores)
+        done += len(scores)
         if progress:
-            progress(len(scores))
+            progress(done, len(requests))
     return torch.cat(scored)
 
 
@@ -91,12 +118,12 @@ def _inputs(requests: Sequence[tuple[Record, Mapping[str, Any]]], prepare: Prepa
 
 
 def present_parts(record: Record) -> tuple[str, ...]:
-    """The removable parts that a picture has; `plain` wingtips are no part."""
+    """Return the removable parts that an image has; `plain` wingtips are no part."""
     return tuple(part for part in REMOVABLE if part in record["boxes"])
 
 
-def removals(records: Sequence[Record]) -> list[tuple[Record, dict[str, None]]]:
-    """The renders that `removal_table` asks for: to count them, or to score them in one go with others."""
+def removal_requests(records: Sequence[Record]) -> list[tuple[Record, dict[str, None]]]:
+    """Return the renders of every subset of the parts of each image, in the order of `removal_table`."""
     requests = []
     for record in records:
         parts = present_parts(record)
@@ -106,7 +133,7 @@ def removals(records: Sequence[Record]) -> list[tuple[Record, dict[str, None]]]:
 
 
 def removal_table(records: Sequence[Record], scores: Tensor) -> RemovalTable:
-    """Arrange the logits of `removals(records)`, `[R, C]`."""
+    """Arrange the logits of `removal_requests(records)`, `[R, C]`."""
     parts = tuple(part for part in REMOVABLE if any(part in present_parts(record) for record in records))
     logits = torch.empty(len(records), 2 ** len(parts), scores.shape[1])
     present = torch.zeros(len(records), len(parts), dtype=torch.bool)
@@ -114,7 +141,7 @@ def removal_table(records: Sequence[Record], scores: Tensor) -> RemovalTable:
     for n, record in enumerate(records):
         own = [parts.index(part) for part in present_parts(record)]
         present[n, own] = True
-        # Row j of a picture's scores has its j-th subset of the parts it has: gather the bits of those parts.
+        # Row j of an image's scores has the j-th subset of the parts it has: gather the bits of these parts.
         subsets = torch.arange(2 ** len(parts))
         rows = sum(((subsets >> part & 1) << i for i, part in enumerate(own)), torch.zeros_like(subsets))
         logits[n] = scores[start + rows]

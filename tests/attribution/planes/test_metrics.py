@@ -15,7 +15,7 @@ import torch
 
 from attribution.planes import counterfactuals
 from attribution.planes.counterfactuals import present_parts, score_renders
-from attribution.planes.evidence import evidence, part_masks, sibling
+from attribution.planes.ground_truth import difference_mask, part_masks, sibling
 from attribution.planes.metrics import PlanesMetrics
 from datasets.planes import SLOTS, counterfactual, get_preset
 from datasets.planes.annotations import PlanesSplit, is_planes, open_planes
@@ -85,7 +85,7 @@ def test_records_evidence_and_siblings(roots):
         for slot in split.slots:
             other = sibling(split.preset, record, slot)
             assert [s for s in SLOTS if other[s] != record["variants"][s]] == [slot]
-            region = evidence(record, other)
+            region = difference_mask(record, other)
             masks = (part_masks(record).get(slot), counterfactual(record, **other).amodal.get(slot))
             assert (region == np.logical_or.reduce([mask for mask in masks if mask is not None])).all()
 
@@ -93,7 +93,7 @@ def test_records_evidence_and_siblings(roots):
 def test_masks_of_any_size_lie_in_the_same_place(roots):
     record = next(iter(open_planes(roots["f16"], "val").records.values()))
     near = np.ones((3, 3), np.uint8)
-    for draw in (lambda size: evidence(record, {"nose": "pointed"}, size), lambda size: part_masks(record, size)["tail"]):
+    for draw in (lambda size: difference_mask(record, {"nose": "pointed"}, size), lambda size: part_masks(record, size)["tail"]):
         small, large = draw(64), draw(192)
         share = large.reshape(64, 3, 64, 3).mean((1, 3))
         grown = cv2.dilate(small.astype(np.uint8), near) > 0
@@ -163,8 +163,10 @@ def test_renders_reach_the_classifier(roots):
     record = next(r for r in split.records.values() if r["variants"]["wingtip"] == "winglet")
     requests = [(record, {}), (record, {"tail": None}), (record, {"nose": "pointed"})] * 2
     seen, counts = [], []
-    scores = score_renders(requests, torch.Tensor.float, lambda x: seen.append(x) or x.flatten(1)[:, :5], 4, counts.append)
-    assert scores.shape == (6, 5) and counts == [4, 2]
+    scores = score_renders(
+        requests, torch.Tensor.float, lambda x: seen.append(x) or x.flatten(1)[:, :5], 4, lambda *at: counts.append(at)
+    )
+    assert scores.shape == (6, 5) and counts == [(4, 6), (6, 6)]
     pictures = torch.cat(seen).permute(0, 2, 3, 1).numpy()
     stored = cv2.imread(str(split.root / record["file"]))[..., ::-1]
     assert (pictures[0] == stored).all() and (pictures[3] == stored).all()
@@ -180,7 +182,7 @@ def test_table_has_every_subset_and_an_absent_part_changes_nothing(roots, monkey
         removed = torch.tensor([bool(subset >> i & 1) for i in range(4)])
         for n, record in enumerate(known.records):
             gone = {part for part, r in zip(known.table.parts, removed.tolist(), strict=True) if r} & set(present_parts(record))
-            assert known.table.at(removed.expand(12, 4))[n, own[n]] == 6 - sum(WEIGHTS[slot] for slot in gone)
+            assert known.table.logits_without(removed.expand(12, 4))[n, own[n]] == 6 - sum(WEIGHTS[slot] for slot in gone)
     winglet = torch.tensor([record["variants"]["wingtip"] == "winglet" for record in known.records])
     assert torch.equal(known.table.present[:, 2], winglet) and known.table.present[:, [0, 1, 3]].all()
     drops = torch.tensor(list(WEIGHTS.values())).expand(12, 4) * known.table.present
@@ -212,7 +214,7 @@ def test_oracle_is_the_ceiling(ideal):
 
 def maps_of(known: PlanesMetrics, **weights: float) -> torch.Tensor:
     """Maps of all wanted classes that lie on the right slots, with these weights."""
-    separating = known.evidence().float()
+    separating = known.difference_masks().float()
     maps = torch.zeros(*known.classes.shape, known.size, known.size)
     base = 1.0 * (known.part_masks().any(1) | separating.any(1).bool())  # what all classes share
     names = known.split.classes
@@ -258,29 +260,29 @@ def test_some_pictures_at_a_time_give_the_same(ideal):
     maps = torch.randn(*known.classes.shape, 8, 8)
     assert known.classes.shape[1] == 1 + 3 + 2 and known.slots == ("nose", "engines", "tail")
     whole, pieces = known.measure(maps), [known.measure(maps[rows], rows=rows) for rows in (slice(0, 5), slice(5, None))]
-    for name in set(whole) - {"pc_threshold", "dc_threshold", "part_deletion", "part_insertion", "part_srg", "pc", "dc"}:
+    for name in set(whole) - {"part_deletion", "part_insertion", "part_srg", "pc", "dc"}:
         assert torch.allclose(torch.cat([piece[name] for piece in pieces]), whole[name], equal_nan=True), name
     assert all(len(values) == 12 for values in whole.values())
 
 
 def test_one_slot_has_no_target_sensitivity(roots, monkeypatch):
     known = Ideal(open_planes(roots["pair-tail"], "val"), monkeypatch).metrics(size=96)
-    assert known.classes.shape == (12, 2) and known.evidence().shape == (12, 1, 96, 96)
+    assert known.classes.shape == (12, 2) and known.difference_masks().shape == (12, 1, 96, 96)
     scores = known.measure(*known.oracle((96, 96)))
     assert "ts" not in scores and (scores["contrast_pointing"] == 1).all()
 
 
-def test_fixed_pixel_is_chosen_on_other_pictures(ideal):
+def test_fixed_place_is_chosen_on_other_pictures(ideal):
     known = copy.copy(ideal["f16"])
     packed = np.zeros((12, 4, SIZE, SIZE), bool)
     packed[:, :, 10:20, 10:20] = True  # evidence that never moves: another picture tells where it is
-    known._evidence = np.packbits(packed, axis=-1)
-    assert (known.fixed_pixel()["contrast_pointing"] == 1).all()
+    known._differences = np.packbits(packed, axis=-1)
+    assert (known.fixed_place()["contrast_pointing"] == 1).all()
     packed[:] = False
     for n in range(12):
         packed[n, :, 5 * n : 5 * n + 3, 7] = True  # evidence that is nowhere twice
-    known._evidence = np.packbits(packed, axis=-1)
-    scores = known.fixed_pixel()
+    known._differences = np.packbits(packed, axis=-1)
+    scores = known.fixed_place()
     assert (scores["contrast_pointing"] == 0).all() and set(scores) == {"contrast_pointing", "contrast_energy", "contrast_ap"}
 
 

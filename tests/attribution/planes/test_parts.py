@@ -9,15 +9,11 @@ import torch
 
 from attribution.planes.counterfactuals import RemovalTable
 from attribution.planes.parts import (
-    best_threshold,
     curve_area,
-    deletion_check,
     deletion_curve,
-    distractibility,
     insertion_curve,
     part_importance,
     part_order,
-    preservation_check,
     rank_agreement,
     removal_steps,
     single_deletion,
@@ -44,8 +40,8 @@ CLASS = torch.tensor([0])
 def test_table_is_looked_up_by_what_is_removed():
     rows = table()
     removed = torch.tensor([[[False, False, False], [True, False, False], [False, True, True], [True, True, True]]])
-    assert rows.at(removed)[0, :, 0].tolist() == [7, 3, 4, 0]
-    assert rows.at(removed[:, 1]).tolist() == [[3, 2.5]]
+    assert rows.logits_without(removed)[0, :, 0].tolist() == [7, 3, 4, 0]
+    assert rows.logits_without(removed[:, 1]).tolist() == [[3, 2.5]]
     assert rows.drops(CLASS).tolist() == [[4, 2, 1]] and rows.drops(torch.tensor([1])).tolist() == [[0, 0, 0]]
 
 
@@ -76,26 +72,8 @@ def test_rank_agreement_leaves_out_what_is_absent_or_undefined():
     assert scores[0] == 1 and scores[1:].isnan().all()
 
 
-def test_checks_with_a_threshold():
+def test_preservation_and_deletion_checks_keep_or_remove_the_first_parts():
     """Class 0 stays predicted while more than 2.5 of its 7 are left: with the nose, or with both others."""
-    importance, thresholds = torch.tensor([[0.3, 0.2, 0.1]]), torch.tensor([0.05, 0.15, 0.25, 0.35])
-    assert preservation_check(importance, table(), thresholds).tolist() == [[1, 1, 1, 0]]
-    assert deletion_check(importance, table(), thresholds).tolist() == [[1, 1, 0, 0]]
-    wrong_way = importance.flip(1)  # the tail first: it is too little alone, and can be missed
-    assert preservation_check(wrong_way, table(), thresholds).tolist() == [[1, 1, 0, 0]]
-    assert deletion_check(wrong_way, table(), thresholds).tolist() == [[1, 0, 0, 0]]
-
-
-def test_parts_without_effect_should_not_be_called_important():
-    rows = table(weights=torch.tensor([4.0, 2.9, 0.1]))
-    thresholds = torch.tensor([0.05, 0.15])
-    assert distractibility(torch.tensor([[0.5, 0.4, 0.1]]), rows, CLASS, thresholds).tolist() == [[0, 1]]
-    assert distractibility(torch.tensor([[0.5, 0.4, 0.1]]), table(), CLASS, thresholds).isnan().all()
-    best = best_threshold(torch.tensor([[0.5, 0.4, 0.1]]), rows, CLASS)
-    assert 0.09 < torch.linspace(0.01, 0.5, 80)[best] < 0.41  # both parts that count, and not the third
-
-
-def test_checks_without_a_threshold():
     right, wrong = torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1.0, 2.0, 3.0]])
     assert [score.tolist() for score in top_k_checks(right, table())] == [[1.0], [0.5]]  # the nose alone can be missed
     assert [score.tolist() for score in top_k_checks(wrong, table())] == [[0.5], [0.0]]
