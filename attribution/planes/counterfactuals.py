@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datasets.planes.annotations import Record
 from datasets.planes import PARTS, SLOTS, counterfactual
+from datasets.planes.annotations import Record
 from datasets.planes.presets import Variants
 from util.distributed import ALONE, Ranks
 
