@@ -13,6 +13,8 @@ from torch import nn
 from engine import Trainer
 from flags import check_map_losses, explicit_flags
 from models import ARCHITECTURE, ICN, build_model, load_checkpoint, load_finetune
+from models.criterion import TERMS, Criterion
+from models.decoders import find_decoder
 from util.distributed import ALONE, Ranks, unused_parameters
 from util.ema import make_ema, restore_ema
 from util.optimizer import make_optimizer, restore_optimizer
@@ -38,11 +40,12 @@ def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[st
             setattr(args, key, meta.args[key])
         return model, meta.normalisation
     args.num_queries = len(classes)
-    if args.decoder != "detr":
+    spec = find_decoder(args.decoder)
+    if not spec.is_layered:
         args.dec_layers = 0
         if "enc_layers" not in args.explicit:
             args.enc_layers = 0
-        if args.enc_layers:
+        if args.enc_layers and spec.is_additive:
             print(
                 f"warning: --enc_layers {args.enc_layers} moves evidence away from where it came from: the map still sums "
                 "to the logit, but its cells no longer mean their places (--enc_layers 0 keeps them)",
@@ -55,7 +58,9 @@ def make_model(args: argparse.Namespace, classes: list[str], checkpoint: dict[st
         flag = "--backbone_norm frozen" if args.backbone_norm == "frozen" else "--lr_backbone 0"
         raise ValueError(f"{flag} would freeze random weights: give --backbone_weights or --finetune, or leave it out")
     if args.finetune:
-        model, report = load_finetune(args.finetune, args, explicit_flags(args))
+        model, architecture, report = load_finetune(args.finetune, args, explicit_flags(args))
+        for key, value in architecture.items():
+            setattr(args, key, value)
         print(f"--finetune {report}")
     else:
         model = build_model(args)
@@ -112,11 +117,9 @@ def make_trainer(
         precision,
         normalisation,
         max_norm=args.clip_max_norm,
-        label_smoothing=args.label_smoothing,
+        criterion=Criterion(args.label_smoothing, **{name: getattr(args, name) for name in TERMS}),
         ema=make_ema(model, args.ema) if args.ema else None,
         adversarial=args.adversarial,
-        mosaic=args.mosaic,
-        locality=args.locality,
         forward=compiled(model, args.square) if args.compile else None,
         ranks=ranks,
     )

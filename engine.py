@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,8 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets import ImageBatch
 from models.adversarial import fgsm_perturb
-from models.locality import locality_loss
-from models.mosaic import mosaic_loss
+from models.criterion import Criterion, cross_entropy
 from util.distributed import ALONE, Ranks
 from util.metrics import Sums, describe
 from util.precision import Precision
@@ -39,11 +37,9 @@ class Trainer:
     precision: of the forward pass.
     normalisation: mean and standard deviation of the input.
     max_norm: gradients of a larger total norm are scaled down to it; 0 leaves them.
-    label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7).
+    criterion: the loss.
     ema: the average of the weights, or None.
     adversarial: how far pixels move, in grey levels of 255, to make the loss as high as they can before the step; 0 leaves them.
-    mosaic: mosaics per picture, whose loss (`util.mosaic`) is added, times this number; 0: none.
-    locality: weight of `util.locality`'s loss; 0: none.
     forward: what is called in the place of the model: a compiled form of it, or one whose gradients are means over processes.
     ranks: this process and the others.
     steps: optimizer steps done so far.
@@ -55,11 +51,9 @@ class Trainer:
     precision: Precision
     normalisation: Mapping[str, list[float]]
     max_norm: float = 0.0
-    label_smoothing: float = 0.0
+    criterion: Criterion = field(default_factory=Criterion)
     ema: ModelEmaV3 | None = None
     adversarial: float = 0.0
-    mosaic: float = 0.0
-    locality: float = 0.0
     forward: Callable[..., Any] | None = None
     ranks: Ranks = ALONE
     steps: int = 0
@@ -92,18 +86,11 @@ class Trainer:
             with self._exchange(index == len(batches)):
                 with self.precision.autocast():
                     images = self._input(batch)
-                    found = (self.forward or self.model)(images, batch.padding_mask)
-                    logits = found.logits
-                    loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.label_smoothing)
-                    if self.mosaic:
-                        quarters = mosaic_loss(self.model, images, batch.labels, self.mosaic, self.label_smoothing)
-                        loss = loss + self.mosaic * quarters
-                    if self.locality:
-                        evidence = self.model.evidence_of(found.features)
-                        loss = loss + self.locality * locality_loss(self.model, images, evidence)
+                    output = (self.forward or self.model)(images, batch.padding_mask)
+                    loss = sum(self.criterion(self.model, output, images, batch.labels).values())
                 share = len(batch) * self.ranks.size / total  # the gradient will be divided by the number of processes
                 self.scaler.scale(loss if share == 1 else loss * share).backward()
-            outputs.append(logits.detach())
+            outputs.append(output.logits.detach())
         if self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.trained, self.max_norm)
@@ -198,7 +185,7 @@ def train_one_epoch(
         waited += time.monotonic() - mark
         window = [batch.to(device) for batch in window]
         for logits, batch in zip(trainer.step(window), window, strict=True):
-            epoch.sums.add(logits, batch.labels)
+            epoch.sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
         epoch.batches += len(window)
         done += len(window)
         after_step()
@@ -261,7 +248,7 @@ def evaluate(
             batch = batch.to(device)
             with precision.autocast():
                 logits = model(batch.normalise(**normalisation), batch.padding_mask).logits  # [B, C]
-            sums.add(logits, batch.labels)
+            sums.add(logits, batch.labels, cross_entropy(logits, batch.labels, reduction="sum"))
             found.append(torch.stack([batch.indices, batch.labels, logits.argmax(1)]))
             progress.step()
             after_batch()

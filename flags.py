@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from models import ARCHITECTURE, DECODERS
+from models.architecture import ARCHITECTURE
+from models.decoders import ALIASES, DECODERS, additive_decoders, canonical_decoder, find_decoder
 from util.cli import Parser
 from util.launcher import read_launcher_env
 from util.precision import PRECISIONS
@@ -116,8 +117,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--decoder",
         default=ARCHITECTURE["decoder"],
-        choices=DECODERS,
-        help="detr: DETR's layers; additive: the map sums to the logit; none: class scores averaged over the image (CAM)",
+        type=canonical_decoder,
+        choices=[*DECODERS, *ALIASES],
+        help="; ".join(f"{name}: {spec.help}" for name, spec in DECODERS.items())
+        + "".join(f"; {alias}: another name of {name}" for alias, name in ALIASES.items()),
     )
     group.add_argument("--enc_layers", default=ARCHITECTURE["enc_layers"], type=int, help="encoder layers (other decoders: 0)")
     group.add_argument("--dec_layers", default=ARCHITECTURE["dec_layers"], type=int, help="decoder layers")
@@ -154,7 +157,7 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--eval needs --resume <checkpoint>: there is nothing to score")
     if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.explicit:
         raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
-    if args.decoder != "detr" and "dec_layers" in args.explicit:
+    if not find_decoder(args.decoder).is_layered and "dec_layers" in args.explicit:
         raise ValueError(f"--decoder {args.decoder} has no layers: leave --dec_layers out")
     if "world_size" in args.explicit and args.world_size != read_launcher_env().size:
         raise ValueError(
@@ -187,8 +190,8 @@ def check_map_losses(args: argparse.Namespace) -> None:
     """Refuse losses on the map where there is no such map."""
     for name in ("mosaic", "locality"):
         value = getattr(args, name)
-        if value and args.decoder == "detr":
-            raise ValueError(f"--{name} {value} needs logits that are sums over cells: give --decoder additive or none")
+        if value and not find_decoder(args.decoder).is_additive:
+            raise ValueError(f"--{name} {value} needs logits that are sums over cells: give --decoder {additive_decoders()}")
         if value and not args.square:
             raise ValueError(f"--{name} {value} needs pictures of one shape: give --square")
     if args.locality and args.window is not None:

@@ -1,12 +1,13 @@
-"""Pictures moved, within a bound that no eye sees, to where they hurt most: training on them makes gradients mean something."""
+"""Adversarial perturbation of images within a small bound; training on it makes gradients of the input interpretable."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.criterion import cross_entropy
 
 STEP = 1.25  # of the bound
 
@@ -19,18 +20,18 @@ def fgsm_perturb(
     bound: Tensor,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Tensor:
-    """One step of the sign of the gradient from a random start (Wong, Rice and Kolter, ICLR 2020, algorithm 3).
+    """Perturb images by one fast gradient sign step from a random start (Wong, Rice and Kolter, ICLR 2020, algorithm 3).
 
     Args:
-        model: fgsm_perturb in evaluation mode, and left in the mode in which it was; no gradient stays in its weights.
+        model: evaluated in evaluation mode, and returned to its mode; its weights get no gradient.
         images: float `[B, 3, H, W]`, normalised.
-        padding_mask: bool `[B, H, W]`, True on padding, which is left as it is; or None.
+        padding_mask: bool `[B, H, W]`, True on padding, which is not perturbed; or None.
         labels: `[B]`.
-        bound: how far a value may move, positive; shape `[3, 1, 1]`.
-        scale: of the loss, where gradients could underflow.
+        bound: largest absolute change of a value, positive; `[3, 1, 1]`, in normalised units.
+        scale: multiplies the loss, where gradients could underflow.
 
     Returns:
-        The moved pictures, without gradient. They may leave the range of real ones by as much as the bound.
+        The perturbed images, without gradient. They may leave the range of valid images by as much as the bound.
     """
     limit = bound.to(images).expand_as(images)
     if padding_mask is not None:
@@ -39,8 +40,8 @@ def fgsm_perturb(
     training = model.training
     model.eval()
     try:
-        loss = F.cross_entropy(model(images + start, padding_mask).logits.float(), labels)
-        (slope,) = torch.autograd.grad(scale(loss), start)
+        loss = cross_entropy(model(images + start, padding_mask).logits, labels)
+        (gradient,) = torch.autograd.grad(scale(loss), start)
     finally:
         model.train(training)
-    return images + torch.clamp(start.detach() + STEP * limit * slope.sign(), -limit, limit)
+    return images + torch.clamp(start.detach() + STEP * limit * gradient.sign(), -limit, limit)

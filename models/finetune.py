@@ -52,7 +52,7 @@ def finetune_state(state: Mapping[str, Tensor], model: ICN, noise_frac: float, s
     dropped = sorted({key.split(".")[0] for key in state if key.startswith(DETECTION_HEADS)})
     result["query_embed.weight"] = adapt_queries(queries, num_classes, noise_frac, generator)
     made = []
-    if model.decoder_kind != "detr":  # what searches is another one; its first weights are the model's own
+    if not model.decoder_spec.is_layered:  # the file's decoder is another: the model keeps its own first weights
         strange = [key for key in result if key not in own or result[key].shape != own[key].shape]
         fresh = [key for key in own if key not in result or key in strange]
         result = {key: own[key] if key in fresh else result[key] for key in own}

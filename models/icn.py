@@ -1,4 +1,4 @@
-"""ICN: each class owns a learnable query; what it finds in the image is the logit, where it looked is the map."""
+"""ICN: an image classifier with a learned query per class, whose cross-attention is the attribution map of the class."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.additive import AdditiveDecoder, AverageDecoder, ClassWeights
+from models.decoders import DecoderSpec, additive_decoders, find_decoder
+from models.errors import ParameterError
 from models.transformer import Transformer
-
-DECODERS = ("detr", "additive", "none")
 
 
 class ICNOutput(NamedTuple):
-    """What one forward gives.
+    """The output of one forward pass.
 
     logits: `[B, C]`, one score per class, before the softmax.
     features: `[B, D, h, w]`, the encoder memory.
-    attention: `[L, B, heads, C, h, w]`, cross-attention of the layers asked for; each `[h, w]` sums to 1 over the valid
-        cells and is 0 on padding. None when nothing was asked for. With a single layer it is the very tensor that the
-        logits were computed from, so that `torch.autograd.grad(logit, attention)` is its gradient.
+    attention: `[L, B, heads, C, h, w]`, cross-attention of the requested layers; each `[h, w]` sums to 1 over the valid cells
+        and is 0 on padding. None without a request. With a single layer it is the very tensor that the logits were computed
+        from, so that `torch.autograd.grad(logit, attention)` is its gradient.
     """
 
     logits: Tensor
@@ -38,6 +37,10 @@ class ICN(nn.Module):
         transformer: encoder and decoder of width `hidden_dim`.
         num_classes: number of class queries `C`.
         hidden_dim: width `D`.
+        decoder: name of the transformer's decoder in `models.decoders.DECODERS`.
+
+    Raises:
+        ParameterError: there is no class, or no such decoder.
     """
 
     def __init__(
@@ -47,42 +50,44 @@ class ICN(nn.Module):
         transformer: Transformer,
         num_classes: int,
         hidden_dim: int,
+        decoder: str = "detr",
     ) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"--num_queries {num_classes}: at least one class is needed")
+            raise ParameterError("num_queries", f"{num_classes}: at least one class is needed")
+        spec = find_decoder(decoder)
+        self.decoder_name = spec.name
         # Registered in INTR's order, so that the optimizer state in its checkpoints belongs to the same parameters.
         self.transformer = transformer
-        self.presence_vector = nn.Linear(hidden_dim, 1) if self.decoder_kind == "detr" else ClassWeights(num_classes, hidden_dim)
+        self.presence_vector = spec.make_head(num_classes, hidden_dim)
         self.query_embed = nn.Embedding(num_classes, hidden_dim)
-        self.query_embed.weight.requires_grad_(self.decoder_kind != "none")  # where nobody searches, nothing trains the queries
+        self.query_embed.weight.requires_grad_(spec.searches)
         self.input_proj = nn.Conv2d(backbone.num_channels, hidden_dim, kernel_size=1)  # type: ignore[arg-type]
         self.backbone = nn.ModuleList([backbone, position_encoding])
-
-    def checkpoint_gradients(self) -> None:
-        """Trade time for memory in training: blocks and layers are computed again in the backward pass (Chen et al. 2016).
-
-        Raises:
-            ValueError: the backbone cannot do this.
-        """
-        self.backbone[0].checkpoint_gradients()  # type: ignore[operator]
-        self.transformer.encoder.checkpointing = True
-        self.transformer.decoder.checkpointing = True  # type: ignore[assignment]
 
     @property
     def num_classes(self) -> int:
         return self.query_embed.num_embeddings
 
     @property
-    def decoder_kind(self) -> str:
-        """One of `DECODERS`."""
-        decoder = self.transformer.decoder
-        return "additive" if isinstance(decoder, AdditiveDecoder) else "none" if isinstance(decoder, AverageDecoder) else "detr"
+    def decoder_spec(self) -> DecoderSpec:
+        """What the decoder can do."""
+        return find_decoder(self.decoder_name)
 
     @property
     def num_decoder_layers(self) -> int:
-        """How many layers have a cross-attention."""
-        return {"additive": 1, "none": 0}.get(self.decoder_kind) or len(getattr(self.transformer.decoder, "layers", ()))
+        """Number of layers with a cross-attention."""
+        return self.transformer.decoder.num_attention_layers
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute activations of blocks and layers in the backward pass, to save memory (Chen et al. 2016).
+
+        Raises:
+            ParameterError: the backbone cannot do this.
+        """
+        self.backbone[0].checkpoint_gradients()  # type: ignore[operator]
+        self.transformer.encoder.checkpointing = True
+        self.transformer.decoder.checkpointing = True
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, *, attention: int | Literal["all"] | None = None
@@ -95,89 +100,82 @@ class ICN(nn.Module):
             attention: decoder layer whose cross-attention is returned (negative from the end), `"all"`, or None.
 
         Raises:
-            ValueError: the layer does not exist, or the feature grid has a single cell.
+            ValueError: the layer does not exist, or the feature map has a single cell.
         """
         layers = self._attention_layers(attention)
-        features, pos, mask = self._embed_image(images, padding_mask)
-        answers, memory, weights = self.transformer(features, pos, self.query_embed.weight, mask, attention_layers=layers)
-        logits = self.presence_vector(answers).squeeze(-1)  # [B, C]
+        features = self.backbone[0](images)  # [B, num_channels, h, w]
+        if features.shape[-2:].numel() == 1:
+            raise ParameterError(
+                "image_size",
+                f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell, the same for "
+                "every class: use larger images or a smaller feature_stride",
+            )
+        mask = _resize_mask(padding_mask, features)  # [B, h, w]
+        pos = self.backbone[1](features, mask)  # [B or 1, D, h, w]
+        decoded, memory, weights = self.transformer(self.input_proj(features), pos, self.query_embed.weight, mask, layers)
+        logits = self.presence_vector(decoded).flatten(1)  # [B, C]
         if not weights:
             return ICNOutput(logits, memory)
-        # One layer is returned uncopied: the gradient of a logit reaches it.
+        # A single layer is returned without a copy, which would have no gradient of the logits.
         return ICNOutput(logits, memory, weights[0] if len(weights) == 1 else torch.cat(weights))
 
     def evidence(
         self, images: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The logits, and what each cell of the grid adds to them: exact, where the decoder is a sum over cells.
+        """Classify a batch with an additive decoder, and compute what each cell adds to the logits.
 
         Args:
-            images, padding_mask: as for `forward`.
-            classes: the classes whose maps are wanted, `[B, Q]`; None for all, in order.
+            images, padding_mask: as in `forward`.
+            classes: indices of Q classes per image, `[B, Q]`; None for all.
 
         Returns:
-            Logits `[B, C]`, and float32 maps `[B, Q, h, w]`, signed, 0 on padding. `maps.sum((-2, -1))` is the logits of
-            `classes` less `presence_vector.bias`.
+            Logits `[B, C]`, and maps of `classes`, float32 `[B, Q, h, w]`, 0 on padding: `maps.sum((-2, -1))` is the logits of
+            `classes` without `presence_vector.bias`.
 
         Raises:
-            ValueError: DETR's decoder is no sum over cells.
+            ValueError: the decoder is not additive.
         """
-        decoder = self._additive_decoder()
-        features, pos, mask = self._embed_image(images, padding_mask)
-        flat = None if mask is None else mask.flatten(1)  # [B, h*w]
-        memory = self.transformer.encode(features, pos, flat)  # [B, h*w, D]
-        grid = (features.shape[-2], features.shape[-1])
-        logits = self.presence_vector(decoder(self.query_embed.weight, memory, flat, grid, ())[0])
-        return logits, self._evidence(memory, flat, classes).unflatten(-1, grid)
+        output = self(images, padding_mask)
+        return output.logits, self.evidence_of(output.features, padding_mask, classes)
 
-    def evidence_of(self, features: Tensor) -> Tensor:
-        """The maps of `evidence` for all classes, from `ICNOutput.features` of pictures without padding.
+    def evidence_of(self, features: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
+        """Compute the maps of `evidence` from `ICNOutput.features`.
 
         Args:
             features: `[B, D, h, w]`.
+            padding_mask, classes: as in `evidence`.
 
         Returns:
-            float32 `[B, C, h, w]`.
+            float32 `[B, Q, h, w]`.
 
         Raises:
-            ValueError: DETR's decoder is no sum over cells.
+            ValueError: the decoder is not additive.
         """
-        return self._evidence(features.flatten(2).transpose(1, 2), None, None).unflatten(-1, features.shape[-2:])
-
-    def _evidence(self, memory: Tensor, mask: Tensor | None, classes: Tensor | None) -> Tensor:
-        """`[B, Q, h*w]` from `memory` `[B, h*w, D]`."""
-        if classes is None:
-            classes = torch.arange(self.num_classes, device=memory.device).expand(len(memory), -1)
-        weights = self.presence_vector.weight[classes]  # type: ignore[index]
-        return self._additive_decoder().evidence(self.query_embed.weight[classes], weights, memory, mask)
-
-    def _additive_decoder(self) -> AdditiveDecoder | AverageDecoder:
-        decoder = self.transformer.decoder
-        if not isinstance(decoder, (AdditiveDecoder, AverageDecoder)):
-            raise ValueError("the logits of --decoder detr are no sum over places: train with --decoder additive")
-        return decoder
-
-    def _embed_image(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Projected features `[B, D, h, w]`, their positions `[B or 1, D, h, w]` and their padding `[B, h, w]`."""
-        features = self.backbone[0](images)  # [B, C', h, w]
-        if features.shape[-2:].numel() == 1:
+        if not self.decoder_spec.is_additive:
             raise ValueError(
-                f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a single cell, where every class finds the same: "
-                "use larger images (--image_size) or a smaller --feature_stride"
+                f"the logits of the {self.decoder_name} decoder are not sums over cells: train a model with another decoder "
+                f"({additive_decoders()})"
             )
-        mask = None
-        if padding_mask is not None:
-            mask = F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()  # [B, h, w]
-        return self.input_proj(features), self.backbone[1](features, mask), mask
+        if classes is None:
+            classes = torch.arange(self.num_classes, device=features.device).expand(len(features), -1)
+        mask = _resize_mask(padding_mask, features)
+        maps = self.transformer.decoder.evidence(
+            self.query_embed.weight[classes],  # [B, Q, D]
+            self.presence_vector.weight[classes],  # type: ignore[index]  # [B, Q, D]
+            features.flatten(2).transpose(1, 2),  # [B, h*w, D]
+            None if mask is None else mask.flatten(1),  # [B, h*w]
+        )
+        return maps.unflatten(-1, features.shape[-2:])
 
     def _attention_layers(self, attention: int | str | None) -> range:
+        """Return the indices of the layers that `forward` was asked for."""
         depth = self.num_decoder_layers
         if attention is None:
             return range(0)
         if attention == "all":
             return range(depth)
         if depth == 0:
-            raise ValueError("--decoder none has no attention: its map is the evidence")
+            raise ValueError(f"the {self.decoder_name} decoder has no attention: its map is the evidence")
         if not isinstance(attention, int) or not -depth <= attention < depth:
             raise ValueError(
                 f"decoder layer {attention!r} does not exist: this model has {depth}, numbered 0 to {depth - 1} "
@@ -185,3 +183,10 @@ class ICN(nn.Module):
             )
         layer = attention % depth
         return range(layer, layer + 1)
+
+
+def _resize_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
+    """Resize a padding mask `[B, H, W]` to the grid of `features` `[B, D, h, w]` by nearest neighbours: `[B, h, w]`."""
+    if padding_mask is None:
+        return None
+    return F.interpolate(padding_mask[:, None].float(), size=features.shape[-2:])[:, 0].bool()

@@ -1,7 +1,7 @@
-"""The transformer of ICN: an encoder over image locations, a decoder in which one query per class searches them.
+"""The transformer of ICN: an encoder over the cells of a feature map, and a decoder with one query per class.
 
-It is DETR's transformer with INTR's changes: the keys of the cross-attention carry no positional encoding, and the
-cross-attention weights are returned - here only those of the layers that are asked for, and never computed otherwise.
+DETR's transformer (Carion et al., ECCV 2020) with INTR's changes: the keys of the cross-attention carry no positional encoding,
+and cross-attention weights are returned - only those of the layers that are asked for, and never computed otherwise.
 """
 
 from __future__ import annotations
@@ -15,23 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from models.attention import MultiheadAttention
 from models.dropout import Dropout
+from models.errors import ParameterError
 
-QUERIES_AT_ONCE = 1024  # in evaluation queries only meet in self-attention: the rest needs no memory for all of them
-
-
-class Layer(nn.Module):
-    """What encoder and decoder layers share; each makes its modules itself, under DETR's names and in DETR's order."""
-
-    linear1: nn.Linear
-    linear2: nn.Linear
-    dropout: Dropout
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
+QUERIES_AT_ONCE = 1024  # in evaluation, where memory for all queries at once is needed by the self-attention only
 
 
-class EncoderLayer(Layer):
-    """Self-attention over the image, then the feed-forward; normalised after each step, or before with `pre_norm`."""
+class EncoderLayer(nn.Module):
+    """Self-attention over the cells, then a feed-forward; layer norms after each of them, or before with `pre_norm`."""
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -44,21 +34,20 @@ class EncoderLayer(Layer):
         self.pre_norm = pre_norm
 
     def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """`src` `[B, S, D]`, `pos` `[B or 1, S, D]`, `padding_mask` `[B, S]`; returns `[B, S, D]`."""
-        if self.pre_norm:
-            x = self.norm1(src)
-            src = src + self._attend(x, pos, padding_mask)
-            return src + self.feed_forward(self.norm2(src))
-        src = self.norm1(src + self._attend(src, pos, padding_mask))
-        return self.norm2(src + self.feed_forward(src))
-
-    def _attend(self, x: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Map `src` `[B, S, D]` to `[B, S, D]`; `pos` is `[B or 1, S, D]`, `padding_mask` `[B, S]`."""
+        # Self-attention
+        x = self.norm1(src) if self.pre_norm else src
         q = k = x + pos
-        return self.dropout(self.self_attn(q, k, x, padding_mask)[0])
+        src = src + self.dropout(self.self_attn(q, k, x, padding_mask)[0])
+        src = src if self.pre_norm else self.norm1(src)
+        # Feed-forward
+        x = self.norm2(src) if self.pre_norm else src
+        src = src + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
+        return src if self.pre_norm else self.norm2(src)
 
 
-class DecoderLayer(Layer):
-    """The class queries talk to each other, search the image, and digest what they found."""
+class DecoderLayer(nn.Module):
+    """Self-attention between the class queries, cross-attention to the cells, feed-forward; layer norms as in the encoder."""
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -75,47 +64,58 @@ class DecoderLayer(Layer):
     def forward(
         self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """`tgt` `[B or 1, C, D]`, `query` `[1, C, D]`, `memory` `[B, h*w, D]`.
+        """Update the classes' vectors.
 
-        Returns the target `[B, C, D]`, and the cross-attention `[1, B, heads, C, h, w]` if a `grid` `(h, w)` asks for it.
+        Args:
+            tgt: `[B or 1, C, D]`.
+            query: class queries `[1, C, D]`.
+            memory: `[B, h*w, D]`.
+            padding_mask: `[B, h*w]`, or None.
+            grid: `(h, w)` to get the cross-attention weights; None not to compute them.
+
+        Returns:
+            The new `tgt` `[B, C, D]`, and the weights `[1, B, heads, C, h, w]` or None.
         """
-        tgt = tgt + self._talk(self.norm1(tgt), query) if self.pre_norm else self.norm1(tgt + self._talk(tgt, query))
-        if torch.is_grad_enabled() or grid is not None or tgt.shape[1] <= QUERIES_AT_ONCE:
-            return self._look(tgt, query, memory, padding_mask, grid)
-        pieces = zip(tgt.split(QUERIES_AT_ONCE, 1), query.split(QUERIES_AT_ONCE, 1), strict=True)
-        return torch.cat([self._look(*piece, memory, padding_mask, None)[0] for piece in pieces], 1), None
+        # Self-attention between the classes
+        x = self.norm1(tgt) if self.pre_norm else tgt
+        q = k = x + query
+        tgt = tgt + self.dropout(self.self_attn(q, k, x)[0])  # [B or 1, C, D]
+        tgt = tgt if self.pre_norm else self.norm1(tgt)
 
-    def _look(
-        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What each query does on its own: search and digest."""
-        found, weights = self._search(self.norm2(tgt) if self.pre_norm else tgt, query, memory, padding_mask, grid)
-        if self.pre_norm:
-            tgt = tgt + found
-            return tgt + self.feed_forward(self.norm3(tgt)), weights
-        tgt = self.norm2(tgt + found)
-        return self.norm3(tgt + self.feed_forward(tgt)), weights
-
-    def _talk(self, tgt: Tensor, query: Tensor) -> Tensor:
-        q = k = tgt + query
-        return self.dropout(self.self_attn(q, k, tgt)[0])
-
-    def _search(
-        self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        q = (tgt + query).expand(len(memory), -1, -1)
-        shape = None if grid is None else (1, len(memory), self.multihead_attn.num_heads, q.shape[1], *grid)
-        found, weights = self.multihead_attn(q, memory, memory, padding_mask, grid is not None, shape)
-        return self.dropout(found), weights
+        # From here on no class depends on another
+        at_once = tgt.shape[1] if torch.is_grad_enabled() or grid is not None else QUERIES_AT_ONCE
+        weights_shape = None if grid is None else (1, len(memory), self.multihead_attn.num_heads, tgt.shape[1], *grid)
+        chunks = zip(tgt.split(at_once, 1), query.split(at_once, 1), strict=True)
+        updated = []
+        for tgt, query in chunks:
+            # Cross-attention to the image
+            x = self.norm2(tgt) if self.pre_norm else tgt
+            q = (x + query).expand(len(memory), -1, -1)  # [B, n, D]
+            x, weights = self.multihead_attn(q, memory, memory, padding_mask, grid is not None, weights_shape)
+            tgt = tgt + self.dropout(x)  # [B, n, D]
+            tgt = tgt if self.pre_norm else self.norm2(tgt)
+            # Feed-forward
+            x = self.norm3(tgt) if self.pre_norm else tgt
+            tgt = tgt + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x)))))
+            updated.append(tgt if self.pre_norm else self.norm3(tgt))
+        return updated[0] if len(updated) == 1 else torch.cat(updated, 1), weights
 
 
 class Encoder(nn.Module):
-    """A stack of encoder layers; with `pre_norm` a last normalisation."""
+    """A stack of encoder layers; with `pre_norm` a last layer norm.
 
-    def __init__(self, layers: list[EncoderLayer], norm: nn.LayerNorm | None) -> None:
+    Raises:
+        ParameterError: `num_layers` is negative, or `nhead` does not divide `d_model`.
+    """
+
+    def __init__(
+        self, num_layers: int, d_model: int, nhead: int, dim_feedforward: int, dropout: float = 0.1, pre_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
+        if num_layers < 0:
+            raise ParameterError("enc_layers", f"{num_layers} must be 0 or more")
+        self.layers = nn.ModuleList(EncoderLayer(d_model, nhead, dim_feedforward, dropout, pre_norm) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(d_model) if pre_norm else None
         self.checkpointing = False
 
     def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -127,15 +127,19 @@ class Encoder(nn.Module):
         return src if self.norm is None else self.norm(src)
 
 
-class Decoder(nn.Module):
-    """A stack of decoder layers and a last normalisation."""
+class QueryDecoder(nn.Module):
+    """Base class of decoders: from class queries and memory to a vector per class.
 
-    def __init__(self, layers: list[DecoderLayer], norm: nn.LayerNorm) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.dropout = layers[0].dropout.p
-        self.checkpointing = False
+    One with attention and without layers computes its weights in `attention_weights(query, key, valid)`, which measurements
+    replace.
+
+    Attributes:
+        num_attention_layers: layers with a cross-attention, whose weights `forward` returns on request.
+        checkpointing: compute layers again in the backward pass, where there are layers.
+    """
+
+    num_attention_layers: int = 0
+    checkpointing: bool = False
 
     def forward(
         self,
@@ -145,9 +149,62 @@ class Decoder(nn.Module):
         grid: tuple[int, int],
         attention_layers: Collection[int],
     ) -> tuple[Tensor, list[Tensor]]:
-        """`query` `[C, D]`; returns the answers `[B, C, D]` and the weights of `attention_layers`, in layer order."""
+        """Decode all classes.
+
+        Args:
+            query: class queries `[C, D]`.
+            memory: `[B, h*w, D]`.
+            padding_mask: `[B, h*w]`, True on padding, or None.
+            grid: `(h, w)`.
+            attention_layers: layers whose cross-attention is returned.
+
+        Returns:
+            One vector per class `[B, C, D]`, and one `[1, B, heads, C, h, w]` per layer of `attention_layers`, in their order.
+        """
+        raise NotImplementedError
+
+    def evidence(self, query: Tensor, weight: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Compute what each cell adds to the logits of Q classes per image; only additive decoders have this.
+
+        Args:
+            query, weight: queries and class weights of the classes, `[B, Q, D]`.
+            memory: `[B, S, D]`.
+            padding_mask: `[B, S]`, or None.
+
+        Returns:
+            float32 `[B, Q, S]`; its sum over S is the logit without the bias.
+        """
+        raise NotImplementedError
+
+
+class Decoder(QueryDecoder):
+    """A stack of decoder layers and a last layer norm.
+
+    Raises:
+        ParameterError: there is no layer, or `nhead` does not divide `d_model`.
+    """
+
+    def __init__(
+        self, num_layers: int, d_model: int, nhead: int, dim_feedforward: int, dropout: float = 0.1, pre_norm: bool = False
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ParameterError("dec_layers", f"{num_layers} must be 1 or more")
+        self.layers = nn.ModuleList(DecoderLayer(d_model, nhead, dim_feedforward, dropout, pre_norm) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(d_model)
+        self.dropout = dropout
+        self.num_attention_layers = num_layers
+
+    def forward(
+        self,
+        query: Tensor,
+        memory: Tensor,
+        padding_mask: Tensor | None,
+        grid: tuple[int, int],
+        attention_layers: Collection[int],
+    ) -> tuple[Tensor, list[Tensor]]:
         # The target of the first self-attention is zero, so that its result is the same for every image: computed once,
-        # and spread over the batch by the first cross-attention - unless dropout is to differ between the images.
+        # and expanded to the batch by the first cross-attention - unless dropout is to differ between the images.
         shared = not self.training or self.dropout == 0
         tgt = torch.zeros_like(query).expand(1 if shared else len(memory), -1, -1)
         kept = []
@@ -163,31 +220,12 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder over a feature grid.
+    """Encoder and decoder over a feature map; draws the weights of both (Glorot and Bengio, AISTATS 2010)."""
 
-    Raises:
-        ValueError: a depth out of range (`enc_layers >= 0`, `dec_layers >= 1`) or `nhead` no divisor of `d_model`.
-
-    `decoder` replaces DETR's, of `dec_layers` layers, by another one.
-    """
-
-    def __init__(
-        self,
-        d_model: int = 256,
-        nhead: int = 8,
-        enc_layers: int = 6,
-        dec_layers: int = 6,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        pre_norm: bool = False,
-        decoder: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, encoder: Encoder, decoder: QueryDecoder) -> None:
         super().__init__()
-        if enc_layers < 0 or (decoder is None and dec_layers < 1):
-            raise ValueError(f"--enc_layers {enc_layers} must be 0 or more, --dec_layers {dec_layers} must be 1 or more")
-        shape = (d_model, nhead, dim_feedforward, dropout, pre_norm)
-        self.encoder = Encoder([EncoderLayer(*shape) for _ in range(enc_layers)], nn.LayerNorm(d_model) if pre_norm else None)
-        self.decoder = decoder or Decoder([DecoderLayer(*shape) for _ in range(dec_layers)], nn.LayerNorm(d_model))
+        self.encoder = encoder
+        self.decoder = decoder
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -200,7 +238,7 @@ class Transformer(nn.Module):
         padding_mask: Tensor | None = None,
         attention_layers: Collection[int] = (),
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Search a feature grid for every class.
+        """Encode a feature map and decode all classes.
 
         Args:
             src: projected features `[B, D, h, w]`.
@@ -210,15 +248,11 @@ class Transformer(nn.Module):
             attention_layers: decoder layers whose cross-attention is returned.
 
         Returns:
-            The queries' answers `[B, C, D]`, the encoder memory `[B, D, h, w]`, and one `[1, B, heads, C, h, w]` per layer.
+            One vector per class `[B, C, D]`, the encoder memory `[B, D, h, w]`, and one `[1, B, heads, C, h, w]` per layer.
         """
         grid = (src.shape[-2], src.shape[-1])
         mask = None if padding_mask is None else padding_mask.flatten(1)  # [B, h*w]
-        memory = self.encode(src, pos, mask)
-        answers, weights = self.decoder(query, memory, mask, grid, attention_layers)
-        return answers, memory.transpose(1, 2).unflatten(2, grid), weights
-
-    def encode(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """The memory `[B, h*w, D]` of projected features `[B, D, h, w]`; `padding_mask` is `[B, h*w]`."""
         tokens = src.flatten(2).transpose(1, 2)  # [B, h*w, D]
-        return self.encoder(tokens, pos.flatten(2).transpose(1, 2).to(tokens.dtype), padding_mask)
+        memory = self.encoder(tokens, pos.flatten(2).transpose(1, 2).to(tokens.dtype), mask)  # [B, h*w, D]
+        decoded, weights = self.decoder(query, memory, mask, grid, attention_layers)
+        return decoded, memory.transpose(1, 2).unflatten(2, grid), weights

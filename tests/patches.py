@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator
 
 import pytest
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from models import ICN
-from models.additive import AdditiveDecoder, AverageDecoder
+from models.decoders import find_decoder
 from models.position_encoding import SinePositionEncoding
-from models.transformer import Transformer
+from models.transformer import Encoder, Transformer
 
 CELL, CLASSES, WIDTH, HEADS = 8, 5, 16, 2
 SIZES = [(32, 40), (32, 24), (16, 40)]  # the pictures of `batch`; grids 4 x 5, 4 x 3 and 2 x 5
@@ -42,9 +43,12 @@ class Patches(nn.Module):
 def patch_model(encoder: int = 1, layers: int = 2, kind: str = "detr", pre_norm: bool = False, dropout: float = 0.1) -> ICN:
     """A random one in evaluation mode, its weights large enough for maps that are far from uniform."""
     torch.manual_seed(0)
-    decoder = {"additive": lambda: AdditiveDecoder(WIDTH, HEADS), "none": AverageDecoder, "detr": lambda: None}[kind]()
-    transformer = Transformer(WIDTH, HEADS, encoder, layers, 24, dropout, pre_norm, decoder=decoder)
-    model = ICN(Patches(), SinePositionEncoding(WIDTH), transformer, CLASSES, WIDTH).eval()
+    shape = {"hidden_dim": WIDTH, "nheads": HEADS, "dim_feedforward": 24, "dropout": dropout, "pre_norm": pre_norm}
+    spec = find_decoder(kind)
+    decoder = None if spec.is_layered else spec.build(Namespace(**shape))
+    encoder_layers = Encoder(encoder, *shape.values())
+    transformer = Transformer(encoder_layers, decoder or spec.build(Namespace(dec_layers=layers, **shape)))
+    model = ICN(Patches(), SinePositionEncoding(WIDTH), transformer, CLASSES, WIDTH, kind).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -154,12 +154,12 @@ def test_classes_of_the_scored_split(capsys: pytest.CaptureFixture, data: Path, 
 
 def test_the_number_of_classes(capsys: pytest.CaptureFixture, data: Path, checkpoint: Path) -> None:
     assert "--num_queries 7" in (line := train(capsys, data, "--num_queries", 7)) and "3 classes" in line
-    assert "--num_queries 7 contradicts" in (line := score(capsys, data, checkpoint, "--num_queries", 7)) and "has 3" in line
+    assert "--num_queries: 7 contradicts" in (line := score(capsys, data, checkpoint, "--num_queries", 7)) and "has 3" in line
 
 
 def test_checkpoints(capsys: pytest.CaptureFixture, data: Path, checkpoint: Path) -> None:
     assert "nowhere.pth does not exist" in score(capsys, data, "nowhere.pth")
-    assert "--nheads 8 contradicts" in score(capsys, data, checkpoint, "--nheads", 8)
+    assert "--nheads: 8 contradicts" in score(capsys, data, checkpoint, "--nheads", 8)
     cut = checkpoint.with_name("cut.pth")
     cut.write_bytes(checkpoint.read_bytes()[:-5000])
     for words in (["--resume", cut], ["--finetune", cut]):
@@ -198,7 +198,7 @@ def test_a_model_of_nan(capsys: pytest.CaptureFixture, data: Path, checkpoint: P
 def test_values_out_of_range(capsys: pytest.CaptureFixture, data: Path) -> None:
     for flag, value in (("--image_size", 8), ("--crop_min", 1.5), ("--hflip", 2), ("--hidden_dim", 30), ("--nheads", 5)):
         assert flag in train(capsys, data, flag, value)
-    assert "--dropout 1.0" in train(capsys, data, "--dropout", 1)
+    assert "--dropout: 1.0" in train(capsys, data, "--dropout", 1)
     assert "single cell" in error_of(
         capsys, *FLAGS.split(), "--dataset_path", data, "--dataset_name", "colours", "--output_dir", "", "--image_size", 32,
         "--feature_stride", 32,

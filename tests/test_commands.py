@@ -71,7 +71,7 @@ def test_the_three_commands(tmp_path: Path) -> None:
     assert (drawn / "index.html").exists() and len(list(drawn.glob("*/heads__true-green__*.png"))) == 2
 
     again = run(ROOT / "main.py", "--eval", "--resume", checkpoint, *data, "--enc_layers", 5, "--output_dir", "", cwd=tmp_path)
-    assert again.returncode == 2 and "--enc_layers 5 contradicts" in again.stderr and again.stderr.count("\n") <= 2
+    assert again.returncode == 2 and "--enc_layers: 5 contradicts" in again.stderr and again.stderr.count("\n") <= 2
 
 
 TINY_RUN = (

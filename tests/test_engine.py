@@ -187,11 +187,11 @@ def test_frozen_parameters_stay_and_get_no_gradient(colours: Path) -> None:
 def test_top_k_metrics() -> None:
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [4, 5, 6, 7, 8, 9], [0, 0, 0, 0, 1, 0]])
     sums = Sums(CPU, 6)
-    sums.add(logits, torch.tensor([0, 0, 4]))
+    sums.add(logits, torch.tensor([0, 0, 4]), torch.zeros(()))
     means = sums.means()
     assert means["acc1"] == pytest.approx(200 / 3) and means["acc5"] == pytest.approx(200 / 3)
     few = Sums(CPU, 3)
-    few.add(logits[:, :3], torch.tensor([0, 2, 0]))
+    few.add(logits[:, :3], torch.tensor([0, 2, 0]), torch.zeros(()))
     assert few.means()["acc5"] is None and "n/a (fewer than 5 classes)" in describe(few.means())
 
 

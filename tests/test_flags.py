@@ -56,8 +56,8 @@ def test_visualization_has_the_flags_of_intr() -> None:
 def test_given_holds_what_was_typed_and_nothing_else() -> None:
     parser = get_args_parser()
     parser.set_defaults(batch_size=1)
-    assert parse(parser, ["--nheads", "8", "--dilation"]).given == ["dilation", "nheads"]
-    assert parse(parser, []).given == [] and parse(parser, []).batch_size == 1
+    assert parse(parser, ["--nheads", "8", "--dilation"]).explicit == ["dilation", "nheads"]
+    assert parse(parser, []).explicit == [] and parse(parser, []).batch_size == 1
 
 
 def test_flags_from_a_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import main
 from datasets import EvalSampler, ImageBatch, collate, eval_shapes, eval_transform, open_split
 from engine import Epoch, Trainer, evaluate, train_one_epoch
-from models import ICN, for_inference
+from models import ICN, Criterion, for_inference
 from util.ema import make_ema
 from util.metrics import Sums
 from util.optimizer import make_optimizer
@@ -88,7 +88,9 @@ def test_label_smoothing() -> None:
     )
     expected = torch.cat([g.flatten() for g in found])
     assert (expected - gradient(model, batch)).norm() > 0.1 * expected.norm()
-    torch.testing.assert_close(moved(make_trainer(model, label_smoothing=0.2), [batch]), expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(
+        moved(make_trainer(model, criterion=Criterion(label_smoothing=0.2)), [batch]), expected, atol=1e-5, rtol=1e-3
+    )
 
 
 def test_accumulation_equals_one_large_batch_also_when_the_last_is_short() -> None:

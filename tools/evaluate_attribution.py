@@ -45,7 +45,6 @@ from util.progress import Progress, clock
 from util.stopping import StopRequest
 
 PROG = "python -m tools.evaluate_attribution"
-OURS = {"additive": "additive", "none": "additive", "detr": "contribution"}
 
 
 def get_args_parser(add_help: bool = True) -> Parser:
@@ -102,11 +101,11 @@ def split_names(text: str | None) -> list[str] | None:
 
 def choose_methods(args: argparse.Namespace, model: ICN, budget: Budget) -> tuple[list[Method], str]:
     """The methods, in the order of the registry, and the one that represents ICN; without those whose package is missing."""
-    ours = args.ours or OURS[model.decoder_kind]
+    ours = args.ours or model.decoder_spec.default_map
     applicable = {method.name for method in methods_of(model)}
     if ours not in applicable:
         raise ValueError(
-            f"--ours {ours} is no map of --decoder {model.decoder_kind}: choose from {', '.join(sorted(applicable))}"
+            f"--ours {ours} is no map of --decoder {model.decoder_name}: choose from {', '.join(sorted(applicable))}"
         )
     asked = split_names(args.methods)
     wanted = applicable - set(budget.left_out) if asked is None else {method.name for method in methods_of(model, asked)}
@@ -260,7 +259,7 @@ def evaluate(
     known = {"siblings": True, "masks": inputs.masks, "removal_effects": inputs.planes}
     methods = [method for method in methods if all(known[need] is not None for need in method.needs)]
     settings = {
-        "checkpoint": Path(args.resume).name, "decoder": model.decoder_kind, "dataset": args.dataset_name, "split": args.test,
+        "checkpoint": Path(args.resume).name, "decoder": model.decoder_name, "dataset": args.dataset_name, "split": args.test,
         "image_size": args.image_size, "square": args.square, "classes": split.classes, "seed": args.seed,
         "batch_size": args.batch_size, "precision": inputs.precision, "device": inputs.device.type, "metrics": sorted(groups),
         "steps": budget.steps, "effort": budget.describe(),
@@ -336,7 +335,7 @@ def evaluate(
     title = f"{args.dataset_name}, {args.test}: {settings['checkpoint']}"
     values = {name: one["values"] for name, one in measured.items()}
     maps = {name: one["maps"] for name, one in measured.items()}
-    note = f"{model.decoder_kind} decoder, {100 * accuracy:.1f} % right; each map explains the class that is predicted"
+    note = f"{model.decoder_name} decoder, {100 * accuracy:.1f} % right; each map explains the class that is predicted"
     draw_sheet(folder / "examples.jpg", title, note, described, pictures.paths, pictures.sizes, maps, values, ours)
     print(f"{len(methods)} methods on {len(pictures)} images in {clock(time.monotonic() - start)}: {folder}/attribution.md")
     return found

@@ -108,7 +108,7 @@ def explain(
     device = next(model.parameters()).device
     batch = batch.to(device)
     images = batch.normalise(**normalisation)
-    sums = model.decoder_kind != "detr"  # the logit is a sum over cells: what each of them added is drawn, not the attention
+    sums = model.decoder_spec.is_additive  # the logit is a sum over cells: what each of them added is drawn, not the attention
     output = model(images, batch.padding_mask, attention=None if sums else layer)
     logits = output.logits.float().cpu()  # [B, C]
     if not logits.isfinite().all():
@@ -237,7 +237,7 @@ def visualize(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> N
     model.eval().to(memory_format=torch.channels_last)
     fill_from_checkpoint(args, meta.args, INPUT)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
-    sums = model.decoder_kind != "detr"
+    sums = model.decoder_spec.is_additive
     layers = 0 if sums else model.num_decoder_layers
     if sums and "dec_layer_index" in args.explicit:
         raise ValueError(f"--dec_layer_index: {args.resume} has no decoder layers, its map is its logit: leave the flag out")

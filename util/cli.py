@@ -86,7 +86,8 @@ def _message(error: Exception) -> str:
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:
         text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
-    return text.strip()
+    parameter = getattr(error, "parameter", None)  # of a model, which has a flag of that name
+    return f"--{parameter}: {text.strip()}" if parameter else text.strip()
 
 
 def _rank() -> str:

@@ -6,7 +6,6 @@ from copy import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from util.distributed import Ranks
@@ -31,13 +30,12 @@ class Sums:
         self.values = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1 hits, top-5 hits
         self.images = 0
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: `logits` `[B, C]`, `labels` `[B]`."""
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Count a batch: `logits` `[B, C]`, `labels` `[B]`, and the sum of its losses."""
         logits = logits.detach().float()
         hits = top_k_correct(logits, labels, 1).sum()
         hits5 = top_k_correct(logits, labels, 5).sum() if self.top5 else hits
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        self.values += torch.stack([loss.double(), hits.double(), hits5.double()])
+        self.values += torch.stack([loss.detach().double(), hits.double(), hits5.double()])
         self.images += len(labels)
 
     def over(self, ranks: Ranks) -> Sums:

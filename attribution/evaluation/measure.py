@@ -127,7 +127,7 @@ def measure_model(
         agreement with the trained model's map after each stage.
     """
     found: dict[str, list[dict[str, Tensor]]] = {}
-    looks, budget = harness.model.decoder_kind != "none", harness.budget
+    looks, budget = harness.model.num_decoder_layers > 0, harness.budget
 
     def merge(mine: Iterator[dict[str, dict[str, Tensor]]]) -> None:
         for parts in ranks.gather_in_order(mine):

@@ -72,6 +72,6 @@ def additive(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tenso
     Raises:
         ValueError: the decoder does not add.
     """
-    if model.decoder_kind == "detr":
-        raise ValueError("additive is a map of --decoder additive and none; with --decoder detr use contribution")
+    if not model.decoder_spec.is_additive:
+        raise ValueError(f"additive is no map of --decoder {model.decoder_name}: use {model.decoder_spec.default_map}")
     return model.evidence(images, padding_mask, classes[:, None])[1][:, 0].float()

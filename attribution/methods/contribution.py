@@ -38,9 +38,9 @@ def contribution(
     Raises:
         ValueError: the layer does not exist, or the decoder is another.
     """
-    if model.decoder_kind != "detr":
+    if not model.decoder_spec.is_layered:
         raise ValueError(
-            f"contribution is a map of --decoder detr; with --decoder {model.decoder_kind} the additive map is exact"
+            f"contribution is a map of layered decoders; with --decoder {model.decoder_name} use {model.decoder_spec.default_map}"
         )
     depth = model.num_decoder_layers
     if layer is not None and not -depth <= layer < depth:

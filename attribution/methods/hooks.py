@@ -72,7 +72,7 @@ def record(
         gradients: keep the graph from the attention to the logits; no gradient reaches the parameters or the backbone.
     """
     assert not model.training, "maps are of the model in evaluation mode: dropout thins them"
-    additive = model.decoder_kind == "additive"
+    additive = not model.decoder_spec.is_layered
     below: Any = model.transformer.encoder.layers if encoder else ()
     layers: Any = () if additive else model.transformer.decoder.layers
     own: list[MultiheadAttention] = [layer.self_attn for layer in below]

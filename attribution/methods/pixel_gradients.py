@@ -16,6 +16,7 @@ from attribution.baselines import gaussian_blur
 from attribution.methods.hooks import frozen
 from attribution.methods.posthoc import _alone, _blank
 from models import ICN
+from models.decoders import additive_decoders
 
 STEPS = 6
 BLUR, SMOOTH = 1 / 16, 1 / 44  # sigmas of the baseline and of the map, shares of the picture's shorter side
@@ -53,8 +54,8 @@ def additive_pixels(
     Raises:
         ValueError: the decoder does not add, or fewer than one step.
     """
-    if model.decoder_kind == "detr":
-        raise ValueError("additive_pixels is a map of --decoder additive and none")
+    if not model.decoder_spec.is_additive:
+        raise ValueError(f"additive_pixels is a map of --decoder {additive_decoders()}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     return of_pairs(partial(_carried, model, steps=steps), model, images, classes, siblings, padding_mask)

@@ -120,16 +120,16 @@ def methods_of(model: ICN, names: Sequence[str] | None = None) -> list[Method]:
             raise ValueError(f"--methods {name}: there is no such map; choose from {', '.join(METHODS)}")
         if not METHODS[name].applies(model):
             possible = ", ".join(method.name for method in methods_of(model))
-            raise ValueError(f"--methods {name} is no map of --decoder {model.decoder_kind}: choose from {possible}")
+            raise ValueError(f"--methods {name} is no map of --decoder {model.decoder_name}: choose from {possible}")
     return [METHODS[name] for name in names]
 
 
 def _is_layered(model: ICN) -> bool:
-    return model.decoder_kind == "detr"
+    return model.decoder_spec.is_layered
 
 
 def _is_additive(model: ICN) -> bool:
-    return model.decoder_kind in ("additive", "none")
+    return model.decoder_spec.is_additive
 
 
 def _has_attention(model: ICN) -> bool:

@@ -15,7 +15,6 @@ from attribution.methods.attention import class_maps
 from attribution.methods.hooks import frozen
 from attribution.metrics.robustness import head_diversity
 from models import ICN
-from models.additive import AdditiveDecoder
 from models.attention import MultiheadAttention
 
 Change = Callable[[Tensor, "Tensor | None"], Tensor]  # weights [B, heads, C, S] and valid keys [B, 1, 1, S] or None
@@ -44,8 +43,8 @@ def reliance(
     Raises:
         ValueError: the decoder has no attention.
     """
-    if model.decoder_kind == "none":
-        raise ValueError("reliance asks what attention is good for, and --decoder none has none")
+    if model.num_decoder_layers == 0:
+        raise ValueError(f"reliance is measured on attention, which --decoder {model.decoder_name} does not have")
     changes: dict[str, Change] = {
         "uniform": _uniform,
         "other_image": lambda weights, valid: weights.roll(len(weights) // 2, 0),
@@ -54,7 +53,7 @@ def reliance(
     right = {"clean": (model(images, padding_mask).logits.argmax(1) == labels).float()}
     for name, change in changes.items():
         with changed_attention(model, change):
-            logits = model(images, padding_mask, attention=-1 if model.decoder_kind == "additive" else None).logits
+            logits = model(images, padding_mask, attention=None if model.decoder_spec.is_layered else -1).logits
         right[name] = (logits.argmax(1) == labels).float()
     if len(images) == 1:
         right["other_image"] = torch.full_like(right["clean"], torch.nan)
@@ -69,10 +68,10 @@ def changed_attention(model: ICN, change: Change) -> Iterator[None]:
     """
     decoder: Any = model.transformer.decoder
     with ExitStack() as undo:
-        if isinstance(decoder, AdditiveDecoder):
-            attend = decoder._attention
-            decoder._attention = lambda query, key, valid: change(attend(query, key, valid), valid)  # type: ignore[method-assign]
-            undo.callback(lambda: delattr(decoder, "_attention"))
+        if not model.decoder_spec.is_layered:
+            attend = decoder.attention_weights
+            decoder.attention_weights = lambda query, key, valid: change(attend(query, key, valid), valid)
+            undo.callback(lambda: delattr(decoder, "attention_weights"))
         else:
             for layer in decoder.layers:
                 for handle in _intervene(layer.multihead_attn, change):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TINY, as_detr, tiny_flags, tiny_model
 
-from models import ARCHITECTURE, load_checkpoint, load_finetune
+from models import ARCHITECTURE, ParameterError, load_checkpoint, load_finetune
 from models.loading import read_checkpoint
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -78,8 +78,9 @@ def test_icn_file_rebuilds_its_model_alone(tmp_path: Path, changes: dict[str, ob
 @pytest.mark.parametrize("flag, value, theirs", [("nheads", 8, 4), ("num_queries", 5, 3), ("backbone", "resnet50", "resnet18")])
 def test_a_flag_that_contradicts_the_file_names_both(tmp_path: Path, flag: str, value: object, theirs: object) -> None:
     save_intr(tmp_path / "intr.pth")
-    with pytest.raises(ValueError, match=f"--{flag} {value} contradicts .*intr.pth, which has {theirs}"):
+    with pytest.raises(ParameterError, match=f"{value} contradicts .*intr.pth, which has {theirs}") as error:
         load_checkpoint(tmp_path / "intr.pth", overrides={flag: value})
+    assert error.value.parameter == flag
     load_checkpoint(tmp_path / "intr.pth", overrides={flag: theirs})
 
 
@@ -114,7 +115,8 @@ def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypat
 def finetune(path: Path, classes: int, noise_frac: float = 0.1, seed: int = 42) -> tuple[torch.nn.Module, str]:
     args = tiny_flags("--noise_frac", noise_frac, "--seed", seed)
     args.num_queries, args.backbone_norm = classes, "frozen"
-    return load_finetune(path, args, {})
+    model, _, report = load_finetune(path, args, {})
+    return model, report
 
 
 @pytest.mark.parametrize("classes", [3, 100, 117, 250])
@@ -167,7 +169,7 @@ def test_finetune_of_another_depth_is_refused_in_one_line(tmp_path: Path) -> Non
 
 def test_detr_cannot_be_scored(tmp_path: Path) -> None:
     save_detr(tmp_path / "detr.pth")
-    with pytest.raises(ValueError, match="DETR detector.*--finetune"):
+    with pytest.raises(ValueError, match="DETR detector.*fine-tune"):
         load_checkpoint(tmp_path / "detr.pth")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from assembly import make_trainer
 from datasets import ImageBatch
-from models.locality import _part, locality_loss
+from models.locality import _random_rectangle, locality_loss
 from util.precision import select_precision
 
 NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 0.2]}
@@ -55,11 +55,11 @@ def test_it_does_not_depend_on_the_scale_of_evidence_nor_on_what_all_classes_sha
     assert of(shared, 3) == pytest.approx(plain, rel=1e-4)
 
 
-def test_parts_are_rectangles_and_their_complements_of_every_size() -> None:
+def test_random_rectangles_are_rectangles_and_their_complements_of_every_size() -> None:
     torch.manual_seed(0)
     shares = []
     for _ in range(200):
-        inside = _part(40, 60)
+        inside = _random_rectangle(40, 60)
         small = inside if not (inside[0, 0] and inside[-1, -1]) or inside.float().mean() < 0.5 else ~inside
         rows, columns = small.any(1), small.any(0)
         assert small.sum() in (rows.sum() * columns.sum(), 0) or (~small).any(1).sum() * (~small).any(0).sum() == (~small).sum()

@@ -14,12 +14,18 @@ import main
 from assembly import make_trainer
 from datasets import ImageBatch
 from flags import get_args_parser
-from models.mosaic import mosaic_loss, mosaics, quarters
+from models import DECODERS, ICN
+from models.criterion import cross_entropy
+from models.mosaic import mosaic_logits, mosaics, quarter_sums
 from util.cli import parse
 from util.precision import select_precision
 
 NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 0.2]}
 SIDE = 64
+
+
+def mosaic_loss(model: ICN, images: Tensor, labels: Tensor, share: float, label_smoothing: float = 0.0) -> Tensor:
+    return cross_entropy(*mosaic_logits(model, images, labels, share), label_smoothing)
 
 
 @pytest.mark.parametrize("height, width", [(8, 12), (7, 9)])
@@ -36,19 +42,19 @@ def test_each_picture_lies_in_its_quarter_at_half_its_size(height: int, width: i
 
 def test_quarters_add_up_and_leave_the_border_out() -> None:
     evidence = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6).double()
-    found = quarters(evidence)
+    found = quarter_sums(evidence)
     assert found.shape == (4, 2, 3)
     torch.testing.assert_close(found.sum(0), evidence.sum((-2, -1)))
     torch.testing.assert_close(found[1], evidence[..., :2, 3:].sum((-2, -1)))
     odd = torch.zeros(1, 1, 5, 5)
     odd[..., 2, :] = odd[..., :, 2] = 1
-    assert (quarters(odd) == 0).all()
+    assert (quarter_sums(odd) == 0).all()
 
 
 class Reads(torch.nn.Module):
     """Pictures are grey levels 0, 1, 2: their classes. Each cell says the class of what is there - or of what is opposite."""
 
-    decoder_kind = "none"
+    decoder_spec = DECODERS["average"]
 
     def __init__(self, opposite: bool = False) -> None:
         super().__init__()
@@ -122,7 +128,7 @@ def test_mosaics_leave_the_running_statistics_alone() -> None:
     [
         (
             "--mosaic 0.5 --square",
-            "--mosaic 0.5 needs logits that are sums over cells: give --decoder additive or none",
+            "--mosaic 0.5 needs logits that are sums over cells: give --decoder additive or average",
         ),
         ("--mosaic 0.5 --decoder none", "--mosaic 0.5 needs pictures of one shape: give --square"),
         ("--locality 1 --square", "--locality 1.0 needs logits that are sums over cells"),
@@ -143,7 +149,7 @@ def test_a_grid_of_one_row_has_no_quarters() -> None:
     args = tiny_flags("--mosaic", 0.5, "--square", "--decoder", "additive")
     model = tiny_model(decoder="additive", enc_layers=0)
     trainer = make_trainer(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 10, None)
-    with pytest.raises(ValueError, match="--mosaic: images of 32 x 64 pixels give a map of 1 x 2 cells, too few for quarters"):
+    with pytest.raises(ValueError, match="images of 32 x 64 pixels give a feature map of 1 x 2 cells, too few for quarters"):
         trainer.step([ImageBatch(batch().images[:, :, :32], None, batch().labels, torch.arange(4))])
 
 

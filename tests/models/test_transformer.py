@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.transformer import Transformer
+from models.errors import ParameterError
+from models.transformer import Decoder, Encoder, Transformer
 
 D, HEADS, CLASSES = 32, 4, 5
 
@@ -58,7 +59,8 @@ def oracle(
 
 def make(pre_norm: bool, depth: tuple[int, int]) -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(D, HEADS, *depth, dim_feedforward=48, dropout=0.1, pre_norm=pre_norm).eval()
+    shape = (D, HEADS, 48, 0.1, pre_norm)
+    model = Transformer(Encoder(depth[0], *shape), Decoder(depth[1], *shape)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -109,16 +111,20 @@ def test_first_self_attention_is_shared_only_where_that_is_exact() -> None:
     assert seen == [2, 1]
 
 
-@pytest.mark.parametrize("depth", [(-1, 1), (0, 0)])
-def test_depth_is_checked(depth: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="--enc_layers"):
-        Transformer(D, HEADS, *depth)
+def test_depth_is_checked() -> None:
+    with pytest.raises(ParameterError, match="-1 must be 0 or more") as error:
+        Encoder(-1, D, HEADS, 48)
+    assert error.value.parameter == "enc_layers"
+    with pytest.raises(ParameterError, match="0 must be 1 or more") as error:
+        Decoder(0, D, HEADS, 48)
+    assert error.value.parameter == "dec_layers"
 
 
 def test_queries_in_pieces_give_the_same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     for pre_norm in (False, True):
-        transformer = Transformer(32, 4, 1, 2, 64, 0.1, pre_norm).eval()
+        shape = (32, 4, 64, 0.1, pre_norm)
+        transformer = Transformer(Encoder(1, *shape), Decoder(2, *shape)).eval()
         src, pos, query = torch.randn(2, 32, 4, 5), torch.randn(1, 32, 4, 5), torch.randn(7, 32)
         with torch.no_grad():
             whole = transformer(src, pos, query)[0]

@@ -230,7 +230,7 @@ def test_without_captum_its_methods_are_left_out(
         (["--costly_images", "0"], ["--costly_images 0"]),
         (["--batch_size", "0"], ["--batch_size 0"]),
         (["--seed", "-1"], ["--seed -1"]),
-        (["--decoder", "detr"], ["--decoder detr", "additive"]),
+        (["--decoder", "detr"], ["--decoder: detr", "additive"]),
         (["--dataset_name", "absent"], ["absent", "colours"]),
     ],
 )

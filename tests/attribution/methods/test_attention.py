@@ -85,7 +85,7 @@ def test_additive_maps_sum_to_the_logit(kind: str) -> None:
     with torch.no_grad():
         logits = model(images, mask).logits.gather(1, classes[:, None])[:, 0]
     torch.testing.assert_close(maps.sum((1, 2)) + model.presence_vector.bias.detach(), logits, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="with --decoder detr use contribution"):
+    with pytest.raises(ValueError, match="no map of --decoder detr: use contribution"):
         additive(patch_model(), images, classes)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attribution.baselines import gaussian_blur
 from attribution.methods.pixel_gradients import BLUR, additive_pixels, path_gradients
-from models import ICN
+from models import DECODERS, ICN
 
 SIDE, CELL = 64, 16
 ROWS = {"shared": slice(5, 8), "own": slice(37, 40), "other": slice(53, 56), "rival": slice(43, 46)}  # thinner than a cell
@@ -26,7 +26,7 @@ class Spots(nn.Module):
     The shared spot speaks against class 2.
     """
 
-    decoder_kind = "additive"
+    decoder_spec = DECODERS["additive"]
 
     def evidence(self, images: Tensor, padding_mask: None, classes: Tensor) -> tuple[None, Tensor]:
         spots = torch.stack([_mask(place).to(images) for place in (SHARED, OWN, OTHER, RIVAL)])
@@ -139,7 +139,7 @@ def test_a_picture_does_not_depend_on_those_beside_it() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="a map of --decoder additive and none"):
+    with pytest.raises(ValueError, match="a map of --decoder additive or average"):
         call: ICN = patch_model(kind="detr")
         additive_pixels(call, picture(), torch.tensor([0]), siblings=torch.tensor([1]))
     with pytest.raises(ValueError, match="steps must be at least 1, not 0"):

@@ -161,9 +161,9 @@ def test_frozen_models_have_the_same_maps() -> None:
 
 def test_contribution_says_which_decoder_and_layer_it_takes() -> None:
     images, classes, _ = batch()
-    with pytest.raises(ValueError, match="with --decoder additive the additive map is exact"):
+    with pytest.raises(ValueError, match="with --decoder additive use additive"):
         contribution(patch_model(kind="additive"), images, classes)
     with pytest.raises(ValueError, match="layer 2 does not exist: this model has 2"):
         contribution(patch_model(), images, classes, layer=2)
-    with pytest.raises(ValueError, match="--decoder none has no attention"):
+    with pytest.raises(ValueError, match="the average decoder has no attention"):
         attention(patch_model(kind="none"), images, classes)

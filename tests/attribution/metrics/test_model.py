@@ -15,7 +15,7 @@ KINDS = ["detr", "additive"]
 
 
 def logits_of(model, images, mask=None):
-    return model(images, mask, attention=-1 if model.decoder_kind == "additive" else None).logits
+    return model(images, mask, attention=None if model.decoder_spec.is_layered else -1).logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,7 +56,7 @@ def test_reliance_counts_right_answers(kind: str) -> None:
     assert found["clean"].tolist() == [1, 1, 1]
     assert all(set(values.tolist()) <= {0, 1} for values in found.values())
     assert reliance(model, images[:1], labels[:1], padding_mask=mask[:1])["other_image"].isnan().all()
-    with pytest.raises(ValueError, match="--decoder none"):
+    with pytest.raises(ValueError, match="--decoder average"):
         reliance(patch_model(kind="none"), images, labels)
 
 

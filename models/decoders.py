@@ -1,0 +1,118 @@
+"""The registry of decoders: how each is built, and what it can do.
+
+A new decoder is one row of `DECODERS`; nothing else in the repository knows decoders by name. The module imports no torch, so
+that a command line can list them quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from models.errors import ParameterError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from models.transformer import QueryDecoder
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """One row of the registry.
+
+    Attributes:
+        name: value of `decoder` among the flags and in files.
+        help: one line for the command line.
+        build: makes the decoder, a `models.transformer.QueryDecoder`, from the flags.
+        make_head: makes the classifier from `(num_classes, width)`: it maps `[B, C, width]` to `[B, C]` or `[B, C, 1]`.
+        default_map: the attribution method that represents the decoder.
+        is_additive: the logit is a sum over cells plus a bias, so that the decoder has `evidence`.
+        is_layered: a stack of `dec_layers` layers as in DETR, by default behind an encoder.
+        is_mean: class scores are averaged over the cells.
+        searches: the class queries take part, and are trained.
+    """
+
+    name: str
+    help: str
+    build: Callable[[argparse.Namespace], QueryDecoder]
+    make_head: Callable[[int, int], nn.Module]
+    default_map: str
+    is_additive: bool = False
+    is_layered: bool = False
+    is_mean: bool = False
+    searches: bool = True
+
+
+def _build_detr(args: argparse.Namespace) -> QueryDecoder:
+    from models.transformer import Decoder
+
+    return Decoder(args.dec_layers, args.hidden_dim, args.nheads, args.dim_feedforward, args.dropout, args.pre_norm)
+
+
+def _build_additive(args: argparse.Namespace) -> QueryDecoder:
+    from models.additive import AdditiveDecoder
+
+    return AdditiveDecoder(args.hidden_dim, args.nheads)
+
+
+def _build_average(args: argparse.Namespace) -> QueryDecoder:
+    from models.additive import AverageDecoder
+
+    return AverageDecoder()
+
+
+def _shared_head(num_classes: int, width: int) -> nn.Module:
+    from torch import nn
+
+    return nn.Linear(width, 1)
+
+
+def _class_head(num_classes: int, width: int) -> nn.Module:
+    from models.additive import ClassWeights
+
+    return ClassWeights(num_classes, width)
+
+
+DECODERS = {
+    spec.name: spec
+    for spec in (
+        DecoderSpec("detr", "DETR's layers", _build_detr, _shared_head, "contribution", is_layered=True),
+        DecoderSpec("additive", "the map sums to the logit", _build_additive, _class_head, "additive", is_additive=True),
+        DecoderSpec(
+            "average",
+            "class scores averaged over the image (CAM)",
+            _build_average,
+            _class_head,
+            "additive",
+            is_additive=True,
+            is_mean=True,
+            searches=False,
+        ),
+    )
+}
+ALIASES = {"none": "average"}  # other names in flags and files
+
+
+def canonical_decoder(name: str) -> str:
+    """Return the name of the registry for `name`, which may be an alias; unknown names stay as they are."""
+    return ALIASES.get(name, name)
+
+
+def find_decoder(name: str) -> DecoderSpec:
+    """Return the row of a decoder by its name or alias.
+
+    Raises:
+        ParameterError: there is none of that name.
+    """
+    spec = DECODERS.get(canonical_decoder(name))
+    if spec is None:
+        raise ParameterError("decoder", f"{name!r} is not known: choose {', '.join((*DECODERS, *ALIASES))}")
+    return spec
+
+
+def additive_decoders() -> str:
+    """Return the names of the decoders whose logit is a sum over cells, for messages: `additive or average`."""
+    return " or ".join(name for name, spec in DECODERS.items() if spec.is_additive)
