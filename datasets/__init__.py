@@ -1,31 +1,44 @@
-"""Files to batches. Knows no model."""
+"""From image files to batches; knows no model. A name is imported from its module when it is first used."""
+# ruff: noqa: F401 (the imports below are for type checkers)
 
-from datasets.batching import EvalSampler, ImageBatch, TrainSampler, collate, worker_init
-from datasets.decode import ImageError, check_image, decode_image, image_size
-from datasets.image_folder import IMAGE_EXTENSIONS, ImageFolder, Sample, class_names, list_classes, open_split
-from datasets.shapes import eval_shapes
-from datasets.transforms import eval_transform, train_transform, training_scales
-from datasets.verify import verify_images
+from __future__ import annotations
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "EvalSampler",
-    "ImageBatch",
-    "ImageError",
-    "ImageFolder",
-    "Sample",
-    "TrainSampler",
-    "check_image",
-    "class_names",
-    "collate",
-    "decode_image",
-    "eval_shapes",
-    "eval_transform",
-    "image_size",
-    "list_classes",
-    "open_split",
-    "train_transform",
-    "training_scales",
-    "verify_images",
-    "worker_init",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets.batch import ImageBatch, collate
+    from datasets.decode import ImageError, decode_image, image_size
+    from datasets.image_folder import ImageFolder, class_names, open_split
+    from datasets.samplers import EvalSampler, TrainSampler
+    from datasets.shapes import eval_shapes
+    from datasets.transforms import eval_transform, train_transform, training_scales
+    from datasets.verify import verify_images
+    from datasets.workers import worker_init
+
+_MODULES = {
+    "EvalSampler": "samplers",
+    "ImageBatch": "batch",
+    "ImageError": "decode",
+    "ImageFolder": "image_folder",
+    "TrainSampler": "samplers",
+    "class_names": "image_folder",
+    "collate": "batch",
+    "decode_image": "decode",
+    "eval_shapes": "shapes",
+    "eval_transform": "transforms",
+    "image_size": "decode",
+    "open_split": "image_folder",
+    "train_transform": "transforms",
+    "training_scales": "transforms",
+    "verify_images": "verify",
+    "worker_init": "workers",
+}
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an exported name (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -7,10 +7,12 @@ import argparse
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from datasets.batching import EvalSampler, collate, end_workers_at_exit, patient_worker_init
+from datasets.batch import collate
 from datasets.image_folder import ImageFolder, Sample, open_split
+from datasets.samplers import EvalSampler
 from datasets.shapes import eval_shapes
 from datasets.transforms import eval_transform, train_transform
+from datasets.workers import kill_workers_at_exit, preemption_worker_init
 
 
 def build_datasets(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
@@ -40,13 +42,13 @@ def build_loader(
     device: torch.device,
 ) -> DataLoader:
     """Build the loader of the batches that `sampler` chooses, in pinned memory for a GPU."""
-    end_workers_at_exit()
+    kill_workers_at_exit()
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=args.num_workers,
-        worker_init_fn=patient_worker_init,
+        worker_init_fn=preemption_worker_init,
         generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
         persistent_workers=args.num_workers > 0,
         pin_memory=device.type == "cuda",

@@ -1,10 +1,10 @@
-"""Every file is checked before the first epoch, so that a broken one is not found after hours."""
+"""Verification of image files before the first epoch, so that a broken one does not end a run after hours."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,35 +15,27 @@ SHOWN = 20  # bad files listed in the error
 CHUNK = 16  # files per task
 
 
-def verify_images(
-    paths: Sequence[str | os.PathLike[str]],
-    *,
-    workers: int = 2,
-    cache: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Checks that every file is a whole image.
+def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) -> None:
+    """Check that every file is a whole image.
+
+    Success is cached in `${XDG_CACHE_HOME:-~/.cache}/icn/verified`, by path, size and modification time of every file, so
+    that a second run reads only those.
 
     Args:
         paths: image files.
         workers: threads that check.
-        cache: remember success in `${XDG_CACHE_HOME:-~/.cache}/icn/verified`, by path, size and time of change of
-            every file, so that a second run only looks at those.
-        progress: called with (files done, files in all), besides the line on stderr that appears if it takes a while.
 
     Raises:
         ValueError: some files cannot be used; the first line stands alone, the next ones list up to 20 files.
     """
-    mark = _mark(paths) if cache else None
-    if mark is not None and mark.exists():
+    marker = _marker(paths)
+    if marker is not None and marker.exists():
         return
     bad = []
     with Progress(len(paths), "checking images") as line:
         for errors, count in _check_all(paths, max(1, workers)):
             bad += errors
             line.step(count)
-            if progress is not None:
-                progress(line.done, len(paths))
     if bad:
         first = bad[0] if len(bad) == 1 else f"the first: {bad[0]}"
         lines = [f"{len(bad)} of {len(paths)} images cannot be used; {first}"]
@@ -52,12 +44,12 @@ def verify_images(
         if len(bad) > SHOWN:
             lines.append(f"  and {len(bad) - SHOWN} more")
         raise ValueError("\n".join(lines))
-    if mark is not None:
-        _remember(mark)
+    if marker is not None:
+        _touch(marker)
 
 
 def _check_all(paths: Sequence[str | os.PathLike[str]], workers: int) -> Iterator[tuple[list[str], int]]:
-    """Errors and number of files of one chunk after the other, in order."""
+    """Yield errors and number of files of each chunk, in order."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     pool = ThreadPoolExecutor(workers)
     try:
@@ -76,22 +68,22 @@ def _check_chunk(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[str], in
     return errors, len(paths)
 
 
-def _mark(paths: Sequence[str | os.PathLike[str]]) -> Path | None:
-    """The file whose existence says that exactly these files were found whole; None if there can be none."""
+def _marker(paths: Sequence[str | os.PathLike[str]]) -> Path | None:
+    """Return the file whose existence says that these very files are whole; None if there can be none."""
     digest = hashlib.sha256()
     try:
         for path in sorted(os.path.abspath(path) for path in paths):
             status = os.stat(path)
             digest.update(os.fsencode(path) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except (OSError, RuntimeError):  # a file that cannot be looked at; a user without a home
+    except (OSError, RuntimeError):  # a file without permissions; a user without a home
         return None
     return Path(home) / "icn" / "verified" / digest.hexdigest()
 
 
-def _remember(mark: Path) -> None:
+def _touch(marker: Path) -> None:
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
     except OSError:  # read-only home: the next run checks again
         return

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datasets.batching import EvalSampler, TrainSampler, collate, end_workers_at_exit, patient_worker_init, worker_init
+from datasets import EvalSampler, TrainSampler, collate, worker_init
+from datasets.workers import kill_workers_at_exit, preemption_worker_init
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -123,7 +124,9 @@ class TestTrainSampler:
         assert sampler.batches_per_epoch == len(whole)
         sampler.set_epoch(1)
         assert len(sampler) == len(whole)
-        assert list(TrainSampler(50, 4, seed=1, sizes=[96, 128], start_batch=5)) == whole[5:]
+        again = TrainSampler(50, 4, seed=1, sizes=[96, 128])
+        again.set_epoch(0, start_batch=5)
+        assert list(again) == whole[5:]
 
     def test_one_scale_per_batch_and_all_scales_in_an_epoch(self):
         batches = list(TrainSampler(400, 4, seed=0, sizes=[96, 112, 128]))
@@ -199,9 +202,9 @@ def test_a_worker_is_silent_only_about_a_main_process_that_is_gone(capfd: pytest
 
 
 def _exit_with_a_worker(pid: Any) -> None:
-    end_workers_at_exit()
+    kill_workers_at_exit()
     batches = iter(
-        DataLoader(Facts(), batch_size=None, num_workers=1, worker_init_fn=patient_worker_init, persistent_workers=True)
+        DataLoader(Facts(), batch_size=None, num_workers=1, worker_init_fn=preemption_worker_init, persistent_workers=True)
     )
     pid.value = next(batches)[0]
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
@@ -210,7 +213,7 @@ def _exit_with_a_worker(pid: Any) -> None:
     raise SystemExit(7)
 
 
-def test_a_patient_worker_goes_on_until_its_main_process_exits():
+def test_a_preempted_worker_continues_until_its_main_process_exits():
     context = multiprocessing.get_context("fork")
     pid = context.Value("i", 0)
     child = context.Process(target=_exit_with_a_worker, args=(pid,))

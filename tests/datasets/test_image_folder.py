@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import datasets.image_folder
-from datasets.batching import TrainSampler, collate, worker_init
+from datasets import TrainSampler, collate, worker_init
 from datasets.image_folder import ImageFolder, Sample, class_names, list_classes, open_split
 from datasets.transforms import train_transform, training_scales
 

@@ -1,0 +1,94 @@
+"""A batch of images: how samples are collated, moved to a device and normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ImageBatch:
+    """A batch of images with its labels.
+
+    images: uint8 `[B, 3, H, W]` in channels_last memory, padded at the bottom and right.
+    padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+    labels: int64 `[B]`, class indices.
+    indices: int64 `[B]`, positions in the data set.
+    """
+
+    images: Tensor
+    padding_mask: Tensor | None
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> ImageBatch:
+        """Return the batch on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> ImageBatch:
+        """Return the batch in page-locked memory; the loader calls this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def normalise(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+        """Compute the model's input: `(images / 255 - mean) / std`, exactly 0 on padding, as INTR pads after it normalised.
+
+        Args:
+            mean: three means, of pixels from 0 to 1.
+            std: three standard deviations, likewise.
+
+        Returns:
+            float32 `[B, 3, H, W]` in channels_last memory.
+        """
+        batch, _, height, width = self.images.shape
+        shift, scale = (row.repeat(width) for row in _constants(tuple(mean), tuple(std), self.images.device))  # [W * 3]
+        # In rows of W * 3 numbers: SIMD over an innermost dimension of three channels would be slow.
+        rows = self.images.permute(0, 2, 3, 1).reshape(batch, height, width * 3).float().sub_(shift).mul_(scale)
+        if self.padding_mask is not None:
+            _clear_padding(rows, self.padding_mask)
+        return rows.view(batch, height, width, 3).permute(0, 3, 1, 2)  # [B, 3, H, W]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
+        mask = None if self.padding_mask is None else change(self.padding_mask)
+        return ImageBatch(change(self.images), mask, change(self.labels), change(self.indices))
+
+
+@lru_cache(maxsize=8)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return shift and scale of a byte: two `[3]`."""
+    # Cached: a fresh copy to the GPU would make the host wait for it at every step.
+    shift = torch.tensor([255 * value for value in mean], device=device)
+    return shift, torch.tensor([1 / (255 * value) for value in std], device=device)
+
+
+def _clear_padding(rows: Tensor, mask: Tensor) -> None:
+    """Write 0 into rows `[B, H, W * 3]` where the mask `[B, H, W]` is True: at the bottom and right of each image."""
+    if rows.device.type != "cpu":
+        rows.unflatten(2, (-1, 3)).masked_fill_(mask[..., None], 0.0)  # one kernel, no synchronisation
+        return
+    for row, padding in zip(rows, mask, strict=True):
+        height, width = (int(side.logical_not().sum()) for side in (padding[:, 0], padding[0]))
+        row[height:] = 0.0
+        row[:, width * 3 :] = 0.0
+
+
+def collate(samples: Sequence[tuple[Tensor, int, int]]) -> ImageBatch:
+    """Collate (image uint8 `[3, h, w]`, label, index) triples into one batch of the largest height and width."""
+    images, labels, indices = zip(*samples, strict=True)
+    heights, widths = zip(*(image.shape[-2:] for image in images), strict=True)
+    height, width = max(heights), max(widths)
+    padded = min(heights) < height or min(widths) < width
+    make = torch.zeros if padded else torch.empty
+    batch = make(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # [B, 3, H, W]
+    mask = torch.ones(len(images), height, width, dtype=torch.bool) if padded else None
+    for i, image in enumerate(images):
+        batch[i, :, : heights[i], : widths[i]] = image
+        if mask is not None:
+            mask[i, : heights[i], : widths[i]] = False
+    return ImageBatch(batch, mask, torch.tensor(labels), torch.tensor(indices))

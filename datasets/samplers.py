@@ -1,0 +1,131 @@
+"""Samplers: which images are in which batch of an epoch, and with which augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+
+import torch
+from torch.utils.data import Sampler
+
+from datasets.image_folder import Sample
+
+
+class TrainSampler(Sampler[list[Sample]]):
+    """Random batches of training images: a pure function of (seed, epoch), whatever the number of ranks and workers.
+
+    Rank r takes the r-th slice of a global batch of `batch_size * world_size` images. The last images that fill no
+    batch are dropped; a data set smaller than one global batch gives one short batch.
+
+    Args:
+        n: images in the data set.
+        batch_size: images per rank.
+        seed: of the run; with the epoch it decides order, scales and augmentation.
+        sizes: scales of which one is drawn per batch; None leaves the scale to the transform.
+        rank, world_size: this process, and how many there are.
+
+    Raises:
+        ValueError: no images, fewer images than ranks, or a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        sizes: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        _check_batch_size(batch_size)
+        if n < world_size:
+            raise ValueError(f"{n} training images are too few for {world_size} processes; each needs at least one")
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.sizes = list(sizes) if sizes else None
+        self.rank, self.world_size = rank, world_size
+        self.set_epoch(0)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch on each rank."""
+        return max(1, self.n // (self.batch_size * self.world_size))
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch, and how many of its batches a resumed run has already trained on."""
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        return max(0, self.batches_per_epoch - self.start_batch)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        epoch, start_batch = self.epoch, self.start_batch
+        generator = torch.Generator().manual_seed(_hash(self.seed, epoch, "order"))
+        order = torch.randperm(self.n, generator=generator).tolist()
+        total = min(self.n, self.batch_size * self.world_size)
+        first, last = (r * total // self.world_size for r in (self.rank, self.rank + 1))
+        for batch in range(start_batch, self.batches_per_epoch):
+            size = self.sizes[_hash(self.seed, epoch, "size", batch) % len(self.sizes)] if self.sizes else None
+            chosen = order[batch * total + first : batch * total + last]
+            yield [Sample(index, _hash(self.seed, epoch, "image", index), size) for index in chosen]
+
+
+class EvalSampler(Sampler[list[int]]):
+    """Batches for evaluation: every image is in exactly one, over all ranks; deterministic.
+
+    With `shapes` the images of a batch have one shape, so that none is padded: padding reaches the convolutions, and a
+    score would depend on the other images of its batch. The largest shapes come first, and rank r takes batches r,
+    r + world_size, ...; without `shapes` the batches are in order, of images r, r + world_size, ...
+
+    No image is repeated to give all ranks as many: ranks may differ by one batch, and a rank may have none.
+
+    Args:
+        n: images in the data set.
+        batch_size: images per batch, at most.
+        rank, world_size: this process, and how many there are.
+        shapes: (height, width) of every image as it is scored; see `eval_shapes`.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shapes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        _check_batch_size(batch_size)
+        if shapes is None:
+            self.batches = list(_chunks(range(rank, n, world_size), batch_size))
+            return
+        assert len(shapes) == n, f"{len(shapes)} shapes of {n} images"
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for index, shape in enumerate(shapes):
+            by_shape.setdefault(shape, []).append(index)
+        largest_first = sorted(by_shape, key=lambda shape: (shape[0] * shape[1], shape), reverse=True)
+        batches = [batch for shape in largest_first for batch in _chunks(by_shape[shape], batch_size)]
+        self.batches = batches[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def _hash(*parts: int | str) -> int:
+    """Hash to 63 bits, the same in every process and version of Python."""
+    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _chunks(indices: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Yield consecutive chunks of `size` indices; the last may be shorter."""
+    for start in range(0, len(indices), size):
+        yield list(indices[start : start + size])
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"--batch_size {batch_size} must be at least 1")
