@@ -1,4 +1,4 @@
-"""Make a factorial-planes data set, scenes with two aeroplanes, or a sheet that shows the classes.
+"""Render a factorial-planes data set, pictures of two aeroplanes, or a contact sheet of the classes.
 
 python -m tools.make_planes --preset f16 --out <datasets> --train 3200 --val 800 --test 800
 python -m tools.make_planes --preset f81 --sheet planes.png
@@ -18,6 +18,7 @@ from datasets.planes.export import FORMATS, SPLITS, export
 from datasets.planes.pairs import export_pairs
 from datasets.planes.presets import Preset
 from datasets.planes.renderer import MIN_SIZE, Render
+from util.atomic import atomic_write
 from util.cli import Parser, launch
 from util.progress import Progress
 
@@ -34,7 +35,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--name", help="name of the data set")
     output.add_argument("--format", default="png", choices=FORMATS, help="png keeps the pictures exact; jpg is smaller")
     output.add_argument(
-        "--pairs", type=int, help="make this many pictures of two aeroplanes, with pairs.json, in place of a data set"
+        "--pairs", type=int, help="make this many pictures of two aeroplanes, with pairs.json, instead of a data set"
     )
     output.add_argument("--sheet", type=Path, help="write a picture with one aeroplane of each class and its parts in colour")
     data = parser.add_argument_group("data")
@@ -47,13 +48,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _paint_parts(drawn: Render) -> np.ndarray:
+def _colour_parts(drawn: Render) -> np.ndarray:
+    """Return the part map in colours: uint8 [H, W, 3] RGB."""
     palette = np.array([(20, 20, 28), *PART_COLOURS], np.uint8)
-    return palette[drawn.parts]  # [H, W, 3]
+    return palette[drawn.parts]
 
 
 def contact_sheet(preset: Preset, size: int, seed: int) -> np.ndarray:
-    """One aeroplane of each class, with its parts in colour and its name beneath: uint8 [H, W, 3] RGB."""
+    """Render one aeroplane of each class, with its parts in colour and its name beneath: uint8 [H, W, 3] RGB."""
     count = len(preset.classes)
     columns = min((c for c in range(1, count + 1) if count % c == 0), key=lambda c: abs(c - (count / 2) ** 0.5))
     tiles = []
@@ -62,7 +64,7 @@ def contact_sheet(preset: Preset, size: int, seed: int) -> np.ndarray:
         drawn = render(variants, z, size, roundel=preset.roundel_of(name, z))
         caption = np.full((18, 2 * size, 3), 255, np.uint8)
         cv2.putText(caption, name, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-        tiles.append(np.vstack([np.hstack([drawn.image, _paint_parts(drawn)]), caption]))
+        tiles.append(np.vstack([np.hstack([drawn.image, _colour_parts(drawn)]), caption]))
     return np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
 
 
@@ -71,7 +73,8 @@ def _write_sheet(path: Path, preset: Preset, size: int, seed: int) -> None:
         raise ValueError(f"--sheet {path}: the name must end in .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", contact_sheet(preset, size, seed)[..., ::-1])[1].tobytes())
+        with atomic_write(path, "wb") as file:
+            file.write(cv2.imencode(".png", contact_sheet(preset, size, seed)[..., ::-1])[1].tobytes())
     except OSError as error:
         raise ValueError(f"--sheet {path}: {error.strerror}") from None
     print(f"wrote {path} (parts: {', '.join(PARTS)})")
@@ -85,10 +88,21 @@ def _write_pairs(args: argparse.Namespace, preset: Preset) -> None:
     root = args.out / (args.name or f"planes-{preset.name}-pairs")
     try:
         with Progress(args.pairs, f"drawing {root.name}") as line:
-            made = export_pairs(root, preset, args.pairs, args.size, args.seed, lambda done, total: line.step())
+            made = export_pairs(root, preset, args.pairs, args.size, args.seed, line.step)
     except OSError as error:
         raise ValueError(f"--out {root}: {error.strerror}") from None
     print(f"{root}: {'made' if made else 'already there'}, {args.pairs} pictures and pairs.json")
+
+
+def _write_dataset(args: argparse.Namespace, preset: Preset) -> None:
+    root = args.out / (args.name or f"planes-{preset.name}")
+    counts = {split: getattr(args, split) for split in SPLITS}
+    try:
+        with Progress(sum(counts.values()), f"drawing {root.name}") as line:
+            made = export(root, preset, args.size, counts, args.seed, args.num_workers, args.format, line.step)
+    except OSError as error:
+        raise ValueError(f"--out {root}: {error.strerror}") from None
+    print(f"{root}: {'made' if made else 'already there'}, {len(preset.classes)} classes")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -111,16 +125,7 @@ def main(args: argparse.Namespace) -> None:
     if args.pairs is not None:
         _write_pairs(args, preset)
     elif args.out is not None:
-        root = args.out / (args.name or f"planes-{preset.name}")
-        counts = {split: getattr(args, split) for split in SPLITS}
-        try:
-            with Progress(sum(counts.values()), f"drawing {root.name}") as line:
-                made = export(
-                    root, preset, args.size, counts, args.seed, args.num_workers, args.format, lambda done, total: line.step()
-                )
-        except OSError as error:
-            raise ValueError(f"--out {root}: {error.strerror}") from None
-        print(f"{root}: {'made' if made else 'already there'}, {len(preset.classes)} classes")
+        _write_dataset(args, preset)
 
 
 if __name__ == "__main__":

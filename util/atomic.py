@@ -1,9 +1,11 @@
-"""Atomic file writes: a reader, and a crash at any moment, see the old file or the whole new one."""
+"""Atomic writes of files and folders: a reader, and a crash at any moment, see the old content or the whole new one."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,3 +50,26 @@ def atomic_write(path: Path, mode: str = "w", *, durable: bool = False) -> Itera
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`; rename it to `path` on success, delete it otherwise.
+
+    Args:
+        path: does not exist, or is an empty folder; its parents are made.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; FileExistsError: `path` appeared in the meantime.
+    """
+    draft = path.parent / f".{path.name}.{os.getpid()}.unfinished"
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        try:
+            draft.rename(path)
+        except OSError:
+            message = "appeared while it was being made: nothing of it was overwritten"
+            raise FileExistsError(errno.EEXIST, message, str(path)) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

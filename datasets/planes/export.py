@@ -1,21 +1,19 @@
-"""Factorial planes on disk: an image folder, and beside it everything that is known about its pictures.
+"""Writing a factorial-planes data set: an image folder, and beside it the ground truth of its pictures.
 
 <root>/{train,val,test}/<class>/<stem>.png     the pictures (or .jpg)
 <root>/annotations/<split>.jsonl               one record a line: class, variants, z, file, boxes, key points, visible shares
 <root>/parts/<split>/<class>/<stem>.png        part map, 8 bit: 0, or 1 + index of the visible part
 <root>/amodal/<split>/<class>/<stem>.png       8 bit: bit i is set where part i is, hidden or not
 <root>/masks/<split>/<class>/<stem>.png        the visible aeroplane, 0 or 255
-<root>/planes.json                             how it was made; what is there only when all of it is there
+<root>/planes.json                             how it was made
 
-A stem is the seed z in hexadecimal: it is drawn before the class and says nothing about it.
+A stem is the seed z in hexadecimal: it is drawn before the class and does not depend on it.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ import numpy as np
 from datasets.planes.parts import PARTS
 from datasets.planes.presets import Preset, get_preset
 from datasets.planes.renderer import MIN_SIZE, VERSION, render
+from util.atomic import new_folder
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("png", "jpg")
@@ -35,7 +34,7 @@ JPG_QUALITY = 95
 
 
 class Job(NamedTuple):
-    """One picture to be made."""
+    """A picture to render and write."""
 
     root: str
     split: str
@@ -46,28 +45,87 @@ class Job(NamedTuple):
     format: str
 
 
+def export(
+    root: Path,
+    preset: Preset,
+    size: int,
+    counts: dict[str, int],
+    seed: int = 0,
+    num_workers: int = 0,
+    image_format: str = "png",
+    progress: Callable[[], None] | None = None,
+) -> bool:
+    """Write the data set `root`, whole or not at all; return False when it exists, complete and with the same settings.
+
+    Args:
+        root: its folder.
+        size: side of a picture in pixels.
+        counts: pictures of each split, 0 for no split.
+        seed: decides every picture.
+        num_workers: processes; the files do not depend on it.
+        image_format: `png` or `jpg`.
+        progress: called after every picture.
+
+    Raises:
+        ValueError: `root` is something else, or settings that cannot be met.
+        OSError: a file cannot be written, or `root` appeared in the meantime.
+    """
+    _check_settings(preset, size, counts, seed, num_workers, image_format)
+    description = describe(preset, root.name, size, counts, seed, image_format)
+    if is_complete(root, description):
+        return False
+    with new_folder(root) as draft:
+        jobs = [
+            Job(str(draft), split, name, z, preset.name, size, image_format)
+            for split, count in counts.items()
+            for z, name in plan_split(preset, split, count, seed)
+        ]
+        lines: dict[str, list[str]] = {split: [] for split in counts}
+        for record in _run(jobs, num_workers):
+            lines[record["split"]].append(json.dumps(record) + "\n")
+            if progress:
+                progress()
+        (draft / "annotations").mkdir()
+        for split, text in lines.items():
+            (draft / "annotations" / f"{split}.jsonl").write_text("".join(text))
+        (draft / "planes.json").write_text(json.dumps(description, indent=1) + "\n")
+    return True
+
+
+def _check_settings(preset: Preset, size: int, counts: dict[str, int], seed: int, num_workers: int, image_format: str) -> None:
+    if size < MIN_SIZE:
+        raise ValueError(f"size is {size}: it must be at least {MIN_SIZE} pixels")
+    if image_format not in FORMATS:
+        raise ValueError(f"format is '{image_format}': choose from {', '.join(FORMATS)}")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}: it must not be negative")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: it must not be negative")
+    for split, count in counts.items():
+        if count < 0 or (split == "train" and count < len(preset.classes)):
+            least = len(preset.classes) if split == "train" else 0
+            raise ValueError(
+                f"{split} is {count}: it must be at least {least}, preset {preset.name} has {len(preset.classes)} classes"
+            )
+
+
 def plan_split(preset: Preset, split: str, count: int, seed: int) -> list[tuple[int, str]]:
-    """(z, class) of every picture of a split: seeds without repetition, classes equally often to within one, in no order."""
+    """Draw (z, class) of every picture of a split: seeds without repetition, classes balanced to within one, shuffled."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     names = list(preset.classes)
     seeds: dict[int, None] = {}
     while len(seeds) < count:  # the split is in the lowest digits, so that no two splits share a seed
         seeds[int(rng.integers(2**48 // 3)) * 3 + SPLITS.index(split)] = None
-    turn = rng.permutation(len(names))
-    labels = rng.permutation([int(turn[i % len(names)]) for i in range(count)])
+    cycle = rng.permutation(len(names))
+    labels = rng.permutation([int(cycle[i % len(names)]) for i in range(count)])
     return [(z, names[label]) for z, label in zip(seeds, labels, strict=True)]
 
 
-def _write(path: Path, image: np.ndarray, options: list[int] | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, image, options or [])[1].tobytes())
-
-
 def write_picture(job: Job) -> dict[str, Any]:
-    """Render one job into its files; returns its record."""
+    """Render a picture, write it with its masks, and return its record."""
     preset = get_preset(job.preset)
-    mark = preset.roundel_of(job.class_name, job.z)
-    drawn = render(preset.classes[job.class_name], job.z, job.size, roundel=mark)
+    roundel = preset.roundel_of(job.class_name, job.z)
+    drawn = render(preset.classes[job.class_name], job.z, job.size, roundel=roundel)
     folder, stem, root = Path(job.split) / job.class_name, f"{job.z:012x}", Path(job.root)
     file = folder / f"{stem}.{job.format}"
     options = [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY] if job.format == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
@@ -80,13 +138,13 @@ def write_picture(job: Job) -> dict[str, Any]:
     _write(root / "amodal" / folder / name, amodal)
     _write(root / "masks" / folder / name, drawn.mask.astype(np.uint8) * 255)
     record = drawn.record | {"file": file.as_posix(), "split": job.split}
-    if mark is not None:
-        record["roundel_is_of_class"] = mark == list(preset.classes).index(job.class_name)
+    if roundel is not None:
+        record["roundel_is_of_class"] = roundel == list(preset.classes).index(job.class_name)
     return record
 
 
 def describe(preset: Preset, name: str, size: int, counts: dict[str, int], seed: int, image_format: str) -> dict[str, Any]:
-    """The content of planes.json."""
+    """Return the content of planes.json."""
     return {
         "name": name,
         "preset": preset.name,
@@ -102,32 +160,41 @@ def describe(preset: Preset, name: str, size: int, counts: dict[str, int], seed:
     }
 
 
-def already_there(root: Path, description: dict[str, Any]) -> bool:
-    """True: `root` is this very data set, whole. False: there is nothing. ValueError: there is something else."""
+def is_complete(root: Path, description: dict[str, Any]) -> bool:
+    """Return whether `root` is this very data set, with all pictures; False where there is nothing.
+
+    Raises:
+        ValueError: `root` is something else, or a part of the data set.
+    """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     advice = "give another --name, or remove it first"
     try:
-        found = json.loads((root / "planes.json").read_text())
+        existing = json.loads((root / "planes.json").read_text())
     except (OSError, ValueError):
         raise ValueError(f"{root} exists and is not a finished planes data set: {advice}") from None
-    if not isinstance(found, dict):
+    if not isinstance(existing, dict):
         raise ValueError(f"{root} exists and is not a finished planes data set: {advice}")
-    differing = [key for key in description if found.get(key) != description[key]]
+    differing = [key for key in description if existing.get(key) != description[key]]
     if differing:
         key = differing[0]
-        what = f" ({key} is {found.get(key)}, not {description[key]})" if key not in ("classes", "slots") else ""
+        what = f" ({key} is {existing.get(key)}, not {description[key]})" if key not in ("classes", "slots") else ""
         raise ValueError(f"{root} holds a data set made with other settings{what}: {advice}")
     for split, count in description["counts"].items():
-        held = Counter(path.parent.parent.name for path in root.glob(f"{split}/*/*.{description['format']}"))[split]
-        if held != count:
-            raise ValueError(f"{root} is incomplete ({split} has {held} of {count} pictures): {advice}")
+        pictures = Counter(path.parent.parent.name for path in root.glob(f"{split}/*/*.{description['format']}"))[split]
+        if pictures != count:
+            raise ValueError(f"{root} is incomplete ({split} has {pictures} of {count} pictures): {advice}")
     return True
+
+
+def _write(path: Path, image: np.ndarray, options: list[int] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image, options or [])[1].tobytes())
 
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the pool
 
 
 def _run(jobs: list[Job], num_workers: int) -> Iterator[dict[str, Any]]:
@@ -136,62 +203,3 @@ def _run(jobs: list[Job], num_workers: int) -> Iterator[dict[str, Any]]:
         return
     with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_start_worker) as pool:
         yield from pool.imap(write_picture, jobs, chunksize=16)
-
-
-def export(
-    root: Path,
-    preset: Preset,
-    size: int,
-    counts: dict[str, int],
-    seed: int = 0,
-    num_workers: int = 0,
-    image_format: str = "png",
-    progress: Callable[[int, int], None] | None = None,
-) -> bool:
-    """Make the data set `root`. Returns False when it is already there, whole and with the same settings.
-
-    counts: pictures of each split, 0 for no split. The files do not depend on num_workers. They are written to a hidden
-    folder beside `root` that takes its name at the end, so that an interrupted run leaves nothing that looks finished.
-    Raises ValueError when `root` is something else, or for settings that cannot be met.
-    """
-    if size < MIN_SIZE:
-        raise ValueError(f"size is {size}: it must be at least {MIN_SIZE} pixels")
-    if image_format not in FORMATS:
-        raise ValueError(f"format is '{image_format}': choose from {', '.join(FORMATS)}")
-    if num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}: it must not be negative")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: it must not be negative")
-    for split, count in counts.items():
-        if count < 0 or (split == "train" and count < len(preset.classes)):
-            least = len(preset.classes) if split == "train" else 0
-            raise ValueError(
-                f"{split} is {count}: it must be at least {least}, preset {preset.name} has {len(preset.classes)} classes"
-            )
-    description = describe(preset, root.name, size, counts, seed, image_format)
-    if already_there(root, description):
-        return False
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = root.parent / f".{root.name}.{os.getpid()}.unfinished"
-    draft.mkdir()
-    try:
-        plans = {split: plan_split(preset, split, count, seed) for split, count in counts.items()}
-        jobs = [
-            Job(str(draft), split, name, z, preset.name, size, image_format) for split, plan in plans.items() for z, name in plan
-        ]
-        lines: dict[str, list[str]] = {split: [] for split in counts}
-        for done, record in enumerate(_run(jobs, num_workers), start=1):
-            lines[record["split"]].append(json.dumps(record) + "\n")
-            if progress:
-                progress(done, len(jobs))
-        (draft / "annotations").mkdir()
-        for split, text in lines.items():
-            (draft / "annotations" / f"{split}.jsonl").write_text("".join(text))
-        (draft / "planes.json").write_text(json.dumps(description, indent=1) + "\n")
-        try:
-            os.rename(draft, root)
-        except OSError:
-            raise ValueError(f"{root} appeared while it was being made: nothing of it was overwritten") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return True

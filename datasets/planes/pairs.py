@@ -1,19 +1,18 @@
-"""Two aeroplanes of different classes in one picture: does the map of a class lie on its own?
+"""Pictures of two aeroplanes of different classes, with the mask of each.
 
 <root>/<stem>.png       the picture
 <root>/<stem>.A.png     the visible pixels of the first aeroplane, 0 or 255; <stem>.B.png of the second
-<root>/pairs.json       [{"file", "A", "B", ...}], A and B the classes; what is there only when all of it is there
+<root>/pairs.json       [{"file", "A", "B", ...}], A and B the classes
+<root>/settings.json    how it was made
 
-The classes differ in every slot that varies, so that no part of one aeroplane speaks for the class of the other. Each has a
+The classes differ in every slot that varies, so that no part of one aeroplane is evidence for the class of the other. Each has a
 scene of its own (pose, colours, occluders) in a square of half to two thirds of the side of the picture; the sky, the
-distractors and the sensor are those of a third. They do not touch. Which of the two is A says nothing about the place.
+distractors and the sensor are those of a third. They do not touch. Which of the two is A does not depend on the place.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from datasets.planes.parts import SLOTS
 from datasets.planes.presets import Preset, Variants, class_name
 from datasets.planes.renderer import MIN_SIZE, VERSION, Render, difference_mask, render
 from datasets.planes.scene import Scene, stream
+from util.atomic import new_folder
 
 SUPERSAMPLING = 3
 SHARES = (0.5, 0.66)  # side of the square of an aeroplane, of the picture's
@@ -42,20 +42,30 @@ class PairRender(NamedTuple):
     record: dict[str, Any]
 
 
+class Placed(NamedTuple):
+    """One aeroplane of a pair: its square picture uint8 [s, s, 3], its visible pixels bool [s, s], and its corner (x, y)."""
+
+    image: np.ndarray
+    visible: np.ndarray
+    scene: Scene
+    x: int
+    y: int
+
+
 def opposite(preset: Preset, variants: Variants, rng: np.random.Generator) -> Variants:
-    """A class that differs in every slot that varies."""
+    """Draw a class that differs in every slot that varies."""
     other: Variants = {}
     for slot, choices in preset.slots.items():
-        rest = [choice for choice in choices if choice != variants[slot]] or list(choices)
-        other[slot] = rest[int(rng.integers(len(rest)))]
+        others = [choice for choice in choices if choice != variants[slot]] or list(choices)
+        other[slot] = others[int(rng.integers(len(others)))]
     return other
 
 
 def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> PairRender:
-    """Draw two aeroplanes into one scene of seed z.
+    """Render two aeroplanes into one scene of seed z.
 
     Raises:
-        ValueError: as `datasets.planes.render`, or the two are of one class.
+        ValueError: as `render`, or the two are of one class.
     """
     if size < MIN_SIZE:
         raise ValueError(f"size is {size}: it must be at least {MIN_SIZE} pixels")
@@ -68,28 +78,26 @@ def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> P
         cv2.fillPoly(canvas, [to_pixels(shape.outline(), big)], shape.colour)
     drawn = _place_both((first, second), rng, big)
     owner = np.zeros((big, big), np.uint8)
-    for index, (picture, seen, _, x, y) in enumerate(drawn, start=1):
-        side = len(picture)
-        window = slice(y, y + side), slice(x, x + side)
-        canvas[window][seen] = picture[seen]
-        owner[window][seen] = index
-    for _, seen, scene, x, y in drawn:  # after both: an occluder may reach over the neighbour
-        for shape in scene.occluders:
-            corners = np.rint(shape.outline() * len(seen) - 0.5 + (x, y)).astype(np.int32)
+    for index, plane in enumerate(drawn, start=1):
+        side = len(plane.image)
+        window = slice(plane.y, plane.y + side), slice(plane.x, plane.x + side)
+        canvas[window][plane.visible] = plane.image[plane.visible]
+        owner[window][plane.visible] = index
+    for plane in drawn:  # after both: an occluder may reach over the neighbour
+        for shape in plane.scene.occluders:
+            corners = np.rint(shape.outline() * len(plane.image) - 0.5 + (plane.x, plane.y)).astype(np.int32)
             cv2.fillPoly(canvas, [corners], shape.colour)
             cv2.fillPoly(owner, [corners], 0)
     image = apply_sensor(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), sky.sensor, z)
     centres = owner[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
-    record = {"A": class_name(first), "B": class_name(second), "z": z, "zs": [scene.z for _, _, scene, _, _ in drawn]}
+    record = {"A": class_name(first), "B": class_name(second), "z": z, "zs": [plane.scene.z for plane in drawn]}
     return PairRender(image, np.stack([centres == 1, centres == 2]), record | {"size": size, "version": VERSION})
 
 
-def _place_both(
-    variants: tuple[Variants, Variants], rng: np.random.Generator, big: int
-) -> list[tuple[np.ndarray, np.ndarray, Scene, int, int]]:
-    """Picture, visible pixels, scene and corner (x, y) of each aeroplane, such that they do not touch.
+def _place_both(variants: tuple[Variants, Variants], rng: np.random.Generator, big: int) -> list[Placed]:
+    """Place two aeroplanes in a square of side `big` such that they do not touch.
 
-    Nor would they as any other class: the place tells nothing of it.
+    They would not touch as any other class either: the place does not depend on the class.
     """
     gap = max(1, round(GAP * big))
     near = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
@@ -98,7 +106,7 @@ def _place_both(
         for chosen in variants:
             z, side = int(rng.integers(2**48)), round(rng.uniform(*SHARES) * big)
             aeroplane = render(chosen, z, side, sensor=False)
-            drawn.append((aeroplane, _reach(aeroplane), draw_scene(z)))
+            drawn.append((aeroplane, _all_variants_mask(aeroplane), draw_scene(z)))
         for _ in range(TRIES):
             corners = [rng.integers(0, big - len(whole) + 1, 2) for _, whole, _ in drawn]
             taken = [np.zeros((big, big), np.uint8) for _ in drawn]
@@ -106,13 +114,13 @@ def _place_both(
                 plate[y : y + len(whole), x : x + len(whole)] = whole
             if not cv2.dilate(taken[0], near)[taken[1] > 0].any():
                 return [
-                    (aeroplane.image, aeroplane.mask, scene, int(x), int(y))
+                    Placed(aeroplane.image, aeroplane.mask, scene, int(x), int(y))
                     for (aeroplane, _, scene), (x, y) in zip(drawn, corners, strict=True)
                 ]
 
 
-def _reach(aeroplane: Render) -> np.ndarray:
-    """The pixels of this aeroplane in all variants of all slots: bool [S, S]."""
+def _all_variants_mask(aeroplane: Render) -> np.ndarray:
+    """Return the pixels of this aeroplane in all variants of all slots: bool [S, S]."""
     masks = list(aeroplane.amodal.values())
     for i in range(max(map(len, SLOTS.values()))):
         masks.append(difference_mask(aeroplane.record, {slot: variants[i % len(variants)] for slot, variants in SLOTS.items()}))
@@ -120,12 +128,19 @@ def _reach(aeroplane: Render) -> np.ndarray:
 
 
 def export_pairs(
-    root: Path, preset: Preset, count: int, size: int, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    root: Path, preset: Preset, count: int, size: int, seed: int = 0, progress: Callable[[], None] | None = None
 ) -> bool:
-    """Write `count` scenes. Returns False when they are already there, made with the same settings.
+    """Write `count` pictures, all or none; return False when they exist, made with the same settings.
+
+    Args:
+        root: their folder.
+        size: side of a picture in pixels.
+        seed: decides every picture.
+        progress: called after every picture.
 
     Raises:
-        ValueError: `root` holds something else, or the preset has a roundel, which would speak for both.
+        ValueError: `root` holds something else, or the preset has a roundel, which would be evidence for both classes.
+        OSError: a file cannot be written, or `root` appeared in the meantime.
     """
     if preset.rate is not None:
         raise ValueError(f"preset '{preset.name}' has a roundel: two-object scenes are made of f16, f81, f8 or pair-<slot>")
@@ -133,20 +148,13 @@ def export_pairs(
         raise ValueError(f"pairs is {count}: it must be at least 1")
     settings = {"preset": preset.name, "seed": seed, "size": size, "count": count, "version": VERSION}
     if root.exists() and any(root.iterdir()):
-        try:
-            found = json.loads((root / "settings.json").read_text())
-        except (OSError, ValueError):
-            found = None
-        if found != settings:
-            raise ValueError(f"{root} exists and holds something else than these pairs: give another --name, or remove it first")
+        _check_same_settings(root, settings)
         return False
-    draft = root.parent / f".{root.name}.{os.getpid()}.unfinished"
-    draft.mkdir(parents=True)
     rng = np.random.default_rng([seed, 3])  # 0, 1, 2 are train, val, test
     classes = list(preset.classes.values())
-    try:
+    with new_folder(root) as draft:
         entries = []
-        for done in range(1, count + 1):
+        for _ in range(count):
             first = classes[int(rng.integers(len(classes)))]
             drawn = render_pair(first, opposite(preset, first, rng), int(rng.integers(2**48)), size)
             stem = f"{drawn.record['z']:012x}"
@@ -155,12 +163,16 @@ def export_pairs(
                 (draft / f"{stem}{suffix}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
             entries.append({"file": f"{stem}.png"} | drawn.record)
             if progress:
-                progress(done, count)
+                progress()
         (draft / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
         (draft / "pairs.json").write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")
-        if root.exists():
-            root.rmdir()  # empty
-        os.rename(draft, root)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return True
+
+
+def _check_same_settings(root: Path, settings: dict[str, Any]) -> None:
+    try:
+        existing = json.loads((root / "settings.json").read_text())
+    except (OSError, ValueError):
+        existing = None
+    if existing != settings:
+        raise ValueError(f"{root} exists and holds something else than these pairs: give another --name, or remove it first")
