@@ -52,7 +52,7 @@ class Report:
         """Write the files; return the text of the Markdown file."""
         by_axis = [[series for case in axis for series in results if series.case == case] for axis in self.axes or ()]
         numbers, tables = scale_report(*by_axis) if self.axes else grid_report(results, loading, startup)
-        text = f"{self.heading(results)}\n\n{tables}\n\n{NOTES}\n"
+        text = "\n\n".join([self.heading(results), tables, *([NOTES] if results else [])]) + "\n"
         if self.folder is not None:
             numbers = {"machine": self.machine, "rounds": self.rounds, "flags": self.flags, **numbers}
             stem = self.folder / ("scale" if self.axes else "benchmark")
