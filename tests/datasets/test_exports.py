@@ -32,5 +32,5 @@ def test_unknown_name():
 
 
 def test_import_is_light():
-    code = "import sys, datasets, datasets.planes; print('torch' in sys.modules)"
+    code = "import sys, datasets, datasets.planes, datasets.prepare; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"

@@ -10,7 +10,9 @@ import pytest
 
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
-from tools.prepare_dataset import FASHION_CLASSES, get_args_parser, main, read_idx
+from datasets.prepare.fashion_mnist import CLASSES
+from datasets.prepare.idx import read_idx
+from tools.prepare_dataset import get_args_parser, main
 from util.cli import launch
 
 ROOT = Path(__file__).parents[2]
@@ -53,10 +55,10 @@ def test_pictures_and_classes_are_those_of_the_files(source, tmp_path):
     train = open_split(tmp_path, "fashion-mnist", "train")
     val = open_split(tmp_path, "fashion-mnist", "val", classes=train.classes)
     assert (len(train), len(val)) == (40, 20)
-    assert train.classes == sorted(FASHION_CLASSES)
+    assert train.classes == sorted(CLASSES)
     for path in train.paths:
         number = int(path.stem)
-        assert path.parent.name == FASHION_CLASSES[number % 10]
+        assert path.parent.name == CLASSES[number % 10]
         assert (decode_image(path).numpy() == images[number]).all()
 
 
@@ -85,7 +87,7 @@ def test_interrupted_run_leaves_nothing(source, tmp_path, capsys, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tools.prepare_dataset.write_pngs", interrupt)
+    monkeypatch.setattr("datasets.prepare.writing.write_pngs", interrupt)
     with pytest.raises(SystemExit) as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == 130

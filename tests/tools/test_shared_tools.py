@@ -20,6 +20,7 @@ from attribution.evaluation.harness import Harness
 from datasets.planes import get_preset
 from datasets.planes.export import export
 from datasets.planes.pairs import export_pairs
+from datasets.prepare import writing
 from tests.tools.test_evaluate_attribution import checkpoint
 from tests.tools.test_prepare_dataset import write_idx
 from tools import evaluate_attribution, prepare_dataset
@@ -97,7 +98,7 @@ def test_one_that_fails_ends_the_others(tmp_path: Path, how: Callable[[], None],
 
 def use(name: str, argv: list[str]) -> None:
     tool = importlib.import_module(f"tools.{name}")
-    prepare_dataset.CHUNK = 16
+    writing.CHUNK = 16
     launch(tool.main, tool.get_args_parser(), argv)
 
 
