@@ -1,9 +1,11 @@
-"""Maps between the grid of features and the pixels: the one kernel by which every method's maps are enlarged, and pooled.
+"""Resizing between the feature grid and the pixels, by one kernel for the maps of all methods, and padding.
 
-A picture lies in the upper left corner of its padded batch. A cell belongs to it if its first pixel does, as the model has it.
+An image lies in the upper left corner of its padded batch. A cell belongs to it if its first pixel does, as in the model.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +13,12 @@ from torch import Tensor
 
 
 def enlarge(maps: Tensor, size: tuple[int, int], padding_mask: Tensor | None = None) -> Tensor:
-    """Bring maps to the pixels, bilinearly (`align_corners=False`).
+    """Enlarge maps to the pixels, bilinearly (`align_corners=False`).
 
     Args:
         maps: `[B, h, w]`.
         size: height and width of the result.
-        padding_mask: bool `[B, *size]`, True on padding. The cells at the border of the picture then repeat outwards, so that
+        padding_mask: bool `[B, *size]`, True on padding. The cells at the border of the image then repeat outwards, so that
             nothing leaks in from the padding, and the result is 0 there.
 
     Returns:
@@ -36,12 +38,12 @@ def enlarge(maps: Tensor, size: tuple[int, int], padding_mask: Tensor | None = N
 
 
 def pool_to(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Area mean of maps, or of masks, `[B, H, W]` over the cells of a grid: `[B, *grid]` in at least float32."""
+    """Average maps, or masks, `[B, H, W]` over the cells of a grid: `[B, *grid]` in at least float32."""
     return F.adaptive_avg_pool2d((maps if maps.dtype == torch.float64 else maps.float())[:, None], grid)[:, 0]
 
 
 def grid_padding(padding_mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The cells of a grid that lie on padding, by the model's rule: bool `[B, H, W]` to `[B, *grid]`."""
+    """Return the cells of a grid that lie on padding, by the model's rule: bool `[B, H, W]` to `[B, *grid]`."""
     return F.interpolate(padding_mask[:, None].float(), size=grid)[:, 0].bool()
 
 
@@ -52,11 +54,11 @@ def check(maps: Tensor, size: tuple[int, int], padding_mask: Tensor | None = Non
     if padding_mask is not None and padding_mask.shape != (len(maps), *size):
         raise ValueError(f"the padding mask must be {[len(maps), *size]}, not {list(padding_mask.shape)}")
     if not torch.isfinite(maps).all():
-        raise ValueError("a map holds NaN or infinity, which has no rank: check the model's outputs and the method that made it")
+        raise ValueError("a map holds NaN or infinity: check the model's outputs and the method that made it")
 
 
 def repeat_border(maps: Tensor, padding: Tensor) -> Tensor:
-    """Put the last row and column of each picture in the place of the padding below and beside it."""
+    """Replace padding by the last row and column of each image."""
     height, width = maps.shape[1:]
     rows = (~padding).any(2).sum(1).clamp(min=1)  # [B]
     columns = (~padding).any(1).sum(1).clamp(min=1)
@@ -64,3 +66,23 @@ def repeat_border(maps: Tensor, padding: Tensor) -> Tensor:
     column = torch.minimum(torch.arange(width, device=maps.device), columns[:, None] - 1)
     image = torch.arange(len(maps), device=maps.device)
     return maps[image[:, None, None], row[:, :, None], column[:, None, :]]
+
+
+def image_extent(valid: Tensor) -> tuple[int, int]:
+    """Return the height and width of the image in the upper left corner of `valid`, bool `[H, W]`."""
+    return int(valid.any(1).sum()), int(valid.any(0).sum())
+
+
+def crop_padding(images: Tensor, padding_mask: Tensor | None) -> Iterator[tuple[tuple[int, slice, slice], Tensor]]:
+    """Iterate over the images of a batch without their padding.
+
+    Args:
+        images: `[B, 3, H, W]`.
+        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+
+    Yields:
+        The region of an image in maps `[B, H, W]`, and a copy of the image, `[1, 3, H', W']`.
+    """
+    for index in range(len(images)):
+        height, width = images.shape[2:] if padding_mask is None else image_extent(~padding_mask[index])
+        yield (index, slice(height), slice(width)), images[index : index + 1, :, :height, :width].clone()

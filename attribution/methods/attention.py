@@ -1,15 +1,16 @@
-"""The model's own maps that need no gradient: where each class query looked, and what an additive decoder added up."""
+"""Attention maps: the cross-attention of a layer, attention rollout, and generic attention relevance."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from attribution.methods.hooks import AttentionRecord, chunked, gradients_of, record
 from models import ICN
 
 
 def class_maps(attention: Tensor, classes: Tensor) -> Tensor:
-    """Select the maps of some classes.
+    """Select the maps of Q classes per image.
 
     Args:
         attention: cross-attention of one decoder layer, `[B, heads, C, h, w]`.
@@ -32,7 +33,7 @@ def attention(
     layer: int = -1,
     head: int | None = None,
 ) -> Tensor:
-    """Where the query of a class looked: cross-attention of one decoder layer (INTR, Paul et al., ICLR 2024).
+    """Return the cross-attention of one decoder layer for the query of a class (INTR, Paul et al., ICLR 2024).
 
     Args:
         model: in evaluation mode, or dropout thins the map.
@@ -56,22 +57,106 @@ def attention(
     return (maps.mean(1) if head is None else maps[:, head]).float()
 
 
+@chunked
 @torch.no_grad()
-def additive(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
-    """What each cell added to the logit: exact, and with the bias its sum is the logit.
+def rollout(
+    model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, every_class: bool = False
+) -> Tensor:
+    """Compute attention rollout (Abnar and Zuidema, ACL 2020, eq. 1) through encoder, query self-attention and cross-attention.
+
+    Of each layer the mean over heads A becomes 0.5 (A + I) with rows that sum to 1, the half being the residual path; the
+    product of all layers is the share of a query that comes from each cell. The share that stays with the queries is left out.
 
     Args:
-        model: with an additive decoder, or with none: then the map is CAM (Zhou et al., CVPR 2016, eq. 2).
+        model: in evaluation mode, with a decoder that has attention.
+        images: float `[B, 3, H, W]`, normalised.
+        classes: one class index per image, `[B]`.
+        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+        every_class: return the mean of the maps of all classes whatever `classes` is: a control without class information.
+
+    Returns:
+        float32 `[B, h, w]`, non-negative, sums to 1, 0 on padding.
+    """
+    recorded = record(model, images, padding_mask, gradients=False)
+    with torch.autocast(images.device.type, enabled=False):
+        memory: Tensor | None = None  # share of each input cell in each cell of the memory, [B, h*w, h*w]
+        for layer in recorded.encoder:
+            weights = layer.weights.mean(1)
+            memory = _average_with_identity(weights, _identity(weights) if memory is None else memory)
+        batch, _, count = recorded.cross[0].weights.shape[:3]
+        queries: Tensor = images.new_zeros(batch, count, recorded.cross[0].weights.shape[-1], dtype=torch.float32)  # [B, C, h*w]
+        for index, layer in enumerate(recorded.cross):
+            if recorded.queries:
+                queries = _average_with_identity(recorded.queries[index].weights.mean(1), queries)
+            weights = layer.weights.mean(1)  # [B, C, h*w]
+            queries = 0.5 * (queries + (weights if memory is None else weights @ memory))
+        maps = queries / queries.sum(-1, keepdim=True)
+        chosen = maps.mean(1) if every_class else maps[torch.arange(batch, device=classes.device), classes]  # [B, h*w]
+        return chosen.unflatten(1, recorded.grid)
+
+
+@chunked
+def relevance(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    """Compute generic attention relevance of an encoder-decoder (Chefer et al., ICCV 2021, eq. 5 to 11).
+
+    Of each layer `A' = mean over heads of (dlogit/dA * A)+` (5). With s the queries and i the image, R_ii and R_ss start as
+    identity, R_si as zero. Encoder: `R_ii += A' R_ii` (6). Queries: `R_si += A' R_si` (7), `R_ss += A' R_ss` (6).
+    Cross-attention: `R_si += N(R_ss)^T A' N(R_ii)` (10), where N divides the rows of R - I by their sums and adds I (8, 9).
+    A row of R that is still the identity's would be divided 0 by 0, as all are without encoder layers: it stays.
+    Rule (11), attention from the image to the queries, does not occur here.
+
+    Args:
+        model: in evaluation mode, with a decoder that has attention.
         images: float `[B, 3, H, W]`, normalised.
         classes: one class index per image, `[B]`.
         padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
 
     Returns:
-        float32 `[B, h, w]`, signed, 0 on padding.
-
-    Raises:
-        ValueError: the decoder does not add.
+        float32 `[B, h, w]`, non-negative, 0 on padding.
     """
-    if not model.decoder_spec.is_additive:
-        raise ValueError(f"additive is no map of --decoder {model.decoder_name}: use {model.decoder_spec.default_map}")
-    return model.evidence(images, padding_mask, classes[:, None])[1][:, 0].float()
+    recorded = record(model, images, padding_mask)
+    layers = [*recorded.encoder, *recorded.queries, *recorded.cross]
+    gradients = gradients_of(recorded, classes, [layer.tracked for layer in layers])
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        positive = [_positive(layer, gradient) for layer, gradient in zip(layers, gradients, strict=True)]  # A' [B, N, S]
+        encoder, rest = positive[: len(recorded.encoder)], positive[len(recorded.encoder) :]
+        queries, cross = rest[: len(recorded.queries)], rest[len(recorded.queries) :]
+        image_image: Tensor | None = None  # R_ii [B, h*w, h*w]; None is the identity
+        for layer in encoder:
+            image_image = _identity(layer) + layer if image_image is None else image_image + layer @ image_image
+        if image_image is not None:
+            image_image = _normalised(image_image)
+        query_query: Tensor | None = None  # R_ss [B, C, C]
+        query_image = torch.zeros_like(cross[0])  # R_si [B, C, h*w]
+        for index, layer in enumerate(cross):
+            if queries:
+                own = queries[index]
+                query_image = query_image + own @ query_image
+                query_query = _identity(own) + own if query_query is None else query_query + own @ query_query
+            if image_image is not None:
+                layer = layer @ image_image
+            query_image = query_image + (layer if query_query is None else _normalised(query_query).transpose(1, 2) @ layer)
+        maps = query_image[torch.arange(len(classes), device=classes.device), classes]  # [B, h*w]
+    return maps.unflatten(1, recorded.grid)
+
+
+def _average_with_identity(weights: Tensor, below: Tensor) -> Tensor:
+    """Return 0.5 (A + I) times the layers below; the rows of A sum to 1, so that those of the result do."""
+    return 0.5 * (weights @ below + below)
+
+
+def _positive(layer: AttentionRecord, gradient: Tensor) -> Tensor:
+    """Equation 5: mean over heads of the positive part of gradient times attention, `[B, N, S]`."""
+    return (gradient.view_as(layer.weights) * layer.weights).clamp(min=0).mean(1)
+
+
+def _normalised(relevance: Tensor) -> Tensor:
+    """Equations 8 and 9, `[B, n, n]`; rows without relevance besides the identity's stay as they are."""
+    identity = _identity(relevance)
+    rest = relevance - identity
+    total = rest.sum(-1, keepdim=True)
+    return rest / torch.where(total > 0, total, torch.ones_like(total)) + identity
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], device=like.device).expand_as(like)

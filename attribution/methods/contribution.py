@@ -1,4 +1,4 @@
-"""What the value of each place added to the logit, to first order."""
+"""Contribution maps: what the value of each cell adds to the logit, exactly or to first order."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from torch import Tensor
 
 from attribution.methods.hooks import chunked, gradients_of, record
 from models import ICN
+
+
+@torch.no_grad()
+def additive(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    """Return what each cell adds to the logit of an additive decoder: with the bias, the sum of the map is the logit.
+
+    With the average decoder the map is CAM (Zhou et al., CVPR 2016, eq. 2).
+
+    Args:
+        model: with an additive decoder.
+        images: float `[B, 3, H, W]`, normalised.
+        classes: one class index per image, `[B]`.
+        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+
+    Returns:
+        float32 `[B, h, w]`, signed, 0 on padding.
+
+    Raises:
+        ValueError: the decoder is not additive.
+    """
+    if not model.decoder_spec.is_additive:
+        raise ValueError(f"additive is no map of --decoder {model.decoder_name}: use {model.decoder_spec.default_map}")
+    return model.evidence(images, padding_mask, classes[:, None])[1][:, 0].float()
 
 
 @chunked
@@ -19,24 +42,24 @@ def contribution(
     layer: int | None = None,
     own_query: bool = False,
 ) -> Tensor:
-    """Attention times value times gradient: `sum over layers, heads h and queries n of A[h,n,p] <dlogit/dz[h,n], V[h,p]>`.
+    """Compute attention times value times gradient: `sum over layers, heads h, queries n of A[h,n,p] <dlogit/dz[h,n], V[h,p]>`.
 
-    z = A V is what a head found. Were the share of place p in it larger by a small factor 1 + e, everywhere, the logit would
-    change by e times the map at p. The sign says whether the place speaks for the class or against it.
+    z = A V is the output of a head. If the share of cell p in it grew by a small factor 1 + e, everywhere, the logit would
+    change by e times the map at p. The sign says whether the cell is evidence for or against the class.
 
     Args:
-        model: in evaluation mode, with DETR's decoder; an additive one has this map exactly: `maps.additive`.
+        model: in evaluation mode, with a decoder of layers; an additive decoder has this map exactly: `additive`.
         images: float `[B, 3, H, W]`, normalised.
         classes: one class index per image, `[B]`.
         padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
         layer: one decoder layer, negative from the end; None for the sum of all.
-        own_query: leave out what the other queries found and passed on.
+        own_query: leave out the outputs of the other queries, which reach the logit through self-attention.
 
     Returns:
         float32 `[B, h, w]`, signed, 0 on padding.
 
     Raises:
-        ValueError: the layer does not exist, or the decoder is another.
+        ValueError: the layer does not exist, or the decoder has no layers.
     """
     if not model.decoder_spec.is_layered:
         raise ValueError(
@@ -45,19 +68,20 @@ def contribution(
     depth = model.num_decoder_layers
     if layer is not None and not -depth <= layer < depth:
         raise ValueError(f"decoder layer {layer} does not exist: this model has {depth}, numbered 0 to {depth - 1}")
-    seen = record(model, images, padding_mask, encoder=False, queries=False)
-    looks = seen.cross if layer is None else [seen.cross[layer]]
-    slopes = gradients_of(seen, classes, [look.found for look in looks if look.found is not None])
-    total = torch.zeros(len(images), seen.grid[0] * seen.grid[1], device=images.device)
+    recorded = record(model, images, padding_mask, encoder=False, queries=False)
+    layers = recorded.cross if layer is None else [recorded.cross[layer]]
+    head_outputs = [each.head_outputs for each in layers if each.head_outputs is not None]
+    maps = torch.zeros(len(images), recorded.grid[0] * recorded.grid[1], device=images.device)
+    gradients = gradients_of(recorded, classes, head_outputs)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        for look, slope in zip(looks, slopes, strict=True):
-            assert look.values is not None
-            weights, values = look.weights, look.values.float()  # [B, heads, C, S], [B, heads, S, d]
-            slope = slope.float().unflatten(-1, (weights.shape[1], -1)).transpose(1, 2)  # [B, heads, C, d]
+        for each, gradient in zip(layers, gradients, strict=True):
+            assert each.values is not None
+            weights, values = each.weights, each.values.float()  # [B, heads, C, S], [B, heads, S, d]
+            gradient = gradient.float().unflatten(-1, (weights.shape[1], -1)).transpose(1, 2)  # [B, heads, C, d]
             if own_query:
-                each = torch.arange(len(classes), device=classes.device)
-                weights, slope = weights[each, :, classes, None], slope[each, :, classes, None]
-            # Queries are summed before values are read: no [B, heads, C, S] beside the weights.
-            pull = weights.float().transpose(-2, -1) @ slope  # [B, heads, S, d]
-            total += (pull * values).sum((1, 3))
-    return total.unflatten(1, seen.grid)
+                image = torch.arange(len(classes), device=classes.device)
+                weights, gradient = weights[image, :, classes, None], gradient[image, :, classes, None]
+            # Queries are summed before the product with the values, which spares another [B, heads, C, S].
+            by_value = weights.float().transpose(-2, -1) @ gradient  # [B, heads, S, d]
+            maps += (by_value * values).sum((1, 3))
+    return maps.unflatten(1, recorded.grid)

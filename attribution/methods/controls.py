@@ -1,8 +1,8 @@
-"""Maps that know nothing of the model, and maps that know the answer: the floor and the ceiling of every table.
+"""Controls and oracles: maps without information on the model, and maps made of the ground truth.
 
-Each has the signature of all maps, `(model, images [B, 3, H, W], classes [B], *, padding_mask, **options) -> [B, h, w]`,
-float32 and 0 on padding (bool `[B, H, W]`, True there). `grid` pools the map to the grid of the method that it stands beside;
-None leaves it at the pixels, `[B, H, W]`. The model is not used.
+Each has the signature of all methods, `(model, images [B, 3, H, W], classes [B], *, padding_mask, **options) -> [B, h, w]`,
+float32 and 0 on padding (bool `[B, H, W]`, True there). `grid` pools the map to the grid of the model's features; None leaves it
+at the pixels, `[B, H, W]`. The model is not used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attribution.resize import pool_to
+from attribution.resize import image_extent, pool_to
 
 Grid = tuple[int, int]
 
@@ -27,17 +27,17 @@ def random(
     grid: Grid | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Uniform noise, drawn at the map's own grid (pooled noise would be grey).
+    """Draw uniform noise at the grid of the map (pooled noise would be grey).
 
-    It depends on the picture, the class and `seed` alone: not on the batch, and not on what was drawn before.
+    It depends on the image, the class and `seed` alone: not on the batch, and not on earlier draws.
     """
     valid = _valid(images, padding_mask)
     cells = valid if grid is None else pool_to(valid, grid) > 0
     maps = torch.zeros(cells.shape)
     for index, (image, label) in enumerate(zip(images.detach().float().cpu(), classes.tolist(), strict=True)):
-        height, width = _extent(valid[index])
+        height, width = image_extent(valid[index])
         key = f"{seed} {label}".encode() + image[:, :height, :width].contiguous().numpy().tobytes()
-        height, width = _extent(cells[index])
+        height, width = image_extent(cells[index])
         generator = torch.Generator().manual_seed(zlib.crc32(key))
         maps[index, :height, :width] = torch.rand(height, width, generator=generator)
     return maps.to(images.device)
@@ -46,25 +46,27 @@ def random(
 def centre(
     model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, grid: Grid | None = None
 ) -> Tensor:
-    """A Gaussian at the centre of the picture, its sigma a quarter of the picture's height and width: photographers' bias."""
+    """Return a Gaussian at the centre of the image with a sigma of a quarter of height and width: photographers' bias."""
     valid = _valid(images, padding_mask)
     profiles = []
     for axis in (1, 2):
         extent = valid.any(3 - axis).sum(1, keepdim=True)  # [B, 1], pixels
-        place = (torch.arange(images.shape[axis + 1], device=images.device) + 0.5) / extent - 0.5  # [B, H or W], 0 at the centre
-        profiles.append((-(place**2) / (2 * 0.25**2)).exp())
+        position = (
+            torch.arange(images.shape[axis + 1], device=images.device) + 0.5
+        ) / extent - 0.5  # [B, H or W]
+        profiles.append((-(position**2) / (2 * 0.25**2)).exp())
     return _on_grid(profiles[0][:, :, None] * profiles[1][:, None, :], padding_mask, grid)
 
 
 def edges(
     model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, grid: Grid | None = None
 ) -> Tensor:
-    """Length of the picture's gradient, by Sobel's kernels on the mean of the normalised channels."""
+    """Return the length of the image's gradient, by Sobel's kernels on the mean of the normalised channels."""
     grey = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")  # [B, 1, H+2, W+2]
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device) / 8
-    slopes = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])  # [B, 2, H, W]
-    maps = torch.linalg.vector_norm(slopes, dim=1)
-    if padding_mask is not None:  # the step from the picture to its padding is no edge
+    gradients = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])  # [B, 2, H, W]
+    maps = torch.linalg.vector_norm(gradients, dim=1)
+    if padding_mask is not None:  # the step from the image to its padding is no edge
         near = F.max_pool2d(padding_mask[:, None].float(), 3, stride=1, padding=1)[:, 0].bool()
         maps = maps.masked_fill(near, 0)
     return _on_grid(maps, padding_mask, grid)
@@ -79,10 +81,10 @@ def oracle(
     padding_mask: Tensor | None = None,
     grid: Grid | None = None,
 ) -> Tensor:
-    """The answer itself, as well as a grid can say it: the share of each cell that the mask covers.
+    """Return the ground truth of the object: the share of each cell that the mask covers.
 
     Args:
-        masks: of the object, or of the evidence for the class, bool `[B, H, W]`.
+        masks: of the object, bool `[B, H, W]`.
 
     Raises:
         ValueError: the masks do not have the images' size.
@@ -101,7 +103,7 @@ def evidence_oracle(
     padding_mask: Tensor | None = None,
     grid: Grid | None = None,
 ) -> Tensor:
-    """Ground truth of removals: the map has on each part of the object the drop of the logit without the part.
+    """Return the ground truth of removals: each part of the object has the drop of the logit without the part.
 
     Args:
         removal_effects: float `[B, H, W]`.
@@ -115,13 +117,8 @@ def _valid(images: Tensor, padding_mask: Tensor | None) -> Tensor:
     return torch.ones(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
 
 
-def _extent(valid: Tensor) -> tuple[int, int]:
-    """Height and width of the picture in the upper left corner of `[H, W]`."""
-    return int(valid.any(1).sum()), int(valid.any(0).sum())
-
-
 def _on_grid(maps: Tensor, padding_mask: Tensor | None, grid: Grid | None) -> Tensor:
-    """Pool maps to the grid; a cell that lies partly on padding has the mean of its part on the picture."""
+    """Pool maps to the grid; a cell that lies partly on padding has the mean of its part on the image."""
     if padding_mask is None:
         return maps if grid is None else pool_to(maps, grid)
     if grid is None:

@@ -1,7 +1,7 @@
-"""One forward pass with its attention written down, and gradients that reach what was written.
+"""Hooks on attention: record it in one forward pass, with gradients that reach it, or replace it.
 
-The model computes attention in a fused kernel that holds neither the weights nor what each head found. Hooks ask each
-`MultiheadAttention` for its explicit path instead, which gives the same logits to rounding; the model itself stays as it is.
+The model computes attention in a fused kernel that holds neither the weights nor the outputs of the heads. Hooks make each
+`MultiheadAttention` take its explicit path instead, which gives the same logits to rounding, and are removed after the pass.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from models import ICN
 from models.attention import MultiheadAttention
 
-HELD = 2**28  # attention weights that a method may hold at once (1 GiB in float32)
+MAX_WEIGHTS = 2**28  # attention weights that a method may hold at once (1 GiB in float32)
+Inputs = dict[str, Any]  # arguments of `MultiheadAttention.forward`
+Replacement = Callable[[Tensor, "Tensor | None"], Tensor]  # weights [B, heads, C, S] and valid keys [B, 1, 1, S] or None
 
 
 class AttentionRecord(NamedTuple):
-    """One attention as it happened. Where the model computes it once for all images, it is repeated for each.
+    """One attention of a forward pass. Where the model computes it once for all images, it is repeated for each.
 
     weights: A, `[B, heads, N, S]`.
     tracked: the tensor of the graph that `weights` is a view of: gradients reach it alone.
-    values: V, `[B, heads, S, d]`, without gradient; None where an additive decoder looked.
-    found: z = A V, the heads side by side, `[B, N, heads * d]`; None likewise.
+    values: V, `[B, heads, S, d]`, without gradient; None for a decoder without layers.
+    head_outputs: z = A V, the heads side by side, `[B, N, heads * d]`; None likewise.
     """
 
     weights: Tensor
     tracked: Tensor
     values: Tensor | None = None
-    found: Tensor | None = None
+    head_outputs: Tensor | None = None
 
 
 class ForwardRecord(NamedTuple):
-    """What one forward pass left.
+    """The attention of one forward pass.
 
     logits: `[B, C]`.
     grid: `(h, w)` of the memory.
-    encoder: self-attention of the image, N = S = h*w, a `AttentionRecord` per layer.
-    queries: self-attention of the class queries, N = S = C, per layer; empty where queries do not talk.
-    cross: what the queries looked at, N = C, S = h*w, per layer.
+    encoder: self-attention of the image, N = S = h*w, a record per layer.
+    queries: self-attention of the class queries, N = S = C, per layer; empty for a decoder without layers.
+    cross: cross-attention, N = C, S = h*w, per layer.
     """
 
     logits: Tensor
@@ -71,30 +74,32 @@ def record(
         encoder, queries: keep these self-attentions as well.
         gradients: keep the graph from the attention to the logits; no gradient reaches the parameters or the backbone.
     """
-    assert not model.training, "maps are of the model in evaluation mode: dropout thins them"
-    additive = not model.decoder_spec.is_layered
-    below: Any = model.transformer.encoder.layers if encoder else ()
-    layers: Any = () if additive else model.transformer.decoder.layers
-    own: list[MultiheadAttention] = [layer.self_attn for layer in below]
-    talk: list[MultiheadAttention] = [layer.self_attn for layer in layers] if queries else []
-    search: list[MultiheadAttention] = [layer.multihead_attn for layer in layers]
-    looks: dict[nn.Module, AttentionRecord] = {}
+    assert not model.training, "dropout thins the maps of a model that is not in evaluation mode"
+    decoder: Any = model.transformer.decoder
+    layers = decoder.layers if model.decoder_spec.is_layered else ()
+    encoder_layers: Any = model.transformer.encoder.layers if encoder else ()
+    modules: dict[str, list[MultiheadAttention]] = {
+        "encoder": [layer.self_attn for layer in encoder_layers],
+        "queries": [layer.self_attn for layer in layers] if queries else [],
+        "cross": [layer.multihead_attn for layer in layers],
+    }
+    records: dict[nn.Module, AttentionRecord] = {}
     with frozen(model), ExitStack() as hooks:
-        for module in (*own, *talk, *search):
-            for handle in _listen(module, looks, len(images), gradients):
+        for module in (module for stack in modules.values() for module in stack):
+            for handle in _record_attention(module, records, len(images), gradients):
                 hooks.callback(handle.remove)
-        if additive and gradients:
-            hooks.callback(model.transformer.decoder.register_forward_pre_hook(_start_graph).remove)
-        output = model(images, padding_mask, attention=-1 if additive else None)
-    cross = (
-        [AttentionRecord(output.attention[0].flatten(-2), output.attention)] if additive else [looks[module] for module in search]
-    )
+        if not layers and gradients:
+            hooks.callback(decoder.register_forward_pre_hook(_start_graph).remove)
+        output = model(images, padding_mask, attention=None if layers else -1)
     grid = (output.features.shape[-2], output.features.shape[-1])
-    return ForwardRecord(output.logits, grid, [looks[m] for m in own], [looks[m] for m in talk], cross)
+    stacks = {name: [records[module] for module in stack] for name, stack in modules.items()}
+    if not layers:
+        stacks["cross"] = [AttentionRecord(output.attention[0].flatten(-2), output.attention)]
+    return ForwardRecord(output.logits, grid, **stacks)
 
 
 def gradients_of(recorded: ForwardRecord, classes: Tensor, tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Gradients of each image's logit of its class with respect to recorded tensors.
+    """Compute the gradients of each image's logit of its class with respect to recorded tensors.
 
     The logits of a batch are summed: no image's logit depends on another's tensors, so that each keeps its own gradient.
     """
@@ -103,31 +108,55 @@ def gradients_of(recorded: ForwardRecord, classes: Tensor, tensors: Iterable[Ten
         return list(torch.autograd.grad(score, list(tensors)))
 
 
+def logits_with_attention(model: ICN, images: Tensor, padding_mask: Tensor | None = None, *, replacement: Replacement) -> Tensor:
+    """Classify a batch with all cross-attention weights replaced by `replacement(weights, valid)`.
+
+    Args:
+        model: its decoder has attention.
+        images, padding_mask: as in `ICN.forward`.
+        replacement: called with the weights `[B, heads, C, S]` of each layer and the valid keys `[B, 1, 1, S]`, or None.
+
+    Returns:
+        `[B, C]`.
+    """
+    decoder: Any = model.transformer.decoder
+    with ExitStack() as undo:
+        if model.decoder_spec.is_layered:
+            for layer in decoder.layers:
+                for handle in _replace_attention(layer.multihead_attn, replacement):
+                    undo.callback(handle.remove)
+            return model(images, padding_mask).logits
+        computed = decoder.attention_weights
+        decoder.attention_weights = lambda query, key, valid: replacement(computed(query, key, valid), valid)
+        undo.callback(lambda: delattr(decoder, "attention_weights"))
+        return model(images, padding_mask, attention=-1).logits  # with attention: the path that computes the weights
+
+
 def chunked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A map method that takes as many images at once as `HELD` allows, reckoned with 16 pixels a cell."""
+    """Make a method take as many images at once as `MAX_WEIGHTS` allows, with 16 x 16 pixels a cell."""
 
     @wraps(method)
-    def in_pieces(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, **options: Any) -> Tensor:
-        at_once, pieces = _at_once(model, images), []
+    def in_chunks(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, **options: Any) -> Tensor:
+        at_once, maps = _images_at_once(model, images), []
         for first in range(0, len(images), at_once):
             part = slice(first, first + at_once)
             mask = None if padding_mask is None else padding_mask[part]
-            pieces.append(method(model, images[part], classes[part], padding_mask=mask, **options))
-        return torch.cat(pieces)
+            maps.append(method(model, images[part], classes[part], padding_mask=mask, **options))
+        return torch.cat(maps)
 
-    return in_pieces
+    return in_chunks
 
 
-def _at_once(model: ICN, images: Tensor) -> int:
+def _images_at_once(model: ICN, images: Tensor) -> int:
     cells, count = images.shape[2] * images.shape[3] // 16**2, model.num_classes
     heads = max(getattr(module, "num_heads", 1) for module in model.transformer.modules())
     weights = len(model.transformer.encoder.layers) * cells**2 + model.num_decoder_layers * count * (count + cells)
-    return max(1, HELD // max(1, heads * weights))
+    return max(1, MAX_WEIGHTS // max(1, heads * weights))
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Gradients are on, but no parameter asks for one: what lies before the first tensor that does keeps nothing."""
+    """Enable gradients, but for no parameter: what lies before the first tensor that requires one keeps nothing."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in parameters:
@@ -140,7 +169,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def start_graph(x: Tensor) -> Tensor:
-    """`x`, from here on with gradients."""
+    """Return `x` as a leaf that requires gradients, unless it has them already."""
     return x if x.requires_grad else x.detach().requires_grad_()
 
 
@@ -148,34 +177,61 @@ def _start_graph(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(start_graph(x) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
 
 
-def _listen(module: MultiheadAttention, looks: dict[nn.Module, AttentionRecord], batch: int, gradients: bool) -> list[Any]:
-    """The hooks of one attention: ask for the weights, save_output what the heads found, keep both."""
+def _hook_attention(
+    module: MultiheadAttention,
+    prepare: Callable[[Inputs], Inputs],
+    finish: Callable[[Inputs, Tensor, Tensor], Tensor],
+) -> list[RemovableHandle]:
+    """Make an attention compute its weights, on inputs from `prepare`; `finish` has inputs, output and weights, and may replace
+    the output."""
     signature = inspect.signature(module.forward)
-    found: list[Tensor] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = signature.bind(*args, **kwargs).arguments
-        new: dict[int, Tensor] = {}  # by identity: equal inputs are projected as one
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> tuple[tuple[Any, ...], Inputs]:
+        inputs = prepare(dict(signature.bind(*args, **kwargs).arguments))
+        return (), {**inputs, "need_weights": True, "weights_shape": None}
+
+    def after(_: nn.Module, args: tuple[Any, ...], inputs: Inputs, output: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+        return finish(inputs, *output), None
+
+    return [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after, with_kwargs=True)]
+
+
+def _values(module: MultiheadAttention, inputs: Inputs) -> Tensor:
+    """Project the values of an attention, `[B, heads, S, d]`."""
+    d = module.embed_dim
+    return module._split_heads(F.linear(inputs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :]))
+
+
+def _record_attention(
+    module: MultiheadAttention, records: dict[nn.Module, AttentionRecord], batch: int, gradients: bool
+) -> list[RemovableHandle]:
+    head_outputs: list[Tensor] = []
+
+    def prepare(inputs: Inputs) -> Inputs:
+        expanded: dict[int, Tensor] = {}  # by identity: equal inputs are projected as one
         for name in ("query", "key", "value"):
-            x = given[name]
-            if id(x) not in new:
-                each = x.expand(batch, -1, -1)  # a shared attention would have the gradients of all images in one
-                new[id(x)] = start_graph(each) if gradients and name == "query" else each
-        replaced = {name: new[id(given[name])] for name in ("query", "key", "value")}
-        return (), {**given, **replaced, "need_weights": True}
+            x = inputs[name]
+            if id(x) not in expanded:
+                own = x.expand(batch, -1, -1)  # a shared attention would have the gradients of all images in one
+                expanded[id(x)] = start_graph(own) if gradients and name == "query" else own
+        return {**inputs, **{name: expanded[id(inputs[name])] for name in ("query", "key", "value")}}
 
-    def save_output(_: nn.Module, args: tuple[Tensor]) -> None:
-        found.append(args[0])
+    def save_head_outputs(_: nn.Module, args: tuple[Tensor]) -> None:
+        head_outputs.append(args[0])
 
-    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
+    def finish(inputs: Inputs, output: Tensor, weights: Tensor) -> Tensor:
         with torch.no_grad():
-            d = module.embed_dim
-            values = F.linear(kwargs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :])
-        looks[module] = AttentionRecord(output[1], output[1], module._split_heads(values), found.pop())
-        return output[0], None
+            records[module] = AttentionRecord(weights, weights, _values(module, inputs), head_outputs.pop())
+        return output
 
-    return [
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.out_proj.register_forward_pre_hook(save_output),
-        module.register_forward_hook(after, with_kwargs=True),
-    ]
+    return [*_hook_attention(module, prepare, finish), module.out_proj.register_forward_pre_hook(save_head_outputs)]
+
+
+def _replace_attention(module: MultiheadAttention, replacement: Replacement) -> list[RemovableHandle]:
+    def finish(inputs: Inputs, output: Tensor, weights: Tensor) -> Tensor:
+        mask = inputs.get("key_padding_mask")
+        values = _values(module, inputs)
+        weights = replacement(weights, None if mask is None else ~mask[:, None, None, :])
+        return module.out_proj((weights.to(values.dtype) @ values).transpose(1, 2).flatten(2))  # [B, C, D]
+
+    return _hook_attention(module, lambda inputs: inputs, finish)

@@ -1,11 +1,12 @@
-"""The additive map carried on to the pixels: what in the picture made the cells say what they say.
+"""Pixel maps from input gradients along a path: additive evidence carried on to the pixels, and the contrast of two classes.
 
-A cell of the map knows its place only to its side, and an object that is thinner than a cell is missed beside it. Integrated
-gradients of what the cells add lead on from the cell to the pixel.
+A cell of the feature grid is larger than many parts of an object. Gradients along a path of images lead on from the cells to the
+pixels. Maps are averaged with those of the mirrored image, because strided convolutions do not treat left and right alike.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -14,13 +15,20 @@ from torch import Tensor
 
 from attribution.baselines import gaussian_blur
 from attribution.methods.hooks import frozen
-from attribution.methods.posthoc import _alone, _blank
+from attribution.resize import crop_padding
 from models import ICN
 from models.decoders import additive_decoders
 
-STEPS = 6
-BLUR, SMOOTH = 1 / 16, 1 / 44  # sigmas of the baseline and of the map, shares of the picture's shorter side
-APART = 1 / 2  # weight of what separates from the sibling
+BLUR = 1 / 16  # sigma of the blurred image at the start of a path, as a share of the shorter side
+
+STEPS = 6  # of `additive_pixels`
+SMOOTH = 1 / 44  # sigma of its map, as a share of the shorter side
+DIFFERENCE_WEIGHT = 1 / 2  # of the evidence by which a class exceeds its sibling
+
+CONTRAST_STEPS = (8, 16)  # of integrated gradients, and of the descent to the sibling
+CONTRAST_SMOOTH = (1 / 36, 1 / 25)  # sigmas of their maps, as shares of the shorter side
+NOISE, STRIDE = 0.1, 0.0045  # of the descent: standard deviation, and root mean square of a step, in normalised units
+DESCENT_WEIGHT = 1 / 2  # of the descent, which goes on past the point where the two logits are equal
 
 
 def additive_pixels(
@@ -32,48 +40,74 @@ def additive_pixels(
     padding_mask: Tensor | None = None,
     steps: int = STEPS,
 ) -> Tensor:
-    """Which pixels the evidence of a class comes from; those by which it exceeds its sibling's count more.
+    """Compute the pixels that the evidence of a class comes from, with more weight where it exceeds that of its sibling.
 
-    With `e_c,p` what cell p adds to the logit of class c, the integrated gradients (Sundararajan et al., ICML 2017, eq. 1)
-    of two sums over the cells: `sum_p max(0, e_c,p)`, which is what speaks for the class, and `sum_p max(0, e_c,p - e_s,p)`,
-    which is where it speaks louder than for the sibling s. Each is summed over colours, smoothed, and divided by its positive
-    mass; the second counts half, and only where it is positive. The map is averaged with that of the mirrored picture:
-    strided convolutions do not treat left and right alike.
+    With `e_c,p` what cell p adds to the logit of class c, the map is made of the integrated gradients (Sundararajan et al.,
+    ICML 2017, eq. 1) of two sums over the cells: the positive evidence `sum_p max(0, e_c,p)`, and its excess over the sibling s,
+    `sum_p max(0, e_c,p - e_s,p)`. Each is summed over colours, smoothed, and divided by its positive mass; the second counts
+    half, and only where it is positive.
 
     Args:
-        model: in evaluation mode, of `--decoder additive` or `none`.
+        model: in evaluation mode, with an additive decoder.
         images: float `[B, 3, H, W]`, normalised.
         classes, siblings: class indices `[B]`.
         padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-        steps: between the blurred picture and the picture, each a forward pass and two backward ones of the picture and
-            of its mirror.
+        steps: between the blurred image and the image, each a forward pass and two backward passes of the image and of its
+            mirror.
 
     Returns:
         float32 `[B, H, W]`, signed, 0 on padding. It does not sum to the logit: the cells' own map does.
 
     Raises:
-        ValueError: the decoder does not add, or fewer than one step.
+        ValueError: the decoder is not additive, or fewer than one step.
     """
     if not model.decoder_spec.is_additive:
         raise ValueError(f"additive_pixels is a map of --decoder {additive_decoders()}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    return of_pairs(partial(_carried, model, steps=steps), model, images, classes, siblings, padding_mask)
+    return average_with_mirror(partial(_evidence_gradients, model, steps=steps), model, images, classes, siblings, padding_mask)
 
 
-def _carried(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: int) -> Tensor:
-    pair = torch.stack([classes, siblings], 1)
+def contrast(
+    model: ICN,
+    images: Tensor,
+    classes: Tensor,
+    *,
+    siblings: Tensor,
+    padding_mask: Tensor | None = None,
+    steps: tuple[int, int] = CONTRAST_STEPS,
+    seed: int = 0,
+) -> Tensor:
+    """Compute the evidence for a class against its sibling: parts that are there, and parts that are missing.
 
-    def sums(x: Tensor) -> list[Tensor]:
-        own, other = model.evidence(x, None, pair)[1].float().unbind(1)  # [B, h, w]
-        return [said.clamp(min=0).sum() for said in (own, own - other)]
+    The first half is the integrated gradient of `f = logit_class - logit_sibling` from the blurred image (Sundararajan et al.,
+    ICML 2017, eq. 1). It is blind to a missing part (a wingtip without its winglet), because it weighs a pixel by its distance
+    from the blurred one. The second half therefore descends f from the image itself (Pan et al., IJCAI 2021) and sums what f
+    loses on the way: `s |g|^2 / ||g||` for steps of length s, with g the gradient of f. Where the shortest way to the sibling
+    changes the image, there its part would be: on networks from `--adversarial` training this changes parts, on others it
+    changes much that is not visible. Both halves are summed over colours, smoothed and added.
 
-    sigma = SMOOTH * min(images.shape[-2:])
-    for_class, apart = (_shares(gaussian_blur(one.sum(1), sigma)) for one in path_gradients(sums, images, steps))
-    return for_class + APART * apart.clamp(min=0)
+    Args:
+        model: in evaluation mode.
+        images: float `[B, 3, H, W]`, normalised.
+        classes, siblings: class indices `[B]`.
+        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+        steps: of the two halves, each a forward and a backward pass of the image and of its mirror.
+        seed: of the noise along the descent.
+
+    Returns:
+        float32 `[B, H, W]`, non-negative, 0 on padding.
+
+    Raises:
+        ValueError: a half of fewer than one step.
+    """
+    if min(steps) < 1:
+        raise ValueError(f"steps {steps} must be at least 1 each")
+    maps_of = partial(_contrast, model, steps=steps, seed=seed)
+    return average_with_mirror(maps_of, model, images, classes, siblings, padding_mask).clamp(min=0)
 
 
-def of_pairs(
+def average_with_mirror(
     maps_of: Callable[[Tensor, Tensor, Tensor], Tensor],
     model: ICN,
     images: Tensor,
@@ -81,7 +115,7 @@ def of_pairs(
     siblings: Tensor,
     padding_mask: Tensor | None,
 ) -> Tensor:
-    """The mean of the maps of pictures and of their mirrors, with gradients to the pixels alone.
+    """Return the mean of the maps of images and of their mirrors, with gradients to the pixels alone.
 
     Args:
         maps_of: called with images without padding, classes and siblings; returns `[b, H, W]`.
@@ -90,33 +124,73 @@ def of_pairs(
         float32 `[B, H, W]`, 0 on padding.
     """
 
-    def both(x: Tensor, one: Tensor, other: Tensor) -> Tensor:  # copies: tensors of inference mode have no gradients
-        x, one, other = x.detach().clone(), one.clone(), other.clone()
-        return (maps_of(x, one, other).float() + maps_of(x.flip(-1), one, other).flip(-1).float()) / 2
+    def both(x: Tensor, own: Tensor, other: Tensor) -> Tensor:  # copies: tensors of inference mode have no gradients
+        x, own, other = x.detach().clone(), own.clone(), other.clone()
+        return (maps_of(x, own, other).float() + maps_of(x.flip(-1), own, other).flip(-1).float()) / 2
 
     with frozen(model):
         if padding_mask is None:
             return both(images, classes, siblings)
-        maps = _blank(images)
-        for place, image, _ in _alone(images, classes, padding_mask):
-            of = slice(place[0], place[0] + 1)
-            maps[place] = both(image, classes[of], siblings[of])[0]
+        maps = torch.zeros(len(images), *images.shape[2:], device=images.device)
+        for index, (region, image) in enumerate(crop_padding(images, padding_mask)):
+            row = slice(index, index + 1)
+            maps[region] = both(image, classes[row], siblings[row])[0]
         return maps
 
 
 def path_gradients(functions: Callable[[Tensor], list[Tensor]], images: Tensor, steps: int) -> list[Tensor]:
-    """Of scalar functions of a batch of pictures, along the straight way from the blurred pictures: `[B, 3, H, W]` each."""
-    away = images - gaussian_blur(images, BLUR * min(images.shape[-2:]))
-    found: list[Tensor] = []
+    """Integrate the gradients of scalar functions of a batch from the blurred images to the images: `[B, 3, H, W]` each."""
+    path = images - gaussian_blur(images, BLUR * min(images.shape[-2:]))
+    sums: list[Tensor] = []
     for step in range(steps):
-        x = (images - (1 - (step + 0.5) / steps) * away).detach().requires_grad_()
+        x = (images - (1 - (step + 0.5) / steps) * path).detach().requires_grad_()
         values = functions(x)
-        slopes = [torch.autograd.grad(value, x, retain_graph=value is not values[-1])[0].float() for value in values]
-        found = [so_far + slope for so_far, slope in zip(found, slopes, strict=True)] if found else slopes
-    return [one / steps * away for one in found]
+        gradients = [torch.autograd.grad(value, x, retain_graph=value is not values[-1])[0].float() for value in values]
+        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)] if sums else gradients
+    return [total / steps * path for total in sums]
+
+
+def _evidence_gradients(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: int) -> Tensor:
+    pair = torch.stack([classes, siblings], 1)
+
+    def sums(x: Tensor) -> list[Tensor]:
+        own, other = model.evidence(x, None, pair)[1].float().unbind(1)  # [B, h, w]
+        return [evidence.clamp(min=0).sum() for evidence in (own, own - other)]
+
+    sigma = SMOOTH * min(images.shape[-2:])
+    own, excess = (_shares(gaussian_blur(gradient.sum(1), sigma)) for gradient in path_gradients(sums, images, steps))
+    return own + DIFFERENCE_WEIGHT * excess.clamp(min=0)
 
 
 def _shares(maps: Tensor) -> Tensor:
-    """Maps `[B, H, W]` whose positive values sum to one."""
+    """Divide maps `[B, H, W]` by the sum of their positive values."""
     mass = maps.clamp(min=0).sum((-2, -1), keepdim=True)
     return maps / mass.clamp(min=torch.finfo(maps.dtype).tiny)
+
+
+def _contrast(model: ICN, images: Tensor, classes: Tensor, siblings: Tensor, steps: tuple[int, int], seed: int) -> Tensor:
+    def difference(x: Tensor) -> Tensor:
+        logits = model(x).logits.float()
+        return (logits.gather(1, classes[:, None]) - logits.gather(1, siblings[:, None])).sum()
+
+    side = min(images.shape[-2:])
+    (present,) = path_gradients(lambda x: [difference(x)], images, steps[0])  # [B, 3, H, W]
+    missing = _descend(difference, images, steps[1], seed)
+    present, missing = (gaussian_blur(x.sum(1), s * side) for x, s in zip((present, missing), CONTRAST_SMOOTH, strict=True))
+    return present + DESCENT_WEIGHT * missing
+
+
+def _descend(function: Callable[[Tensor], Tensor], images: Tensor, steps: int, seed: int) -> Tensor:
+    """Descend a scalar function from the images, and return what it loses at each value of them: `[B, 3, H, W]`."""
+    generator = torch.Generator().manual_seed(seed)
+    length = STRIDE * math.sqrt(images[0].numel())
+    losses, position = torch.zeros_like(images, dtype=torch.float32), images
+    for _ in range(steps):
+        # The same noise for all: no image's map depends on the others.
+        noise = NOISE * torch.randn(images.shape[1:], generator=generator).to(images)
+        x = (position + noise).detach().to(images.dtype).requires_grad_()
+        gradient = torch.autograd.grad(function(x), x)[0].float()
+        norm = gradient.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)[:, None, None, None]
+        losses += length * gradient.square() / norm
+        position = position - length * gradient / norm
+    return losses

@@ -14,15 +14,9 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from attribution.methods import controls, posthoc
-from attribution.methods.attention import additive, attention
-from attribution.methods.contrast import STEPS as CONTRAST_STEPS
-from attribution.methods.contrast import contrast
-from attribution.methods.contribution import contribution
-from attribution.methods.pixel_gradients import STEPS as PIXEL_STEPS
-from attribution.methods.pixel_gradients import additive_pixels
-from attribution.methods.relevance import relevance
-from attribution.methods.rollout import rollout
+from attribution.methods import controls, pixel_gradients, posthoc
+from attribution.methods.attention import attention, relevance, rollout
+from attribution.methods.contribution import additive, contribution
 from models import ICN
 
 Size = tuple[int, int]  # height and width of an image
@@ -147,7 +141,7 @@ def _occlusion_passes(size: Size, window: int | None = None, stride: int | None 
     return Passes(rows * columns + 1)
 
 
-def _contrast_passes(size: Size, steps: tuple[int, int] = CONTRAST_STEPS) -> Passes:
+def _contrast_passes(size: Size, steps: tuple[int, int] = pixel_gradients.CONTRAST_STEPS) -> Passes:
     """One pass each way for each step, of the image and of its mirror."""
     return Passes(2 * sum(steps), 2 * sum(steps))
 
@@ -179,15 +173,15 @@ _ALL = [
     _own("additive", call=additive, applies=_is_additive, cost=_fixed(1), signed=True),
     _own(
         "additive_pixels",
-        call=additive_pixels,
+        call=pixel_gradients.additive_pixels,
         applies=_is_additive,
         needs=("siblings",),
-        cost=lambda size, steps=PIXEL_STEPS: Passes(2 * steps, 4 * steps),
+        cost=lambda size, steps=pixel_gradients.STEPS: Passes(2 * steps, 4 * steps),
         signed=True,
     ),
     _posthoc("gradcam", call=posthoc.gradcam, cost=_fixed(1, 1)),
     _posthoc("finercam", call=posthoc.finercam, needs=("siblings",), cost=_fixed(1, 1)),
-    _posthoc("contrast", call=contrast, needs=("siblings",), cost=_contrast_passes),
+    _posthoc("contrast", call=pixel_gradients.contrast, needs=("siblings",), cost=_contrast_passes),
     _integrated_gradients("integrated_gradients_blur", call=partial(posthoc.integrated_gradients, baseline="blur")),
     _integrated_gradients(
         "integrated_gradients_mean",

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attribution.methods.attention import class_maps
-from attribution.methods.hooks import frozen
+from attribution.methods.hooks import Replacement, frozen, logits_with_attention
 from attribution.metrics.robustness import head_diversity
 from models import ICN
-from models.attention import MultiheadAttention
-
-Change = Callable[[Tensor, "Tensor | None"], Tensor]  # weights [B, heads, C, S] and valid keys [B, 1, 1, S] or None
 
 
 @torch.no_grad()
@@ -45,56 +36,18 @@ def reliance(
     """
     if model.num_decoder_layers == 0:
         raise ValueError(f"reliance is measured on attention, which --decoder {model.decoder_name} does not have")
-    changes: dict[str, Change] = {
+    replacements: dict[str, Replacement] = {
         "uniform": _uniform,
         "other_image": lambda weights, valid: weights.roll(len(weights) // 2, 0),
         "other_class": lambda weights, valid: weights[:, :, derangement(weights.shape[2], seed).to(weights.device)],
     }
     right = {"clean": (model(images, padding_mask).logits.argmax(1) == labels).float()}
-    for name, change in changes.items():
-        with changed_attention(model, change):
-            logits = model(images, padding_mask, attention=None if model.decoder_spec.is_layered else -1).logits
+    for name, replacement in replacements.items():
+        logits = logits_with_attention(model, images, padding_mask, replacement=replacement)
         right[name] = (logits.argmax(1) == labels).float()
     if len(images) == 1:
         right["other_image"] = torch.full_like(right["clean"], torch.nan)
     return right
-
-
-@contextmanager
-def changed_attention(model: ICN, change: Change) -> Iterator[None]:
-    """While it is entered, all cross-attention reads its values by other weights than it computed.
-
-    An additive decoder must be called with `attention=-1`, where it holds its weights.
-    """
-    decoder: Any = model.transformer.decoder
-    with ExitStack() as undo:
-        if not model.decoder_spec.is_layered:
-            attend = decoder.attention_weights
-            decoder.attention_weights = lambda query, key, valid: change(attend(query, key, valid), valid)
-            undo.callback(lambda: delattr(decoder, "attention_weights"))
-        else:
-            for layer in decoder.layers:
-                for handle in _intervene(layer.multihead_attn, change):
-                    undo.callback(handle.remove)
-        yield
-
-
-def _intervene(module: MultiheadAttention, change: Change) -> list[Any]:
-    """Hooks that ask an attention for its weights, and read the values again by changed ones."""
-    signature = inspect.signature(module.forward)
-
-    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = dict(signature.bind(*args, **kwargs).arguments)
-        return (), {**given, "need_weights": True, "weights_shape": None}
-
-    def after(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> tuple[Tensor, None]:
-        mask, d = kwargs.get("key_padding_mask"), module.embed_dim
-        weights = change(output[1], None if mask is None else ~mask[:, None, None, :])
-        values = module._split_heads(F.linear(kwargs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :]))
-        found = weights.to(values.dtype) @ values  # [B, heads, C, d]
-        return module.out_proj(found.transpose(1, 2).flatten(2)), None
-
-    return [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after, with_kwargs=True)]
 
 
 def _uniform(weights: Tensor, valid: Tensor | None) -> Tensor:

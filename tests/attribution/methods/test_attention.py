@@ -9,11 +9,9 @@ import torch
 from patches import CLASSES, SIZES, alone, batch, patch_model
 from patches import one_thread as one_thread
 
-from attribution.methods.attention import additive, attention, class_maps
-from attribution.methods.contribution import contribution
+from attribution.methods.attention import attention, class_maps, relevance, rollout
+from attribution.methods.contribution import additive, contribution
 from attribution.methods.hooks import frozen, gradients_of, record
-from attribution.methods.relevance import relevance
-from attribution.methods.rollout import rollout
 
 OWN = {
     "attention": attention,
@@ -105,7 +103,7 @@ def test_recording_changes_no_logit_and_leaves_no_trace(pre_norm: bool, gradient
     for look, weights in zip(recorded.cross, plain.attention.flatten(-2), strict=True):
         torch.testing.assert_close(look.weights, weights, atol=1e-6, rtol=1e-4)
         z = (look.weights @ look.values).transpose(1, 2).flatten(2)
-        torch.testing.assert_close(look.found, z, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(look.head_outputs, z, atol=1e-5, rtol=1e-5)
     assert recorded.queries[0].weights.shape == (3, 2, CLASSES, CLASSES)
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == asked
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -134,7 +132,7 @@ def test_many_classes_are_taken_in_pieces(name: str, monkeypatch: pytest.MonkeyP
     at_once: list[int] = []
     model.backbone[0].register_forward_hook(lambda _, args, __: at_once.append(len(args[0])))
     for held, pieces in ((2**20, [3]), (500, [2, 1]), (1, [1, 1, 1])):
-        monkeypatch.setattr("attribution.methods.hooks.HELD", held)
+        monkeypatch.setattr("attribution.methods.hooks.MAX_WEIGHTS", held)
         torch.testing.assert_close(OWN[name](model, images, classes, padding_mask=mask), expected)
         assert at_once == pieces
         at_once.clear()

@@ -11,9 +11,8 @@ from patches import CLASSES, HEADS, WIDTH, alone, batch, patch_model
 from patches import one_thread as one_thread
 from torch import Tensor, nn
 
-from attribution.methods.attention import additive, attention
-from attribution.methods.contribution import contribution
-from attribution.methods.relevance import relevance
+from attribution.methods.attention import attention, relevance
+from attribution.methods.contribution import additive, contribution
 from models import ICN
 from models.attention import MultiheadAttention
 

@@ -8,14 +8,11 @@ from conftest import tiny_model
 from patches import batch, patch_model
 from patches import one_thread as one_thread
 
-from attribution.metrics.model import changed_attention, derangement, diversity, locality, reliance
+from attribution.methods.hooks import logits_with_attention
+from attribution.metrics.model import derangement, diversity, locality, reliance
 from attribution.metrics.randomisation import PASS, STAGES, agreement, cascade, learned, passes, stage_of
 
 KINDS = ["detr", "additive"]
-
-
-def logits_of(model, images, mask=None):
-    return model(images, mask, attention=None if model.decoder_spec.is_layered else -1).logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -24,12 +21,12 @@ def test_attention_replaced_by_itself_changes_nothing_and_is_put_back(kind: str)
     images, _, mask = batch()
     with torch.no_grad():
         before = model(images, mask).logits
-        with changed_attention(model, lambda weights, valid: weights):
-            torch.testing.assert_close(logits_of(model, images, mask), before, atol=1e-5, rtol=1e-5)
-        with changed_attention(model, lambda weights, valid: weights.roll(1, 2)):
-            assert (logits_of(model, images, mask) - before).abs().max() > 1e-3
+        same = logits_with_attention(model, images, mask, replacement=lambda weights, valid: weights)
+        torch.testing.assert_close(same, before, atol=1e-5, rtol=1e-5)
+        rolled = logits_with_attention(model, images, mask, replacement=lambda weights, valid: weights.roll(1, 2))
+        assert (rolled - before).abs().max() > 1e-3
         torch.testing.assert_close(model(images, mask).logits, before)
-        torch.testing.assert_close(logits_of(model, images, mask), before, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(images, mask, attention=-1).logits, before, atol=1e-5, rtol=1e-5)
 
 
 def test_uniform_attention_of_an_additive_decoder_is_the_mean_of_its_cells() -> None:
