@@ -35,7 +35,7 @@ class AdditiveDecoder(QueryDecoder):
     def __init__(self, d_model: int, nhead: int) -> None:
         super().__init__()
         if nhead < 1 or d_model % nhead:
-            raise ParameterError("nheads", f"num_heads {nhead} must divide d_model {d_model}")
+            raise ParameterError("nheads", f"num_heads {nhead} must divide hidden_dim {d_model}")
         self.num_heads = nhead
         self.norm = nn.LayerNorm(d_model)
         self.key = nn.Linear(d_model, d_model)

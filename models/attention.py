@@ -1,4 +1,4 @@
-"""Multi-head attention whose weights are computed only when somebody asks for them.
+"""Multi-head attention that returns its weights only on request.
 
 Parameter names and initialisation are those of torch.nn.MultiheadAttention, so that DETR's and INTR's files load.
 Two paths give the same numbers: a fused kernel that never holds the weights, and an explicit softmax that returns them.
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.dropout import dropout as drop
+from models.errors import ParameterError
 
-CPU_WEIGHTS = 2**23  # attention weights of a batch that may be held at once where dropout rules the fused kernel out (32 MiB)
+CPU_WEIGHTS = 2**23  # largest number of attention weights held at once on a CPU in training with dropout (32 MiB)
 
 
 class MultiheadAttention(nn.Module):
@@ -25,13 +26,13 @@ class MultiheadAttention(nn.Module):
         dropout: probability with which an attention weight is dropped in training.
 
     Raises:
-        ValueError: `num_heads` does not divide `embed_dim`.
+        ParameterError: `num_heads` does not divide `embed_dim`.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
-            raise ValueError(f"--nheads {num_heads} must be a divisor of --hidden_dim {embed_dim}")
+            raise ParameterError("nheads", f"num_heads {num_heads} must divide hidden_dim {embed_dim}")
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.dropout = dropout
@@ -50,14 +51,14 @@ class MultiheadAttention(nn.Module):
         need_weights: bool = False,
         weights_shape: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend from `query` to `key` and read `value`.
+        """Compute the attention of `query` to `key`, and the sums of `value` weighted by it.
 
         Args:
             query: `[B, N, D]`.
             key, value: `[B, S, D]`.
             key_padding_mask: bool `[B, S]`, True where a key is padding; every row needs at least one valid key.
-            need_weights: also return the weights, at the cost of holding them.
-            weights_shape: view of the weights to return, such as one with the key axis unfolded to an image grid.
+            need_weights: also return the weights, which must be held for it.
+            weights_shape: shape in which they are returned, such as one with the key axis unfolded to an image grid.
 
         Returns:
             Output `[B, N, D]`, and the weights `[B, heads, N, S]` (or in `weights_shape`) or None. The weights are those
@@ -68,16 +69,13 @@ class MultiheadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
-            out, weights = _explicit(q, k, v, valid, dropout, weights_shape)
-        elif dropout > 0 and q.device.type == "cpu":
-            whole = q.shape[:-1].numel() * k.shape[-2] <= CPU_WEIGHTS
-            out = (_with_dropout if whole else _image_by_image)(q, k, v, valid, dropout)
+            out, weights = _explicit_attention(q, k, v, valid, dropout, weights_shape)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)  # [B, heads, N, d]
+            out = _fused_attention(q, k, v, valid, dropout)  # [B, heads, N, d]
         return self.out_proj(out.transpose(1, 2).flatten(2)), weights  # [B, N, D]
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The three input projections, those of equal inputs in one matrix product."""
+        """Return the three input projections; those of equal inputs are one matrix product."""
         weight, bias, d = self.in_proj_weight, self.in_proj_bias, self.embed_dim
         if query is key:
             q, k = F.linear(query, weight[: 2 * d], bias[: 2 * d]).chunk(2, dim=-1)
@@ -92,35 +90,36 @@ class MultiheadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
 
 
-def _explicit(
-    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float, shape: tuple[int, ...] | None = None
+def _explicit_attention(
+    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float, shape: tuple[int, ...] | None
 ) -> tuple[Tensor, Tensor]:
-    """Attention by the textbook: output `[B, heads, N, d]` and the weights before dropout, in `shape`."""
-    # In fp32 whatever the autocast type is: these numbers are looked at, not only multiplied.
+    """Return the output `[B, heads, N, d]`, and the weights before dropout in `shape` (Vaswani et al. 2017, eq. 1)."""
+    # In float32 whatever the autocast type is: the weights are a result.
     with torch.autocast(q.device.type, enabled=False):
         scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(-2, -1)  # [B, heads, N, S]
         if valid is not None:
             scores = scores.masked_fill(~valid, float("-inf"))
         weights = scores.softmax(-1).view(shape or scores.shape)
-        # Read back from what is returned: a view taken afterwards would have no gradient of the output.
+        # Computed from the tensor that is returned: a view taken afterwards would have no gradient of the output.
         return drop(weights.view(scores.shape), dropout).to(v.dtype) @ v, weights
 
 
-def _with_dropout(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
-    """Attention with dropout, of which the CPU has no fused kernel."""
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
+    """Return the output `[B, heads, N, d]` without holding the weights; the CPU has no such kernel with dropout."""
+    if dropout == 0 or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=dropout)
+    if q.shape[:-1].numel() * k.shape[-2] <= CPU_WEIGHTS:
+        return _cpu_dropout_attention(q, k, v, valid, dropout)
+    outputs = []
+    for i in range(max(len(q), len(k))):  # image by image, and computed again in the backward pass
+        image = [x if x is None or len(x) == 1 else x[i : i + 1] for x in (q, k, v, valid)]
+        outputs.append(checkpoint(_cpu_dropout_attention, *image, dropout, use_reentrant=False))
+    return torch.cat(outputs)
+
+
+def _cpu_dropout_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, heads, N, S]
     if valid is not None:
         scores = scores.masked_fill(~valid, float("-inf"))
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return drop(weights.to(v.dtype), dropout) @ v
-
-
-def _image_by_image(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
-    """The same with the weights of one image at a time, in both passes."""
-    batch = max(len(q), len(k))
-    parts = []
-    for i in range(batch):
-        one = [x[i : i + 1] if len(x) > 1 else x for x in (q, k, v)]
-        mask = valid if valid is None or len(valid) == 1 else valid[i : i + 1]
-        parts.append(checkpoint(_with_dropout, *one, mask, dropout, use_reentrant=False))
-    return torch.cat(parts)  # [B, heads, N, d]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from models.architecture import ARCHITECTURE, FREE
-from models.backbone import Backbone, build_backbone, load_backbone_weights
+from models.backbone import Backbone
+from models.build_backbone import build_backbone, load_backbone_weights
 from models.decoders import canonical_decoder, find_decoder
 from models.errors import ParameterError
 from models.finetune import finetune_state

@@ -1,7 +1,7 @@
-"""Batch norms that cost nothing: an affine map behind a convolution is part of the convolution.
+"""Folding batch norms into the convolutions before them.
 
 `(conv(x, w) - mean) / sqrt(var + eps) * gamma + beta` is `conv(x, w * scale) + shift` with `scale = gamma / sqrt(var + eps)`
-and `shift = beta - mean * scale`. A frozen norm is folded while the weights still learn; for evaluation every norm is.
+and `shift = beta - mean * scale`. Frozen norms are folded in training too; for evaluation every norm is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torchvision.ops import FrozenBatchNorm2d
 
 FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 NORMS = (*FROZEN, nn.BatchNorm2d, BatchNormAct2d)
-PROBE = 64  # pixels of the picture on which it is seen which norm follows which convolution
+PROBE = 64  # side in pixels of the image on which the order of modules is traced
 
 
 class AbsorbedNorm(nn.Module):
-    """The place of a frozen norm whose affine map its convolution has taken over: keeps the numbers under their names."""
+    """A frozen norm that is applied by its convolution: keeps its buffers under their names, and its activation."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class AbsorbedNorm(nn.Module):
 
 
 class FoldedConv2d(nn.Conv2d):
-    """A convolution that applies the frozen norm behind it; its weight keeps its name, its value and its gradient."""
+    """A convolution with the frozen norm behind it; its weight keeps its name, its value and its gradient."""
 
     def __init__(self, conv: nn.Conv2d, norm: AbsorbedNorm) -> None:
         super().__init__(**_arguments(conv), bias=False, device="meta")
@@ -41,7 +41,7 @@ class FoldedConv2d(nn.Conv2d):
         self.norm = (norm,)  # in a tuple: the norm is registered in its own place in the network, not in this one
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that does the work of both."""
+        """Return weight and bias of the one convolution that equals convolution and norm."""
         scale, shift = _affine(self.norm[0])
         return self.weight * scale[:, None, None, None], shift
 
@@ -50,25 +50,25 @@ class FoldedConv2d(nn.Conv2d):
 
 
 def fold_frozen_norms(body: nn.Module) -> None:
-    """Let the plain convolutions of `body` take over the frozen norms behind them, in place; names of tensors stay."""
+    """Fold the frozen norms of `body` into the plain convolutions before them, in place; names of tensors stay."""
     for conv_name, norm_name in _pairs(body, FROZEN):
         conv = body.get_submodule(conv_name)
-        if type(conv) is nn.Conv2d and conv.bias is None:  # others have a forward of their own
+        if type(conv) is nn.Conv2d and conv.bias is None:  # others have another forward
             norm = AbsorbedNorm(body.get_submodule(norm_name))
-            _put(body, norm_name, norm)
-            _put(body, conv_name, FoldedConv2d(conv, norm))
+            _replace(body, norm_name, norm)
+            _replace(body, conv_name, FoldedConv2d(conv, norm))
 
 
 @torch.no_grad()
 def bake_norms(body: nn.Module) -> None:
-    """Multiply every norm of `body` into the convolution before it, in place and for good: for evaluation only."""
+    """Multiply every norm of `body` into the weights of the convolution before it, in place: for evaluation only."""
     for name, module in list(body.named_modules()):
         if isinstance(module, FoldedConv2d):
             conv = nn.Conv2d(**_arguments(module), device="meta")
             conv.weight, conv.bias = (nn.Parameter(tensor) for tensor in module.folded())
-            _put(body, name, conv)
+            _replace(body, name, conv)
         elif isinstance(module, AbsorbedNorm):
-            _put(body, name, module.act)
+            _replace(body, name, module.act)
     for conv_name, norm_name in _pairs(body, NORMS):
         module, norm = body.get_submodule(conv_name), body.get_submodule(norm_name)
         assert isinstance(module, nn.Conv2d)
@@ -76,35 +76,35 @@ def bake_norms(body: nn.Module) -> None:
         bias = shift if module.bias is None else shift + module.bias * scale
         module.weight = nn.Parameter(module.weight * scale[:, None, None, None])
         module.bias = nn.Parameter(bias)
-        _put(body, norm_name, _activation(norm))
+        _replace(body, norm_name, _activation(norm))
 
 
 @torch.no_grad()
 def _pairs(body: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, str]]:
-    """Names of the convolutions whose output goes into a norm of `kinds` and nowhere else, and of these norms.
+    """Return the names of the convolutions whose output goes into a norm of `kinds` only, and of these norms.
 
-    Found by watching one picture pass: a name or an order of registration promises nothing.
+    They are traced in one forward pass: neither names nor the order of registration say it.
     """
     names = {module: name for name, module in body.named_modules()}
     if not any(isinstance(module, kinds) for module in names):
         return []
-    made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that no identity is used twice
-    found: list[tuple[str, str]] = []
+    outputs: dict[int, tuple[str, Tensor]] = {}  # of convolutions; keeps the tensors, so that no id is used twice
+    pairs: list[tuple[str, str]] = []
     calls: dict[nn.Module, int] = {}
 
-    def watch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def trace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] = calls.get(module, 0) + 1
         if isinstance(module, nn.Conv2d):
-            made[id(output)] = (names[module], output)
-        elif isinstance(module, kinds) and id(inputs[0]) in made:
-            found.append((made[id(inputs[0])][0], names[module]))
+            outputs[id(output)] = (names[module], output)
+        elif isinstance(module, kinds) and id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][0], names[module]))
 
-    hooks = [module.register_forward_hook(watch) for module in body.modules() if isinstance(module, (nn.Conv2d, *kinds))]
+    hooks = [module.register_forward_hook(trace) for module in body.modules() if isinstance(module, (nn.Conv2d, *kinds))]
     training = body.training
     weight = next(body.parameters())
-    picture = torch.linspace(-1, 1, 3 * PROBE * PROBE, device=weight.device, dtype=weight.dtype).view(1, 3, PROBE, PROBE)
+    image = torch.linspace(-1, 1, 3 * PROBE * PROBE, device=weight.device, dtype=weight.dtype).view(1, 3, PROBE, PROBE)
     try:
-        body.eval()(picture)
+        body.eval()(image)
     except (RuntimeError, AssertionError):  # a network of a fixed size keeps its norms
         return []
     finally:
@@ -112,16 +112,16 @@ def _pairs(body: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[st
         for hook in hooks:
             hook.remove()
     # A module that is called twice, or a convolution with two norms, is not one affine map.
-    convolutions = [conv for conv, _ in found]
+    convolutions = [conv for conv, _ in pairs]
     return [
         (conv, norm)
-        for conv, norm in found
+        for conv, norm in pairs
         if convolutions.count(conv) == 1 and all(calls[body.get_submodule(name)] == 1 for name in (conv, norm))
     ]
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a norm in evaluation, each `[channels]`."""
+    """Return scale and shift of a norm in evaluation, each `[channels]`."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -130,7 +130,7 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _activation(norm: nn.Module) -> nn.Module:
-    """What a norm does behind its affine map: timm's norms hold an activation."""
+    """Return the activation behind a norm: timm's norms hold one."""
     return getattr(norm, "act", nn.Identity())
 
 
@@ -139,6 +139,6 @@ def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
     return {name: getattr(conv, name) for name in names}
 
 
-def _put(body: nn.Module, name: str, module: nn.Module) -> None:
+def _replace(body: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(body.get_submodule(parent), child, module)

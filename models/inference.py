@@ -1,4 +1,4 @@
-"""A model to look with, not to train: the same numbers, sooner."""
+"""A copy of a model for evaluation: the same numbers, faster."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from models.icn import ICN
 
 
 def for_inference(model: ICN, dtype: torch.dtype = torch.float32) -> ICN:
-    """A copy of `model` for evaluation: batch norms folded into the convolutions, channels_last, nothing to train.
+    """Copy a model for evaluation: batch norms folded into the convolutions, channels_last, no parameter to train.
 
     Args:
-        model: stays as it is.
+        model: is not changed.
         dtype: of the weights of convolutions and matrix products. With bfloat16 or float16 call the copy under autocast of
-            that type, which then finds nothing left to cast; norms, queries and biases of norms stay in float32.
+            that type, which then has nothing to cast; norms and queries stay in float32.
     """
     copy = deepcopy(model).eval()
     bake_norms(copy.backbone[0].body)  # type: ignore[arg-type]

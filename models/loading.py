@@ -1,4 +1,4 @@
-"""Reading checkpoints: ICN's own, INTR's and DETR's. Nothing in a file is ever executed."""
+"""Safe reading of checkpoints (ICN's, INTR's and DETR's) and of state dicts: no code in a file is ever executed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
+
+from models.errors import ParameterError, first_line
 
 VERSION = 1
 
@@ -59,13 +61,13 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 @dataclass
 class CheckpointMeta:
-    """What a checkpoint says besides its weights.
+    """The content of a checkpoint besides its weights.
 
     args: flags of the run that wrote it, as plain values; the architecture is among them.
     classes: class names in logit order; None in INTR's files.
     normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
-    epoch, step: the last finished epoch (from 0) and the optimizer steps done so far.
-    averaged: the weights are the average of those of the training (`--ema`).
+    epoch, step: the last finished epoch (from 0) and the number of optimizer steps.
+    averaged: the weights are the moving average of those that were trained.
     best: `{"acc1": ..., "epoch": ...}` of the run so far.
     """
 
@@ -81,13 +83,13 @@ class CheckpointMeta:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file, or fetch one whose address starts with http:// or https:// into torch.hub's folder.
+    """Read a checkpoint file; one with a URL is downloaded into torch.hub's folder first.
 
     Only tensors, plain values and `argparse.Namespace` (INTR keeps its flags in one) are admitted; a Namespace comes back
     as a dict under `args`.
 
     Raises:
-        ValueError: no such file, truncated, not a checkpoint, or a pickle that wants to run code.
+        ValueError: no such file, truncated, not a checkpoint, or a pickle with code.
     """
     path = _fetch(str(path)) if str(path).startswith(("http://", "https://")) else Path(path)
     if not path.is_file():
@@ -105,7 +107,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from None
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise ValueError(f"checkpoint {path} is truncated or no checkpoint at all ({_first_line(error)})") from None
+        raise ValueError(f"checkpoint {path} is truncated or no checkpoint at all ({first_line(error)})") from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), Mapping):
         raise ValueError(f"checkpoint {path} has no entry 'model' with a state dict: it was not written by ICN, INTR or DETR")
     for name, value in checkpoint["model"].items():
@@ -124,23 +126,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def is_detection(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether the file is DETR's: a detector with box and class heads."""
+    """Return whether the file is DETR's: a detector with box and class heads."""
     return "class_embed.weight" in checkpoint["model"]
 
 
-def read_state_dict(path: str | Path, flag: str = "--backbone_weights") -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, parameter: str = "backbone_weights") -> dict[str, Tensor]:
     """Read a bare state dict (torchvision, timm; .pth or .safetensors), also one wrapped as `state_dict` or `model`.
 
     Args:
         path: the file.
-        flag: what gave it, for the errors.
+        parameter: that named the file, for the errors.
 
     Raises:
-        ValueError: no such file, or not a state dict.
+        ParameterError: no such file, or not a state dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{flag} {path} does not exist: give the path of a state-dict file")
+        raise ParameterError(parameter, f"{path} does not exist: give the path of a state-dict file")
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -152,20 +154,20 @@ def read_state_dict(path: str | Path, flag: str = "--backbone_weights") -> dict[
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from None
     except Exception as error:  # safetensors has error types of its own
-        raise ValueError(f"{flag} {path} is truncated or no state dict ({_first_line(error)})") from None
+        raise ParameterError(parameter, f"{path} is truncated or no state dict ({first_line(error)})") from None
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{flag} {path} is no state dict: a mapping of names to tensors is needed")
+        raise ParameterError(parameter, f"{path} is no state dict: a mapping of names to tensors is needed")
     return dict(state)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict that must fit exactly.
+    """Load a state dict that must match the model exactly.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of another shape; one line that lists them.
+        ValueError: tensors are missing, unexpected or of another shape; the message lists them in one line.
     """
     own = model.state_dict()
     optional = {key for key in own if key.endswith("num_batches_tracked")} | {
@@ -185,7 +187,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _fetch(url: str) -> Path:
-    """The file behind a URL, fetched once; a name that ends in a hash (`detr-r50-e632da11.pth`) is checked against it."""
+    """Download a URL once and return the file; a name that ends in a hash (`detr-r50-e632da11.pth`) is checked against it."""
     name = Path(urlparse(url).path).name
     # Two addresses may end in the same name.
     target = Path(torch.hub.get_dir()) / "checkpoints" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
@@ -195,19 +197,14 @@ def _fetch(url: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(target), hash_prefix=digest[1] if digest else None)
         except (OSError, ValueError, RuntimeError, HTTPException) as error:
-            raise ValueError(f"checkpoint {url} cannot be fetched ({_first_line(error)})") from None
+            raise ValueError(f"checkpoint {url} cannot be fetched ({first_line(error)})") from None
     return target
 
 
 def _refusal(path: Path, message: str) -> str:
-    """torch's refusals are paragraphs of advice; what matters is what the file wanted."""
+    """Return one line for torch's refusal of a pickle, with the global that the file refers to."""
     for line in message.splitlines():
         if "GLOBAL" in line or "Unsupported global" in line or "Unsupported class" in line:
             wanted = line.split("WeightsUnpickler error:")[-1].strip().rstrip(".")
             return f"checkpoint {path} is refused, nothing in it was run: it holds more than plain values ({wanted[:160]})"
-    return f"checkpoint {path} is truncated or no checkpoint at all ({_first_line(message)[:160]})"
-
-
-def _first_line(error: object) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return f"checkpoint {path} is truncated or no checkpoint at all ({first_line(message)[:160]})"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.backbone import uncounted
+from models.backbone import frozen_statistics
 from models.errors import ParameterError
 from models.icn import ICN
 
@@ -51,7 +51,7 @@ def mosaic_logits(model: ICN, images: Tensor, labels: Tensor, share: float) -> t
     """
     count = max(1, round(share * len(images)))
     indices = torch.stack([torch.randperm(len(images))[torch.arange(count) % len(images)] for _ in range(4)])  # [4, M]
-    with uncounted(model):  # running statistics are of images, not of mosaics
+    with frozen_statistics(model):  # running statistics are of images, not of mosaics
         evidence = model.evidence(mosaics(images, indices.to(images.device)))[1]  # [M, C, h, w]
     h, w = evidence.shape[-2:]
     if min(h, w) < 2:

@@ -7,32 +7,33 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.errors import ParameterError
+
 LEARNED_CELLS = 50
 
 
 class SinePositionEncoding(nn.Module):
     """Sines and cosines of the row and the column, normalised to 2 pi (Parmar et al. 2018; DETR, appendix A.4).
 
-    Rows and columns are counted over the valid cells, so that an image gets the same encoding whatever padding its batch
-    gives it.
+    Rows and columns are counted over the valid cells, so that the encoding of an image does not depend on its padding.
 
     Args:
         hidden_dim: channels `D`, a multiple of 4: half of them encode the row, half the column, sine and cosine alternating.
         temperature: base of the geometric progression of wave lengths.
 
     Raises:
-        ValueError: `hidden_dim` is not a multiple of 4.
+        ParameterError: `hidden_dim` is not a multiple of 4.
     """
 
     def __init__(self, hidden_dim: int, temperature: float = 10000.0) -> None:
         super().__init__()
         if hidden_dim % 4:
-            raise ValueError(f"--hidden_dim {hidden_dim} must be a multiple of 4: sine and cosine of row and column")
+            raise ParameterError("hidden_dim", f"{hidden_dim} must be a multiple of 4: sine and cosine of row and column")
         self.num_pos_feats = hidden_dim // 2
         self.temperature = temperature
 
     def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Encode the grid of `features` `[B, D', h, w]` with `padding_mask` `[B, h, w]`; returns `[B or 1, D, h, w]`."""
+        """Return the encoding `[B or 1, D, h, w]` of the grid of `features` `[B, D', h, w]` with `padding_mask` `[B, h, w]`."""
         if padding_mask is None:
             valid = torch.ones(1, *features.shape[-2:], dtype=torch.bool, device=features.device)
         else:
@@ -49,24 +50,28 @@ class SinePositionEncoding(nn.Module):
 
 
 class LearnedPositionEncoding(nn.Module):
-    """One learned vector per column and one per row, concatenated (DETR); grids up to 50 x 50 cells."""
+    """One learned vector per column and one per row, concatenated (DETR); grids up to 50 x 50 cells.
+
+    Raises:
+        ParameterError: `hidden_dim` is odd.
+    """
 
     def __init__(self, hidden_dim: int) -> None:
         super().__init__()
         if hidden_dim % 2:
-            raise ValueError(f"--hidden_dim {hidden_dim} must be even: half of the channels encode the column, half the row")
+            raise ParameterError("hidden_dim", f"{hidden_dim} must be even: half of the channels encode the column, half the row")
         self.row_embed = nn.Embedding(LEARNED_CELLS, hidden_dim // 2)
         self.col_embed = nn.Embedding(LEARNED_CELLS, hidden_dim // 2)
         nn.init.uniform_(self.row_embed.weight)
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Encode the grid of `features` `[B, D', h, w]`; returns `[1, D, h, w]`. ValueError beyond 50 x 50 cells."""
+        """Return the encoding `[1, D, h, w]` of the grid of `features` `[B, D', h, w]`; ParameterError beyond 50 x 50 cells."""
         h, w = features.shape[-2:]
         if max(h, w) > LEARNED_CELLS:
-            raise ValueError(
-                f"--position_embedding learned has {LEARNED_CELLS} x {LEARNED_CELLS} cells, the feature grid has {h} x {w}: "
-                "use smaller images or --position_embedding sine"
+            raise ParameterError(
+                "position_embedding",
+                f"learned has {LEARNED_CELLS} x {LEARNED_CELLS} cells, the feature map {h} x {w}: use smaller images or sine",
             )
         columns = self.col_embed.weight[:w].T[:, None, :].expand(-1, h, -1)  # [D/2, h, w]
         rows = self.row_embed.weight[:h].T[:, :, None].expand(-1, -1, w)  # [D/2, h, w]
@@ -74,9 +79,9 @@ class LearnedPositionEncoding(nn.Module):
 
 
 def build_position_encoding(kind: str, hidden_dim: int) -> nn.Module:
-    """`sine` or `learned`; ValueError for anything else."""
+    """Build the encoding `sine` or `learned`; ParameterError for anything else."""
     if kind == "sine":
         return SinePositionEncoding(hidden_dim)
     if kind == "learned":
         return LearnedPositionEncoding(hidden_dim)
-    raise ValueError(f"--position_embedding {kind!r} is not known: choose sine or learned")
+    raise ParameterError("position_embedding", f"{kind!r} is not known: choose sine or learned")

@@ -1,8 +1,8 @@
-"""Features of windows that know nothing of each other, so that a cell of the map means its place.
+"""Features of independent windows: a bounded receptive field for any network.
 
-The receptive field of a deep network spans the picture: what a cell holds may come from anywhere, and a map over cells does
-not say where. Here the network sees one window at a time, and nothing else can reach the window's cells (as BagNet bounds
-the receptive field by its kernels, Brendel and Bethge, ICLR 2019; this takes any network as it is).
+The receptive field of a deep network spans the image, so that the features of a cell may come from anywhere. Here the network
+is applied to one window at a time, and the features of its cells depend on the pixels of the window alone (BagNet bounds the
+receptive field by small kernels instead, Brendel and Bethge, ICLR 2019).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 def in_windows(network: Callable[[Tensor], Tensor], images: Tensor, window: int, offset: tuple[int, int] = (0, 0)) -> Tensor:
-    """Apply `network` to each window on its own, and put the features together.
+    """Apply a network to each window independently, and join the features.
 
     Args:
         network: `[B, 3, window, window]` to `[B, C, n, n]`: its stride is `window / n` pixels.
-        images: `[B, 3, H, W]`; what a window has beyond the picture's border is 0.
+        images: `[B, 3, H, W]`; windows are padded with 0 beyond its border.
         window: side of a window in pixels.
-        offset: how many pixels of the first windows, downwards and to the right, lie before the picture; each less than
-            `window`, a multiple of the stride.
+        offset: pixels of the first windows, downwards and to the right, that lie before the image; each a multiple of the
+            stride below `window`.
 
     Returns:
         `[B, C, ceil(H / stride), ceil(W / stride)]`.

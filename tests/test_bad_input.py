@@ -196,8 +196,10 @@ def test_a_model_of_nan(capsys: pytest.CaptureFixture, data: Path, checkpoint: P
 
 
 def test_values_out_of_range(capsys: pytest.CaptureFixture, data: Path) -> None:
-    for flag, value in (("--image_size", 8), ("--crop_min", 1.5), ("--hflip", 2), ("--hidden_dim", 30), ("--nheads", 5)):
+    for flag, value in (("--image_size", 8), ("--crop_min", 1.5), ("--hflip", 2), ("--nheads", 5)):
         assert flag in train(capsys, data, flag, value)
+    assert "--nheads: num_heads 4 must divide hidden_dim 30" in train(capsys, data, "--hidden_dim", 30)
+    assert "--hidden_dim: 30" in train(capsys, data, "--hidden_dim", 30, "--nheads", 5)
     assert "--dropout: 1.0" in train(capsys, data, "--dropout", 1)
     assert "single cell" in error_of(
         capsys, *FLAGS.split(), "--dataset_path", data, "--dataset_name", "colours", "--output_dir", "", "--image_size", 32,

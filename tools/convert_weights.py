@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from models.backbone import RESNETS
+from models.build_backbone import RESNETS
 from models.loading import read_state_dict
 from util.atomic import replacing
 from util.cli import Parser, launch
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out.exists():
         print(f"{args.out} exists already")
         return
-    source = read_state_dict(args.source, "--source")
+    source = read_state_dict(args.source, "source")
     names = match_names(source, backbone_state_dict(args.backbone), args)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)

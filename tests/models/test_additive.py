@@ -116,7 +116,7 @@ def test_refusals(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         make("detr").evidence(*batch)
     with pytest.raises(ValueError, match="the average decoder has no attention"):
         make("none")(*batch, attention=0)
-    with pytest.raises(ValueError, match="num_heads 5 must divide d_model 32"):
+    with pytest.raises(ValueError, match="num_heads 5 must divide hidden_dim 32"):
         make("additive", more="--nheads 5")
 
 

@@ -55,7 +55,7 @@ def test_gradients_reach_the_returned_weights() -> None:
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="--nheads 5 .* --hidden_dim 32"):
+    with pytest.raises(ValueError, match="num_heads 5 must divide hidden_dim 32"):
         MultiheadAttention(32, 5)
 
 

@@ -7,7 +7,8 @@ import timm
 import torch
 import torchvision
 
-from models.backbone import build_backbone, load_backbone_weights
+from models.build_backbone import build_backbone, load_backbone_weights
+from models.errors import ParameterError
 from models.loading import read_state_dict
 
 
@@ -45,21 +46,32 @@ def test_a_size_that_the_network_cannot_take() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, options, message",
+    "name, options, parameter, message",
     [
-        ("resnet5O", {}, "'resnet5O' is neither"),
-        ("vgg", {}, "is neither"),
-        ("resnet50", {"feature_stride": 12}, "--feature_stride 12: resnet50 has feature maps of stride 4, 8, 16, 32"),
-        ("convnext_atto", {"feature_stride": 2}, "--feature_stride 2: convnext_atto has feature maps of stride 4, 8, 16, 32"),
-        ("resnet50", {"feature_stride": 0}, "--feature_stride 0: resnet50 has"),
-        ("resnet18", {"dilation": True}, "--dilation is not possible with --backbone resnet18"),
-        ("vit_tiny_patch16_224", {"dilation": True}, "cannot give its features with --dilation"),
-        ("resnet18", {"norm": "layer"}, "--backbone_norm 'layer'"),
+        ("resnet5O", {}, "backbone", "'resnet5O' is neither"),
+        ("vgg", {}, "backbone", "is neither"),
+        (
+            "resnet50",
+            {"feature_stride": 12},
+            "feature_stride",
+            "12 is not possible: resnet50 has .* stride 4, 8, 16, 32",
+        ),
+        (
+            "convnext_atto",
+            {"feature_stride": 2},
+            "feature_stride",
+            "2 is not possible: convnext_atto has .* stride 4, 8, 16, 32",
+        ),
+        ("resnet50", {"feature_stride": 0}, "feature_stride", "0 is not possible: resnet50 has"),
+        ("resnet18", {"dilation": True}, "dilation", "resnet18 cannot have it"),
+        ("vit_tiny_patch16_224", {"dilation": True}, "backbone", "cannot give its features with dilation"),
+        ("resnet18", {"norm": "layer"}, "backbone_norm", "'layer' is not known: choose frozen or batch"),
     ],
 )
-def test_what_cannot_be_built(name: str, options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_built(name: str, options: dict, parameter: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as error:
         build_backbone(name, **options)
+    assert error.value.parameter == parameter
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
@@ -94,7 +106,7 @@ def test_a_file_that_is_no_state_dict(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(ValueError, match="w.pth is truncated or no"):
         read_state_dict(tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="--backbone_weights .*nowhere.* does not exist"):
+    with pytest.raises(ValueError, match="nowhere.* does not exist"):
         read_state_dict(tmp_path / "nowhere.pth")
 
 

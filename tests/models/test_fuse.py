@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.backbone import build_backbone
+from models.build_backbone import build_backbone
 from models.folding import bake_norms
 
 

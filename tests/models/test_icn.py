@@ -110,7 +110,7 @@ def test_checkpointing_changes_memory_and_nothing_else(backbone: str, norm: str)
     model = tiny_model(4, backbone=backbone, backbone_norm=norm).train()
     other = copy.deepcopy(model)
     if (backbone, norm) == ("resnet10t", "batch"):
-        with pytest.raises(ValueError, match="--grad_checkpointing: a timm model with learned batch norms"):
+        with pytest.raises(ValueError, match="a timm model with learned batch norms"):
             other.checkpoint_gradients()
         return
     model.requires_grad_(True)  # the stem, too

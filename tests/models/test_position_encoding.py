@@ -32,9 +32,9 @@ def test_learned_is_column_then_row() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="50 x 50 cells, the feature grid has 51 x 3"):
+    with pytest.raises(ValueError, match="50 x 50 cells, the feature map 51 x 3"):
         build_position_encoding("learned", 8)(torch.zeros(1, 5, 51, 3))
-    with pytest.raises(ValueError, match="--hidden_dim 6 must be a multiple of 4"):
+    with pytest.raises(ValueError, match="6 must be a multiple of 4"):
         build_position_encoding("sine", 6)
     with pytest.raises(ValueError, match="choose sine or learned"):
         build_position_encoding("v2", 8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbone import build_backbone
+from models.build_backbone import build_backbone
 from models.windows import in_windows
 
 
@@ -51,5 +51,5 @@ def test_windows_move_in_training_only() -> None:
 
 @pytest.mark.parametrize("window", [0, 24, -16])
 def test_no_window_that_cells_do_not_fill(window: int) -> None:
-    with pytest.raises(ValueError, match=f"--window {window} must be a multiple of the 16 pixels"):
+    with pytest.raises(ValueError, match=f"{window} must be a multiple of the 16 pixels"):
         build_backbone("resnet10t", feature_stride=16, norm="batch", window=window)
