@@ -8,22 +8,22 @@ from torchvision.transforms import RandomErasing
 from torchvision.transforms.v2 import ColorJitter, InterpolationMode, RandAugment
 from torchvision.transforms.v2 import functional as F
 
-STRONGEST = 10  # RandAugment's scale, as in the paper: 10 turns by up to 30 degrees and shears by 0.3
-OPERATIONS = 2
-GREY = [124, 116, 104]  # the mean of ImageNet, near 0 once normalised, where a turned picture leaves a corner empty
+MAX_MAGNITUDE = 10  # RandAugment's scale, as in the paper: 10 turns by up to 30 degrees and shears by 0.3
+NUM_OPERATIONS = 2
+GREY = [124, 116, 104]  # fill colour: the mean of ImageNet, near 0 once normalised
 AREA = (0.02, 1 / 3)
 RATIO = (0.3, 3.3)
 
 
 class Augment:
-    """What happens to a picture after it was cropped, flipped and resized; draws from torch's generator only.
+    """Random augmentation of a picture that was cropped, flipped and resized; draws from torch's generator only.
 
     Args:
         color_jitter: strength s: brightness, contrast and saturation by a factor from 1 - s to 1 + s, hue by up to s / 4
             of the colour circle, in random order; these proportions are those of SimCLR (Chen et al. 2020, appendix A).
             0: off.
         randaugment: magnitude M, 1 to 10, of two random operations (RandAugment, Cubuk et al. 2020), on the paper's scale
-            and timm's; torchvision's own counts to 30, so that its 9 is a 3 here. 0: off.
+            and timm's; torchvision's own goes to 30, so that its 9 is a 3 here. 0: off.
         random_erasing: probability that a rectangle of 2 to 33 % of the area becomes noise (Zhong et al. 2020, RE-R).
             0: off.
 
@@ -34,8 +34,8 @@ class Augment:
     def __init__(self, color_jitter: float = 0.0, randaugment: int = 0, random_erasing: float = 0.0) -> None:
         if not 0 <= color_jitter <= 1:
             raise ValueError(f"--color_jitter {color_jitter} must be from 0 to 1 (a strength; 0 is off)")
-        if randaugment not in range(STRONGEST + 1):
-            raise ValueError(f"--randaugment {randaugment} must be an integer from 0 to {STRONGEST} (a magnitude; 0 is off)")
+        if randaugment not in range(MAX_MAGNITUDE + 1):
+            raise ValueError(f"--randaugment {randaugment} must be an integer from 0 to {MAX_MAGNITUDE} (a magnitude; 0 is off)")
         if not 0 <= random_erasing <= 1:
             raise ValueError(f"--random_erasing {random_erasing} must be from 0 to 1 (a probability)")
         self.random_erasing = random_erasing
@@ -43,11 +43,11 @@ class Augment:
         self.operations = None
         if randaugment:
             self.operations = RandAugment(
-                OPERATIONS, randaugment, STRONGEST + 1, interpolation=InterpolationMode.BILINEAR, fill=GREY
+                NUM_OPERATIONS, randaugment, MAX_MAGNITUDE + 1, interpolation=InterpolationMode.BILINEAR, fill=GREY
             )
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 `[3, H, W]` -> uint8 `[3, H, W]`; the image itself where everything is off."""
+        """Augment an image uint8 `[3, H, W]` -> uint8 `[3, H, W]`; returns the image itself where everything is off."""
         if self.colours is not None:
             image = self.colours(image)
         if self.operations is not None:
@@ -56,7 +56,7 @@ class Augment:
 
 
 def _erase(image: Tensor) -> Tensor:
-    """Noise in a random rectangle, as torchvision draws it; nothing in a picture too small for one."""
+    """Replace a random rectangle by noise, as torchvision draws it; not in a picture too small for one."""
     top, left, height, width, value = RandomErasing.get_params(image, AREA, RATIO, [0.0])
     if value is image:
         return image

@@ -1,4 +1,4 @@
-"""One image file to one upright RGB tensor, or to one line that says what is wrong with the file."""
+"""Decoding an image file to an upright RGB tensor, or to a one-line error that names the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-# An allow-list: without it a file named .jpg that holds PostScript starts Ghostscript.
+# An allow-list: without it PIL would start Ghostscript for a file named .jpg that holds PostScript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
 ORIENTATION_TAG = 0x0112
@@ -36,19 +36,19 @@ SIDEWAYS = (5, 6, 7, 8)
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
 PNG_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
-JPEG_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # older OpenCV only has BGR: turning that costs what was won
+JPEG_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # absent in older OpenCV, whose BGR costs a copy to reverse
 END_OF_JPEG = b"\xff\xd9"
 
 # Pictures between PIL's limit and twice that are large, not hostile; catch_warnings would not be safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# EXIF that PIL cannot parse costs the orientation, nothing else, and web photographs are full of it.
+# EXIF that PIL cannot parse loses the orientation, nothing else, and is common in web photographs.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 class ImageError(ValueError):
     """A file that cannot be used as an image; the message is one line and starts with the file's path.
 
-    A DataLoader raises it again with the worker's whole traceback as its message: of that only the last line is kept.
+    A DataLoader raises it again with the worker's whole traceback as its message, of which only the last line is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -56,19 +56,19 @@ class ImageError(ValueError):
 
 
 def decode_image(path: str | os.PathLike[str]) -> Tensor:
-    """Reads an image file as an upright 8-bit RGB picture.
+    """Decode an image file to an upright 8-bit RGB picture.
 
-    The EXIF orientation is applied, 16-bit grey is scaled to 8 bits, transparency is laid on white, an animation gives
-    its first frame.
+    The EXIF orientation is applied, 16-bit grey is scaled to 8 bits, transparency is composited on white, an
+    animation gives its first frame.
 
     Returns:
         uint8 `[3, H, W]`, a view of `[H, W, 3]` memory: the layout torchvision's resize is fastest on.
 
     Raises:
         ImageError: (a ValueError) the file is missing, unreadable, empty, no image, truncated, larger than PIL's limit
-            against decompression bombs, or has float or 32-bit integer pixels, whose range nobody knows.
+            against decompression bombs, or has float or 32-bit integer pixels, whose range is unknown.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         if isinstance(image, JpegImageFile) and image.mode == "RGB" and _orientation(image) not in UPRIGHT:
             picture = _decode_jpeg(path)
             if picture is not None:
@@ -82,12 +82,12 @@ def decode_image(path: str | os.PathLike[str]) -> Tensor:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width that `decode_image` will give, from the file's header: a fraction of a millisecond.
+    """Read height and width of what `decode_image` returns from the file's header: a fraction of a millisecond.
 
     Raises:
-        ImageError: as `decode_image`, as far as the header tells.
+        ImageError: as `decode_image`, where the header shows it.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         width, height = image.size
         if isinstance(image, PngImageFile) and _has_late_orientation(path):
             image.load()
@@ -97,26 +97,26 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def check_image(path: str | os.PathLike[str]) -> None:
-    """Reads a file far enough to know that it is a whole image, in a fraction of the time of `decode_image`.
+    """Check that a file is a whole image, in a fraction of the time of `decode_image`.
 
-    A JPEG is decoded at an eighth of its size (which reads all of it), the other formats whole: a PNG's checksums can be
-    right around a stream that is not.
+    A JPEG is decoded at an eighth of its size (which reads all of it), the other formats at full size: a PNG's checksums
+    can be right although its stream is damaged.
 
     Raises:
         ImageError: as `decode_image`.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         image.draft(None, (1, 1))
         image.load()
 
 
 def _decode_jpeg(path: str | os.PathLike[str]) -> Tensor | None:
-    """As `decode_image`, in a quarter less time: OpenCV has the same libjpeg, and spares PIL's three copies of the pixels.
+    """Decode a JPEG with OpenCV, in a quarter less time: the same libjpeg without PIL's three copies of the pixels.
 
-    Of damaged but decodable data libjpeg writes a line to stderr here.
+    For damaged but decodable data libjpeg writes a line to stderr.
 
     Returns:
-        None where PIL must decide: a file that does not end as a JPEG does, which OpenCV would fill up with grey.
+        None where PIL must decide: a file without the end marker of a JPEG, which OpenCV would fill up with grey.
     """
     if JPEG_TO_RGB is None:
         return None
@@ -131,8 +131,8 @@ def _decode_jpeg(path: str | os.PathLike[str]) -> Tensor | None:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Opens an image file; whatever goes wrong inside the block becomes an ImageError that names the file."""
+def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image file; any error inside the block becomes an ImageError that names the file."""
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -165,16 +165,16 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8; 1 where there is none."""
+    """Return the EXIF orientation, 1 (upright) to 8; 1 where there is none."""
     try:
-        # Not image.getexif(): that of a PNG decodes the picture, to look for metadata behind it.
+        # Not image.getexif(): that of a PNG decodes the picture, to find metadata after the pixels.
         return Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
     except Exception:  # unreadable EXIF does not make the picture unreadable
         return 1
 
 
 def _has_late_orientation(path: str | os.PathLike[str]) -> bool:
-    """Whether a PNG may tell its orientation behind its pixels, where opening it does not look."""
+    """Return whether a PNG may have its orientation after the pixels, which opening it does not read."""
     with Path(path).open("rb") as file:
         position, pixels_seen = 8, False
         while True:
@@ -202,7 +202,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             grey[grey == clear] = 65535
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        # On white, as a browser shows it: what lies under full transparency is arbitrary, often black or noise.
+        # On white, as a browser shows it: the colour of a transparent pixel is arbitrary, often black or noise.
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")

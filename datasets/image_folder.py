@@ -1,4 +1,4 @@
-"""A split of a data set: one folder per class, one class list for all splits."""
+"""The data set: an image folder with one folder per class, and one class list for all splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Transform = Callable[[Tensor, "int | None"], Tensor]
 
 
 class Sample(NamedTuple):
-    """What a sampler asks for: an image, the seed of its augmentation, the scale of its batch (None: the default)."""
+    """A request of a sampler: an image, the seed of its augmentation, the scale of its batch (None: the default)."""
 
     index: int  # type: ignore[assignment]
     seed: int
@@ -39,7 +39,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         classes: names in logit order, from the training split or a checkpoint. A class without images is then allowed
             and shifts no label. None: the folder names, sorted, each of which must hold an image.
         transform: called with the image and the batch's scale.
-        only_class: index of the one class to scan; the files of the others are never looked at.
+        only_class: index of the only class to scan; the files of the others are not read.
 
     Attributes:
         root, classes: as above.
@@ -83,7 +83,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
             if len(self.paths) == before:
                 empty.append(name)
         if empty and (classes is None or only_class is not None):
-            raise ValueError(f"{self.root}: no image in class {_shown(empty)}; expected {_extensions()}")
+            raise ValueError(f"{self.root}: no image in class {_quoted(empty)}; expected {_extensions()}")
         if not self.paths:
             raise ValueError(f"{self.root}: no image in any of {len(folders)} class folders; expected {_extensions()}")
 
@@ -101,7 +101,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         return len(self.paths)
 
     def __getitem__(self, request: Sample | int) -> tuple[Tensor, int, int]:
-        """The image uint8 `[3, H, W]`, its label and its index; an int asks for the default scale and a fixed seed.
+        """Return the image uint8 `[3, H, W]`, its label and its index; an int requests the default scale and a fixed seed.
 
         The augmentation depends on the request alone, so that it is the same in any worker and after a resume.
 
@@ -119,7 +119,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
 
 
 def list_classes(split_dir: str | os.PathLike[str]) -> list[str]:
-    """Sorted names of the class folders; hidden folders do not count.
+    """Return the sorted names of the class folders; hidden folders do not count.
 
     Raises:
         ValueError: the folder is missing or has no class folder.
@@ -132,8 +132,8 @@ def list_classes(split_dir: str | os.PathLike[str]) -> list[str]:
         if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise ValueError(f"{root}: the name of the class folder {name!r} is not UTF-8; rename it")
     if not names:
-        loose = sum(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in os.scandir(root))
-        hint = f"; {loose} images lie in it directly: move each into a folder named by its class" if loose else ""
+        unsorted = sum(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in os.scandir(root))
+        hint = f"; {unsorted} images lie in it directly: move each into a folder named by its class" if unsorted else ""
         raise ValueError(f"{root}: no class folder; expected {LAYOUT}{hint}")
     return names
 
@@ -146,16 +146,16 @@ def open_split(
     transform: Transform | None = None,
     only_class: int | None = None,
 ) -> ImageFolder:
-    """The split `<dataset_path>/<dataset_name>/<split>` as an ImageFolder.
+    """Open the split `<dataset_path>/<dataset_name>/<split>`.
 
     Raises:
-        ValueError: a folder on the way is missing (the message lists those that are there), or as `ImageFolder`.
+        ValueError: a folder of the path is missing (the message lists its siblings), or as `ImageFolder`.
     """
     return ImageFolder(_split_folder(dataset_path, dataset_name, split), classes, transform, only_class)
 
 
 def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: str, count: int) -> list[str]:
-    """Names for a checkpoint that has none (INTR's): the class folders of train, or where there is no train, of `split`.
+    """Return class names for a checkpoint without them (INTR's): the class folders of train or, without train, of `split`.
 
     Raises:
         ValueError: there are not `count` of them, or no such folder.
@@ -172,7 +172,7 @@ def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: 
 
 
 def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Paths of all files below a folder; links are followed, except to a folder that the walk is inside of."""
+    """Yield the paths of all files below a folder; links are followed, except to a folder that contains them."""
     status = os.stat(folder)
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:
@@ -188,8 +188,8 @@ def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
 def _check_known(root: Path, folders: list[str], classes: Sequence[str]) -> None:
     unknown = sorted(set(folders) - set(classes))
     if unknown:
-        known = f"the {len(classes)} classes of the training split or checkpoint ({_shown(classes)})"
-        raise ValueError(f"{root}: folder {_shown(unknown)} is not among {known}; remove or rename it")
+        known = f"the {len(classes)} classes of the training split or checkpoint ({_quoted(classes)})"
+        raise ValueError(f"{root}: folder {_quoted(unknown)} is not among {known}; remove or rename it")
 
 
 def _split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split: str) -> Path:
@@ -203,14 +203,15 @@ def _split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split
 def _check_folder(what: str, folder: Path) -> None:
     if folder.is_dir():
         return
-    found = ""
+    siblings = ""
     if folder.parent.is_dir():
         names = sorted(e.name for e in os.scandir(folder.parent) if e.is_dir() and not e.name.startswith("."))
-        found = f"; folders in {folder.parent}: {_shown(names) or 'none'}"
-    raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{found}")
+        siblings = f"; folders in {folder.parent}: {_quoted(names) or 'none'}"
+    raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{siblings}")
 
 
-def _shown(names: Sequence[str]) -> str:
+def _quoted(names: Sequence[str]) -> str:
+    """Join the first names for an error message."""
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(repr, names[:SHOWN])) + rest
 

@@ -26,7 +26,7 @@ def build_datasets(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
     )
     train_set = open_split(args.dataset_path, args.dataset_name, "train", None, transform)
     if len(train_set.classes) < 2:
-        raise ValueError(f"{train_set.root} has a single class, {train_set.classes[0]}: there is nothing to tell apart")
+        raise ValueError(f"{train_set.root} has a single class, {train_set.classes[0]}: a classifier needs two")
     transform = eval_transform(args.image_size, args.square)
     val_set = open_split(args.dataset_path, args.dataset_name, args.test, train_set.classes, transform)
     for split in (train_set, val_set):

@@ -1,4 +1,4 @@
-"""How large every picture is when it is scored, from the headers of the files: for batches that need no padding."""
+"""Image sizes after the eval transform, from the headers of the files: for batches without padding."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CHUNK = 64  # files per task
 
 
 def eval_shapes(dataset: ImageFolder, workers: int = 4) -> list[tuple[int, int]]:
-    """(height, width) that each image of `dataset` has after its transform, in the order of the data set.
+    """Return (height, width) of each image of `dataset` after its transform, in the order of the data set.
 
-    No picture is decoded, and no file opened where the transform gives one size to all. A line on stderr tells the
-    progress if it takes a while.
+    No picture is decoded, and no file opened where the transform gives all one size. A line on stderr shows the progress if
+    it takes a while.
 
     Args:
         dataset: its transform is one of `eval_transform`.
@@ -30,7 +30,7 @@ def eval_shapes(dataset: ImageFolder, workers: int = 4) -> list[tuple[int, int]]
     transform = dataset.transform
     if isinstance(transform, SquareEval):
         return [transform.output_size(1, 1)] * len(dataset)
-    assert isinstance(transform, AspectEval), "only the transforms of evaluation have a size that a header can tell"
+    assert isinstance(transform, AspectEval), "only the output size of eval transforms follows from the header"
     chunks = [dataset.paths[start : start + CHUNK] for start in range(0, len(dataset), CHUNK)]
     shapes = []
     pool = ThreadPoolExecutor(max(1, workers))

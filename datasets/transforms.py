@@ -1,4 +1,4 @@
-"""Train and eval presets, side by side, on uint8 tensors: INTR's recipe (any aspect ratio) and the square one."""
+"""Train and eval transforms on uint8 tensors: INTR's recipe (any aspect ratio) and the square one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 
 def training_scales(image_size: int) -> list[int]:
-    """The short sides that INTR's recipe trains with, in pixels: one is drawn per batch."""
+    """Return the short sides of INTR's multi-scale training, in pixels: one is drawn per batch."""
     return sorted({max(MIN_SIDE, _scaled(scale, image_size)) for scale in SCALES})
 
 
@@ -37,7 +37,7 @@ def train_transform(
     randaugment: int = 0,
     random_erasing: float = 0.0,
 ) -> Callable[[Tensor, int | None], Tensor]:
-    """Random augmentation of a uint8 `[3, H, W]` image; draws from torch's generator only.
+    """Build the random augmentation of a uint8 `[3, H, W]` image; it draws from torch's generator only.
 
     Args:
         image_size: short side (or both sides, if `square`), in pixels, at the largest scale.
@@ -62,11 +62,11 @@ def train_transform(
 
 
 def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> AspectEval | SquareEval:
-    """The picture resized as a whole: to a square, or to a short side of `image_size` with INTR's arithmetic.
+    """Build the transform that resizes the whole picture: to a square, or to a short side of `image_size` as INTR rounds.
 
     Returns:
         `transform(image, size=None)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` replaces `image_size`.
-        `transform.output_size(H, W, size=None)` is that (h, w) without a picture.
+        `transform.output_size(H, W, size=None)` is its (h, w).
 
     Raises:
         ValueError: `image_size` below 32.
@@ -76,7 +76,7 @@ def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> As
 
 
 class AspectTrain:
-    """INTR's augmentation: flip, then half of the time zoom and crop, then the scale of the batch, then what `augment` does."""
+    """INTR's augmentation: flip, with probability 1/2 zoom and crop, resize to the scale of the batch, then `augment`."""
 
     def __init__(self, image_size: int, hflip: float, augment: Augment) -> None:
         self.image_size, self.hflip, self.augment = image_size, hflip, augment
@@ -92,13 +92,13 @@ class AspectTrain:
 
 
 class AspectEval:
-    """Short side to `image_size`, long side at most 1333/800 of it."""
+    """INTR's resize: short side to `image_size`, long side at most 1333/800 of it."""
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
 
     def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
-        """Height and width of what becomes of a picture of `height` and `width`."""
+        """Return height and width of a picture of `height` x `width` after the transform."""
         size = size or self.image_size
         return short_side_size(height, width, size, _scaled(LONGEST, size))
 
@@ -107,7 +107,7 @@ class AspectEval:
 
 
 class SquareTrain:
-    """A random part of the picture, resized to a square (Szegedy et al. 2015), a flip, and what `augment` does."""
+    """Random resized crop to a square (Szegedy et al. 2015), flip, then `augment`."""
 
     def __init__(self, image_size: int, crop_min: float, hflip: float, augment: Augment) -> None:
         self.image_size, self.crop_min, self.hflip, self.augment = image_size, crop_min, hflip, augment
@@ -119,13 +119,13 @@ class SquareTrain:
 
 
 class SquareEval:
-    """The whole picture as a square, no part cut off: an attribution map then covers all of it."""
+    """Resize of the whole picture to a square, without a crop: an attribution map then covers all of it."""
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
 
     def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
-        """Height and width of what becomes of a picture of `height` and `width`: the same for all."""
+        """Return height and width after the transform, the same for all pictures."""
         return (size or self.image_size,) * 2
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
@@ -133,7 +133,7 @@ class SquareEval:
 
 
 def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
-    """Height and width after the short side became `short`, with INTR's rounding.
+    """Return height and width after a resize of the short side to `short`, with INTR's rounding.
 
     A long side above `longest` shrinks the short one instead. No side is below 32 pixels: a strip too narrow for that
     loses its aspect ratio.
@@ -151,12 +151,12 @@ def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[
 
 
 def resize_short_side(image: Tensor, short: int, longest: int) -> Tensor:
-    """`[3, H, W]` -> `[3, h, w]`, sizes as `short_side_size`."""
+    """Resize `[3, H, W]` to `[3, h, w]`, sizes as `short_side_size`."""
     return _resize(image, *short_side_size(image.shape[1], image.shape[2], short, longest))
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:
-    # A crop is a view with gaps: torch would resize it plane by plane, and hand the planes on to all that follows.
+    # A crop is not contiguous: torch would resize it plane by plane and return planar memory.
     image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     return F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
 
@@ -166,7 +166,7 @@ def _random_flip(image: Tensor, probability: float) -> Tensor:
 
 
 def _random_crop(image: Tensor, smallest: int, largest: int) -> Tensor:
-    """A box whose sides are drawn independently from `smallest` to `largest`, as far as the picture goes."""
+    """Crop a box whose sides are drawn independently from `smallest` to `largest`, at most the picture's."""
     height, width = image.shape[-2:]
     crop_height, crop_width = (int(torch.randint(min(smallest, side), min(largest, side) + 1, ())) for side in (height, width))
     top = int(torch.randint(height - crop_height + 1, ()))

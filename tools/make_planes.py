@@ -28,6 +28,7 @@ PART_COLOURS = ((150, 150, 150), (95, 95, 95), (230, 60, 60), (250, 170, 30), (6
 
 
 def get_args_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = Parser("make_planes", description=__doc__)
     parser.add_argument("--preset", default="f16", help="f16, f81, f8, pair-<slot> or shortcut-<rate>")
     output = parser.add_argument_group("output")

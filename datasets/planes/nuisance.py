@@ -1,8 +1,8 @@
 """The nuisance of a factorial-planes picture: everything but its class, drawn from one seed z before any variant is known.
 
 `draw_scene(z)` never sees a class. Where a nuisance must respect the parts (nothing cropped, nothing hidden), it respects
-all variants of all slots at once, so that pose and occluders are the same for every counterfactual and cannot tell which
-variant is there.
+all variants of all slots at once, so that pose and occluders are the same for every counterfactual and do not depend on which
+variant is drawn.
 """
 
 from __future__ import annotations
