@@ -51,9 +51,7 @@ def centre(
     profiles = []
     for axis in (1, 2):
         extent = valid.any(3 - axis).sum(1, keepdim=True)  # [B, 1], pixels
-        position = (
-            torch.arange(images.shape[axis + 1], device=images.device) + 0.5
-        ) / extent - 0.5  # [B, H or W]
+        position = (torch.arange(images.shape[axis + 1], device=images.device) + 0.5) / extent - 0.5  # [B, H or W]
         profiles.append((-(position**2) / (2 * 0.25**2)).exp())
     return _on_grid(profiles[0][:, :, None] * profiles[1][:, None, :], padding_mask, grid)
 

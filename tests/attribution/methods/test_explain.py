@@ -1,0 +1,79 @@
+"""`attribution.explain`, the one call that makes maps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from patches import CLASSES, batch, patch_model
+from patches import one_thread as one_thread
+
+import attribution
+from attribution import METHODS, explain
+
+
+@pytest.mark.parametrize("kind", ["detr", "additive", "average"])
+def test_default_is_the_map_of_the_decoder_of_the_predicted_class(kind: str) -> None:
+    model = patch_model(kind=kind)
+    images, _, mask = batch()
+    with torch.no_grad():
+        predicted = model(images, mask).logits.argmax(1)
+    maps = explain(model, images, padding_mask=mask)
+    expected = METHODS[model.decoder_spec.default_map].call(model, images, predicted, padding_mask=mask)
+    assert torch.equal(maps, expected) and not maps.requires_grad and maps.shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_that_needs_no_ground_truth_explains(name: str) -> None:
+    method = METHODS[name]
+    kind = "detr" if method.applies(patch_model()) else "additive"
+    if not method.is_installed:
+        pytest.skip(f"{method.requires} is not installed")
+    images, classes, mask = batch()
+    if method.knows_ground_truth:
+        with pytest.raises(ValueError, match=f"{name} is a map of the ground truth"):
+            explain(patch_model(kind=kind), images, classes, name)
+        return
+    maps = explain(patch_model(kind=kind), images, classes, name, mask, **dict.fromkeys(method.quick, 3))
+    assert maps.dtype == torch.float32 and maps.isfinite().all() and len(maps) == 3
+
+
+def test_contrast_of_an_additive_decoder_sums_to_the_difference_of_the_logits() -> None:
+    model = patch_model(kind="additive")
+    images, _, mask = batch()
+    with torch.no_grad():
+        logits = model(images, mask).logits
+    maps = explain(model, images, 2, padding_mask=mask, against=torch.tensor([0, 1, 4]))
+    torch.testing.assert_close(maps.sum((1, 2)), logits[:, 2] - logits[[0, 1, 2], [0, 1, 4]], atol=1e-4, rtol=1e-4)
+
+
+def test_a_method_of_contrasts_compares_with_the_most_probable_other_class() -> None:
+    model = patch_model()
+    images, classes, mask = batch()
+    with torch.no_grad():
+        order = model(images, mask).logits.argsort(1, descending=True)
+    for label in range(CLASSES):
+        others = torch.tensor([next(c for c in row if c != label) for row in order.tolist()])
+        maps = explain(model, images, label, "finercam", mask)
+        assert torch.equal(maps, explain(model, images, label, "finercam", mask, against=others))
+
+
+def test_what_cannot_be_explained_is_refused() -> None:
+    images, _, _ = batch()
+    for kind, method, message in (
+        ("detr", "additive", "additive is no map of --decoder detr"),
+        ("detr", "lime", "lime: there is no such map"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            explain(patch_model(kind=kind), images, 0, method)
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) first"):
+        explain(patch_model().train(), images)
+
+
+def test_registries_are_imported_when_they_are_used() -> None:
+    code = "import sys, attribution; assert 'torch' not in sys.modules; attribution.METHODS; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="nothing"):
+        attribution.nothing  # noqa: B018
