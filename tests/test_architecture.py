@@ -30,7 +30,6 @@ KNOWN_ROOM_ARROWS: set[tuple[str, str]] = set()
 KNOWN_FILES = {"assembly.py", "run.py", "job.py"}
 KNOWN_LONG_FUNCTIONS = {
     "assembly.make_trainer",
-    "datasets.planes.export.export",
     "main.train",
     "tools.evaluate_attribution.evaluate",
     "tools.visualization.visualize",
