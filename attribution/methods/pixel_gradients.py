@@ -28,7 +28,7 @@ DIFFERENCE_WEIGHT = 1 / 2  # of the evidence by which a class exceeds its siblin
 CONTRAST_STEPS = (8, 16)  # of integrated gradients, and of the descent to the sibling
 CONTRAST_SMOOTH = (1 / 36, 1 / 25)  # sigmas of their maps, as shares of the shorter side
 NOISE, STRIDE = 0.1, 0.0045  # of the descent: standard deviation, and root mean square of a step, in normalised units
-DESCENT_WEIGHT = 1 / 2  # of the descent, which goes on past the point where the two logits are equal
+DESCENT_WEIGHT = 1 / 2  # of the descent, which continues past the point where the two logits are equal
 
 
 def additive_pixels(

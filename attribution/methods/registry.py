@@ -21,14 +21,14 @@ from models import ICN
 
 Size = tuple[int, int]  # height and width of an image
 SIZE: Size = (224, 224)
-GROUND_TRUTH = ("masks", "removal_effects")  # needs that hold the answer: where the object is, what each part is worth
+GROUND_TRUTH = ("masks", "removal_effects")  # needs that are ground truth: where the object is, and the effect of each part
 
 
 class Passes(NamedTuple):
     """Passes through the network that one map of one image costs.
 
     A backward pass counts as one, though those of the model's own maps end at the attention and Grad-CAM's at the feature
-    map, before the backbone: time says more.
+    map, before the backbone: the measured time is fairer.
     """
 
     forward: int
@@ -56,7 +56,7 @@ class Method:
             `[B, H, W]`; `removal_effects`, float `[B, H, W]`, which has on each part the drop of the logit without the part.
         needs_grid: `call` takes `grid`, the height and width that the map should have.
         seeded: `call` takes a `seed`.
-        signed: whether values below zero speak against the class.
+        signed: whether values below zero are evidence against the class.
         cost: of an image of size `(H, W)` under options of `call`.
         requires: package that the method needs, as pip takes it.
         quick: options of `call` under `--quick`.
@@ -78,7 +78,7 @@ class Method:
 
     @property
     def knows_ground_truth(self) -> bool:
-        """Whether the map is made of the answer, not of the model."""
+        """Whether the map is made of ground truth, not of the model."""
         return any(need in GROUND_TRUTH for need in self.needs)
 
     @property

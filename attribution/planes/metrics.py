@@ -74,7 +74,7 @@ class PlanesMetrics:
         self.split, self.slots = split, split.slots
         self.records = [split.record(path) for path in paths]
         if not self.records:
-            raise ValueError(f"{split.root}: no picture of {split.split} was chosen; measure at least one")
+            raise ValueError(f"{split.root}: no image of {split.split} was chosen; measure at least one")
         comparisons = [compare(split, record) for record in self.records]
         others = [[*comparison.siblings, *comparison.sharing] for comparison in comparisons]
         own = [record["variants"] for record in self.records]
