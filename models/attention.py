@@ -64,7 +64,7 @@ class MultiheadAttention(nn.Module):
             Output `[B, N, D]`, and the weights `[B, heads, N, S]` (or in `weights_shape`) or None. The weights are those
             before dropout, so that their rows sum to 1; the output is computed from them, so that gradients reach them.
         """
-        q, k, v = (self._split_heads(x) for x in self._project(query, key, value))  # [B, heads, N or S, d]
+        q, k, v = (self.split_heads(x) for x in self._project(query, key, value))  # [B, heads, N or S, d]
         valid = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]  # [B, 1, 1, S]
         dropout = self.dropout if self.training else 0.0
         weights = None
@@ -86,7 +86,7 @@ class MultiheadAttention(nn.Module):
             return q, k, v
         return q, F.linear(key, weight[d : 2 * d], bias[d : 2 * d]), F.linear(value, weight[2 * d :], bias[2 * d :])
 
-    def _split_heads(self, x: Tensor) -> Tensor:
+    def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
 
 

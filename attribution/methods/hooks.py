@@ -199,7 +199,7 @@ def _hook_attention(
 def _values(module: MultiheadAttention, inputs: Inputs) -> Tensor:
     """Project the values of an attention, `[B, heads, S, d]`."""
     d = module.embed_dim
-    return module._split_heads(F.linear(inputs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :]))
+    return module.split_heads(F.linear(inputs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :]))
 
 
 def _record_attention(
