@@ -1,4 +1,4 @@
-"""The pictures that are measured, in units of one shape: none is padded, so that no picture changes another's maps."""
+"""The images that are measured, in units of one shape: none is padded, so that no image changes another's maps."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attribution.evaluation.harness import Unit
+from attribution.metrics.batch import Unit
 from attribution.planes.metrics import PlanesMetrics
 from datasets import EvalSampler, ImageFolder, collate, eval_shapes
 from datasets.masks import object_masks
 
 
 def subset(split: ImageFolder, places: Sequence[int]) -> ImageFolder:
-    """Some pictures of a split, in the order of `places`."""
-    some = copy.copy(split)
-    some.paths, some.labels = [split.paths[place] for place in places], [split.labels[place] for place in places]
-    return some
+    """Return the images of a split at `places`, in that order."""
+    chosen = copy.copy(split)
+    chosen.paths, chosen.labels = [split.paths[place] for place in places], [split.labels[place] for place in places]
+    return chosen
 
 
 class Pictures:
-    """Some pictures of a split.
+    """The images of a split that are measured.
 
     Args:
         split: with its eval transform.
-        places: of the pictures in the split.
-        predictions: the class that the model predicts, for every picture of the split.
-        batch_size: pictures in a unit, at most.
+        places: of the images in the split.
+        predictions: the class that the model predicts, for every image of the split.
+        batch_size: images in a unit, at most.
         normalisation: mean and standard deviation of the model's input.
-        device: where they are wanted.
+        device: of the units.
         masks: folder of the objects' masks, or None.
 
     Attributes:
-        units: how many pictures each has. paths, labels, predicted, sizes: of the pictures in the order of the units.
-        planes: what is known about them, once it is; then the units have the effects of removed parts.
+        units: how many images each has. paths, labels, predicted, sizes: of the images in the order of the units.
+        planes: their ground truth on factorial planes, or None; with it the units have the effects of removed parts.
     """
 
     def __init__(
@@ -63,8 +63,16 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def describe(self) -> list[dict[str, str]]:
+        """Return `file`, `label` and `predicted` of each image."""
+        names, predicted = self.data.classes, self.predicted.tolist()
+        return [
+            {"file": str(path.relative_to(self.data.root)), "label": names[label], "predicted": names[prediction]}
+            for path, label, prediction in zip(self.paths, self.labels, predicted, strict=True)
+        ]
+
     def load(self, number: int) -> Unit:
-        """A unit by its number."""
+        """Return a unit by its number."""
         start = sum(self.units[:number])
         rows = slice(start, start + self.units[number])
         batch = collate([self.data[place] for place in range(rows.start, rows.stop)]).to(self.device)

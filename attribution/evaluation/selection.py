@@ -1,14 +1,17 @@
-"""Which pictures are measured, and which class each is to be told apart from."""
+"""The choice of images, siblings and methods."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from attribution.evaluation.protocol import Budget
+from attribution.methods.registry import METHODS, Method, methods_of
 from attribution.metrics.faithfulness import Score
+from datasets import ImageBatch
+from models import ICN
 from util.distributed import ALONE, Ranks
 from util.progress import Progress
 
@@ -16,20 +19,21 @@ from util.progress import Progress
 @torch.no_grad()
 def score_split(
     score: Score,
-    loader: Any,
+    loader: Iterable[ImageBatch],
     normalisation: Mapping[str, list[float]],
+    images: int,
     classes: int,
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
-    """Score every picture of a split once.
+    """Score every image of a split once.
 
     Args:
         score: probabilities `[B, C]` of normalised images.
         loader: unpadded batches of the split, in any order; those of `ranks`.
         normalisation: mean and standard deviation of the input.
-        classes: C.
-        device: where the model is.
+        images, classes: N of the split, and C.
+        device: of the model.
 
     Returns:
         `predicted` int64 `[N]`, in the order of the split, and `confusion` `[C, C]`, for `most_confused`.
@@ -37,7 +41,7 @@ def score_split(
     Raises:
         ValueError: the model gives scores that are not finite.
     """
-    confusion, predicted = torch.zeros(classes, classes, dtype=torch.float64), torch.empty(len(loader.dataset), dtype=torch.long)
+    confusion, predicted = torch.zeros(classes, classes, dtype=torch.float64), torch.empty(images, dtype=torch.long)
 
     def scored() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in loader:
@@ -46,7 +50,7 @@ def score_split(
                 raise ValueError("the model gives scores that are not finite: the file is damaged")
             yield batch.labels, batch.indices, scores
 
-    with Progress(len(loader.dataset), "scoring the split") as progress:
+    with Progress(images, "scoring the split") as progress:
         for labels, indices, scores in ranks.gather_in_order(scored()):
             confusion.index_add_(0, labels, scores)
             predicted[indices] = scores.argmax(1)
@@ -55,28 +59,54 @@ def score_split(
 
 
 def most_confused(confusion: Tensor) -> Tensor:
-    """The sibling of each class: the one that takes most of its probability, and gives most to it.
+    """Return the sibling of each class, int64 `[C]`: the class that exchanges most probability with it.
+
+    A class is never its own sibling, unless it is the only one.
 
     Args:
-        confusion: `[C, C]`, for each true class the sum of the probabilities over its pictures. Soft, because a good model
-            confuses few pictures; a class without pictures has the sibling whose pictures look most like it.
-
-    Returns:
-        int64 `[C]`, never the class itself (unless it is the only one).
+        confusion: `[C, C]`, for each true class the sum of the probabilities over its images. Soft, because a good model
+            confuses few images; the sibling of a class without images is the class whose images score highest for it.
     """
     mutual = confusion + confusion.T
     return mutual.masked_fill(torch.eye(len(mutual), dtype=torch.bool), -1).argmax(1)
 
 
 def in_turn(labels: Sequence[int], seed: int = 0) -> list[int]:
-    """An order of all pictures in which the classes take turns: any beginning of it holds as many of each, as far as they go.
+    """Return an order of all images in which the classes alternate: any beginning of it is as balanced as the classes allow.
 
-    Within a class, and in each turn, the order is random.
+    Within a class, and in each round of the classes, the order is random.
     """
     generator = torch.Generator().manual_seed(seed)
-    of_class: dict[int, int] = {}
+    rounds: dict[int, int] = {}
     keys: list[tuple[int, int, int]] = []
     for place in torch.randperm(len(labels), generator=generator).tolist():
-        turn = of_class[labels[place]] = of_class.get(labels[place], -1) + 1
+        turn = rounds[labels[place]] = rounds.get(labels[place], -1) + 1
         keys.append((turn, len(keys), place))
     return [place for _, _, place in sorted(keys)]
+
+
+def choose_methods(model: ICN, names: Sequence[str] | None, ours: str | None, budget: Budget) -> tuple[list[Method], str]:
+    """Return the methods, in the order of the registry, and the one that represents ICN.
+
+    Args:
+        names: methods to measure; controls are added. None: all that apply and that the budget does not leave out. Methods
+            whose package is missing are left out, with a message.
+        ours: the method that represents ICN; None: the default of the decoder.
+
+    Raises:
+        ValueError: a method does not apply to the model, or the package of `ours` is missing.
+    """
+    ours = ours or model.decoder_spec.default_map
+    applicable = {method.name for method in methods_of(model)}
+    if ours not in applicable:
+        choice = ", ".join(sorted(applicable))
+        raise ValueError(f"--ours {ours} is no map of --decoder {model.decoder_name}: choose from {choice}")
+    chosen = applicable - set(budget.left_out) if names is None else {method.name for method in methods_of(model, names)}
+    chosen |= {ours} | {name for name in applicable if METHODS[name].family == "control"}
+    if missing := sorted(name for name in chosen if not METHODS[name].is_installed):
+        install = "pip install " + " ".join(f"'{package}'" for package in sorted({METHODS[name].requires for name in missing}))
+        if ours in missing:
+            raise ValueError(f"--ours {ours} needs a package that is not installed: {install}")
+        print(f"{', '.join(missing)} left out: a package is not installed ({install})")
+        chosen -= set(missing)
+    return [method for method in METHODS.values() if method.name in chosen], ours

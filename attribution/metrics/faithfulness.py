@@ -157,34 +157,39 @@ class PixelPerturbation:
         return torch.cat(found) if found else torch.empty(0, device=images.device)
 
 
-class Faithfulness(NamedTuple):
-    """The scores of one map per image, `[B]` each, and the curves behind them, `[B, steps + 1]` each.
+class RemovalScores(NamedTuple):
+    """Scores of one map per image, `[B]` each, from pixels that turn to the mean colour; curves `[B, steps + 1]`.
 
-    deletion: area under `deletion_curve`, most relevant first, to the mean; lower is better.
-    insertion: area under `insertion_curve`, most relevant first, into the blurred image; higher is better.
-    srg: symmetric relevance gain (Bluecher et al., TMLR 2024, arXiv 2401.06654): area when the least relevant are replaced
-        first (`least_first_curve`) less that when the most relevant are (`deletion_curve`), both to the mean. Random: 0.
-    relative_drop: RD@5%, to the mean; None without siblings.
-    start: s_0 of the insertion: the score of the blurred image, which `insertion` cannot be read without.
+    deletion: area under `deletion_curve`, most relevant first; lower is better.
+    srg: symmetric relevance gain (Bluecher et al., TMLR 2024, arXiv 2401.06654): area under `least_first_curve`, least relevant
+        first, less `deletion`. Random: 0.
+    relative_drop: RD@5%.
     """
 
     deletion: Tensor
-    insertion: Tensor
     srg: Tensor
-    relative_drop: Tensor | None
-    start: Tensor
+    relative_drop: Tensor
     deletion_curve: Tensor
-    insertion_curve: Tensor
     least_first_curve: Tensor
 
 
-def faithfulness(
-    to_mean: PixelPerturbation, to_blur: PixelPerturbation, maps: Tensor, siblings: Tensor | None = None, *, seed: int = 0
-) -> Faithfulness:
-    """All of these scores of one map per image: `3 (steps - 1)` perturbed images each, and one more with siblings.
+class InsertionScores(NamedTuple):
+    """Scores of one map per image, `[B]` each, from pixels that come back into the blurred image.
+
+    insertion: area under `curve` `[B, steps + 1]`, most relevant first; higher is better.
+    start: s_0, the score of the blurred image, which `insertion` cannot be read without.
+    """
+
+    insertion: Tensor
+    start: Tensor
+    curve: Tensor
+
+
+def removal_scores(to_mean: PixelPerturbation, maps: Tensor, siblings: Tensor, *, seed: int = 0) -> RemovalScores:
+    """Compute deletion, SRG and RD@5%, in `2 (steps - 1) + 1` perturbed images per map.
 
     Args:
-        to_mean, to_blur: share one `CleanScores`; make them once for all maps.
+        to_mean: of the images; make it once for all maps.
         maps: signed, `[B, h, w]`.
         siblings: the class most confused with the followed one, `[B]`.
         seed: of the order of ties.
@@ -192,17 +197,14 @@ def faithfulness(
     places = ranks(to_mean.clean, maps, seed=seed)
     deletion = to_mean.curve(places)
     least_first = to_mean.curve(places, least_first=True)
-    insertion = to_blur.curve(places, least_first=True).flip(1)
-    return Faithfulness(
-        area(deletion),
-        area(insertion),
-        area(least_first) - area(deletion),
-        None if siblings is None else to_mean.relative_drop(places, siblings),
-        insertion[:, 0],
-        deletion,
-        insertion,
-        least_first,
-    )
+    drop = to_mean.relative_drop(places, siblings)
+    return RemovalScores(area(deletion), area(least_first) - area(deletion), drop, deletion, least_first)
+
+
+def insertion_scores(to_blur: PixelPerturbation, maps: Tensor, *, seed: int = 0) -> InsertionScores:
+    """Compute insertion, in `steps - 1` perturbed images per map; arguments as of `removal_scores`."""
+    insertion = to_blur.curve(ranks(to_blur.clean, maps, seed=seed), least_first=True).flip(1)
+    return InsertionScores(area(insertion), insertion[:, 0], insertion)
 
 
 def area(curve: Tensor) -> Tensor:

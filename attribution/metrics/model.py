@@ -7,6 +7,7 @@ from torch import Tensor
 
 from attribution.methods.attention import class_maps
 from attribution.methods.hooks import Replacement, frozen, logits_with_attention
+from attribution.metrics.batch import Columns, ModelBatch
 from attribution.metrics.robustness import head_diversity
 from models import ICN
 
@@ -106,10 +107,30 @@ def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> di
 
 @torch.no_grad()
 def diversity(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
-    """How differently the heads of the last cross-attention look for a class: `descriptive.head_diversity`, `[B]`.
+    """Compute the diversity of the heads of the last cross-attention for a class: `robustness.head_diversity`, `[B]`.
 
     Raises:
         ValueError: the decoder has no attention.
     """
     attention = model(images, padding_mask, attention=-1).attention[0]  # [B, heads, C, h, w]
     return head_diversity(class_maps(attention, classes[:, None])[:, 0])
+
+
+def has_attention(model: ICN) -> bool:
+    """Return whether the decoder has cross-attention."""
+    return model.num_decoder_layers > 0
+
+
+def reliance_columns(batch: ModelBatch) -> dict[str, Columns]:
+    """Compute `reliance` of labelled images."""
+    return {"reliance": reliance(batch.inference, batch.images, batch.classes, seed=batch.seed)}
+
+
+def locality_columns(batch: ModelBatch) -> dict[str, Columns]:
+    """Compute `locality` on as many cells as the budget says."""
+    return {"locality": locality(batch.model, batch.images, cells=batch.budget["locality_cells"], seed=batch.seed)}
+
+
+def diversity_columns(batch: ModelBatch) -> dict[str, Columns]:
+    """Compute `diversity` for the predicted classes."""
+    return {"head_diversity": {"jsd": diversity(batch.inference, batch.images, batch.classes)}}

@@ -8,6 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
+from attribution.metrics.batch import Columns, ModelBatch
 from attribution.metrics.robustness import spearman
 from models import ICN
 
@@ -67,3 +68,13 @@ def agreement(maps: Tensor, others: Tensor) -> Tensor:
 def passes(correlations: Tensor) -> bool:
     """Whether the maps of the fully random model `[N]` have, in the mean, lost what they had in common with the trained one's."""
     return bool(correlations.mean().abs() <= PASS)
+
+
+def randomisation_columns(batch: ModelBatch) -> dict[str, Columns]:
+    """Compute for each method the agreement of its maps with the trained model's after each stage, `randomisation/<method>`."""
+    trained = {name: explain(None) for name, explain in batch.explain.items()}
+    columns: dict[str, Columns] = {f"randomisation/{name}": {} for name in trained}
+    for stage, model in cascade(batch.model, batch.seed):
+        for name, explain in batch.explain.items():
+            columns[f"randomisation/{name}"][stage] = agreement(trained[name], explain(model))
+    return columns

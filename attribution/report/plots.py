@@ -1,4 +1,4 @@
-"""curves.png and bars.png: perturbation curves with their intervals, and the headline numbers of all methods."""
+"""curves.png and bars.png: perturbation curves and headline metrics of all methods, with their intervals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from attribution.metrics.registry import column
+from attribution.metrics.registry import METRICS
 
-# Okabe and Ito's colours, which are told apart in every form of colour blindness; families differ by their lines.
+# Okabe and Ito's palette, for every form of colour blindness; families of methods differ by their lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = {"own": "-", "posthoc": "--", "control": ":"}
 CURVES = {
@@ -20,13 +20,12 @@ CURVES = {
     "least_first": "least relevant first turn to the mean (higher is better)",
     "insertion": "most relevant first come back into the blur (higher is better)",
 }
-BARS = ("srg", "rd", "pointing", "contrast_pointing", "sd", "own_hit")
 FAINT = "#8a8a8a"
 
 
-def draw_curves(found: Mapping[str, Any], path: Path) -> bool:
-    """Write the curves of all methods, with 95 % intervals for the model's own; False if there are none."""
-    methods = {name: entry for name, entry in found["methods"].items() if entry.get("curves")}
+def draw_curves(content: Mapping[str, Any], path: Path) -> bool:
+    """Draw the curves of all methods, with 95 % intervals but for controls; return False if there are none."""
+    methods = {name: entry for name, entry in content["methods"].items() if entry.get("curves")}
     if not methods:
         return False
     figure = Figure(figsize=(15, 5 + 0.12 * len(methods)), layout="constrained")
@@ -35,10 +34,12 @@ def draw_curves(found: Mapping[str, Any], path: Path) -> bool:
         for (name, entry), colour in zip(methods.items(), _colours(methods), strict=True):
             curve = entry["curves"][kind]
             share = np.linspace(0, 1, len(curve["mean"]))
-            best = name == found["ours"]
-            axes.plot(share, curve["mean"], STYLES[entry["family"]], color=colour, linewidth=2.6 if best else 1.3, label=name)
+            is_ours = name == content["ours"]
+            width = 2.6 if is_ours else 1.3
+            axes.plot(share, curve["mean"], STYLES[entry["family"]], color=colour, linewidth=width, label=name)
             if entry["family"] != "control":
-                axes.fill_between(share, curve["low"], curve["high"], color=colour, alpha=0.22 if best else 0.06, linewidth=0)
+                alpha = 0.22 if is_ours else 0.06
+                axes.fill_between(share, curve["low"], curve["high"], color=colour, alpha=alpha, linewidth=0)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("share of the pixels")
         axes.set_xlim(0, 1)
@@ -51,35 +52,35 @@ def draw_curves(found: Mapping[str, Any], path: Path) -> bool:
     return True
 
 
-def draw_bars(found: Mapping[str, Any], path: Path) -> bool:
-    """Write the headline metrics as bars with 95 % intervals; False if none was measured."""
-    methods, pairs = found["methods"], found.get("pairs", {})
+def draw_bars(content: Mapping[str, Any], path: Path) -> bool:
+    """Draw the headline metrics as bars with 95 % intervals; return False if none was measured."""
+    methods, pairs = content["methods"], content.get("pairs", {})
     rows = {name: {**entry["metrics"], **pairs.get(name, {}).get("metrics", {})} for name, entry in methods.items()}
-    names = [name for name in BARS if any(metrics.get(name, {}).get("images") for metrics in rows.values())]
-    if not names:
+    bars = [metric for metric in METRICS.values() if metric.bar]
+    bars = [metric for metric in bars if any(row.get(metric.name, {}).get("images") for row in rows.values())]
+    if not bars:
         return False
     order = list(rows)[::-1]
-    figure = Figure(figsize=(2.2 + 3.2 * len(names), 1.6 + 0.3 * len(order)), layout="constrained")
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(2.2 + 3.2 * len(bars), 1.6 + 0.3 * len(order)), layout="constrained")
+    panels = figure.subplots(1, len(bars), sharey=True, squeeze=False)[0]
     colours = dict(zip(methods, _colours(methods), strict=True))
-    for axes, metric in zip(panels, names, strict=True):
+    for axes, metric in zip(panels, bars, strict=True):
         for place, name in enumerate(order):
-            value = rows[name].get(metric, {"images": 0})
+            value = rows[name].get(metric.name, {"images": 0})
             if value["images"]:
                 error = [[max(0.0, value["mean"] - value["low"])], [max(0.0, value["high"] - value["mean"])]]
                 axes.barh(place, value["mean"], xerr=error, color=colours[name], error_kw={"linewidth": 1, "ecolor": "#333333"})
-        known = column(metric)
-        axes.set_title(known.label + {1: " ↑", -1: " ↓", 0: ""}[known.better], fontsize=10)
+        axes.set_title(metric.title, fontsize=10)
         axes.axvline(0, color="black", linewidth=0.6)
         axes.grid(True, axis="x", alpha=0.25)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(order)), [f"{name} (ours)" if name == found["ours"] else name for name in order])
+    panels[0].set_yticks(range(len(order)), [f"{name} (ours)" if name == content["ours"] else name for name in order])
     FigureCanvasAgg(figure).print_png(str(path))
     return True
 
 
 def _colours(methods: Mapping[str, Any]) -> list[str]:
-    """A colour for each method; controls are grey."""
-    coloured = iter(COLOURS * len(methods))
-    return [FAINT if entry["family"] == "control" else next(coloured) for entry in methods.values()]
+    """Return a colour for each method; controls are grey."""
+    colours = iter(COLOURS * len(methods))
+    return [FAINT if entry["family"] == "control" else next(colours) for entry in methods.values()]

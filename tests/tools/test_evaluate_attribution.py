@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import COLOURS, make_images
 
-from attribution.evaluation import measure as measurement
+from attribution.evaluation.harness import Harness
 from datasets.planes import get_preset
 from datasets.planes.export import export
 from datasets.planes.pairs import export_pairs
@@ -156,7 +156,7 @@ def test_interrupted_run_goes_on_and_ends_like_one_that_was_not(
     flags = ("--methods", "attention", "--metrics", "srg,gini,randomisation")
     whole = measure(made, tmp_path / "whole", "additive", *flags)
     calls = []
-    real = measurement.Harness.measure
+    real = Harness.measure
 
     def some(harness, unit, method):
         calls.append((unit.number, method.name))
@@ -164,7 +164,7 @@ def test_interrupted_run_goes_on_and_ends_like_one_that_was_not(
             raise KeyboardInterrupt
         return real(harness, unit, method)
 
-    monkeypatch.setattr(measurement.Harness, "measure", some)
+    monkeypatch.setattr(Harness, "measure", some)
     with pytest.raises(SystemExit) as stop:
         launch(main, get_args_parser(), arguments(made, tmp_path / "cut", "additive", *flags))
     assert stop.value.code == 130 and not (tmp_path / "cut" / "attribution.json").exists()

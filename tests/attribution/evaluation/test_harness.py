@@ -10,17 +10,23 @@ import torch
 from patches import batch, patch_model
 from patches import one_thread as one_thread
 
-from attribution.evaluation import measure as measurement
-from attribution.evaluation.cache import ResultCache, concatenate, curve_summary, fingerprint, plain, summarise, write_json
+from attribution.evaluation.cache import ResultCache, fingerprint
 from attribution.evaluation.cached_model import CachedModel
-from attribution.evaluation.harness import GROUPS, Harness, Unit, chosen_groups, pooled
-from attribution.evaluation.measure import slot_columns
+from attribution.evaluation.harness import Harness
+from attribution.evaluation.measure import concatenate
+from attribution.evaluation.measure_model import measure_model
+from attribution.evaluation.planes import slot_columns
 from attribution.evaluation.protocol import FULL, QUICK, Budget
 from attribution.evaluation.selection import in_turn, most_confused
+from attribution.evaluation.summary import curve_summary, summarise
 from attribution.methods.registry import METHODS, Passes
+from attribution.metrics.batch import Unit, pooled
+from attribution.metrics.columns import chosen_families, families
 from attribution.report.examples import choose
 from attribution.report.tables import markdown
+from attribution.report.write import plain, write_json
 from attribution.resize import pool_to
+from models import for_inference
 
 SMALL = Budget("small", 4, 4, {"rise": {"n": 40}}, sensitivity_samples=2, sensitivity_images=2)
 SIBLINGS = torch.tensor([1, 2, 3, 4, 0])
@@ -33,7 +39,7 @@ def harness(kind: str = "additive", *groups: str, budget: Budget = SMALL, **chan
         with torch.no_grad():
             return model(images).logits.softmax(1)
 
-    return Harness(model, score, SIBLINGS, budget, chosen_groups(groups or None), batch_size=8, **changes)
+    return Harness(model, for_inference(model), score, SIBLINGS, budget, chosen_families(groups or None), batch_size=8, **changes)
 
 
 def unit(masks: bool = True) -> Unit:
@@ -44,10 +50,11 @@ def unit(masks: bool = True) -> Unit:
 
 
 def test_names_of_metrics_lead_to_their_groups() -> None:
-    assert chosen_groups(["srg", "gini", "locality"]) == {"faithfulness", "gini", "locality"}
-    assert chosen_groups(None) >= set(GROUPS)
+    assert chosen_families(["srg", "gini", "locality"]) == {"faithfulness", "gini", "locality"}
+    assert chosen_families(["pointing_native", "native"]) == {"native", "masks"}
+    assert chosen_families(None) == set(families())
     with pytest.raises(ValueError, match=r"--metrics srgg.*faithfulness.*deletion"):
-        chosen_groups(["srgg"])
+        chosen_families(["srgg"])
 
 
 def test_every_map_is_pooled_to_the_grid_of_the_model() -> None:
@@ -192,7 +199,7 @@ def test_what_is_said_of_numbers_that_are_missing() -> None:
     assert np.isnan(together["a"][2:]).all() and together["b"].shape == (5, 2) and np.isnan(together["b"][:2]).all()
     columns = slot_columns({"contrast_pointing": torch.tensor([[1.0, 0.0]])}, ["nose", "tail"], 2)
     assert columns["contrast_pointing"][0] == 0.5 and columns["contrast_pointing/tail"][0] == 0
-    assert all(np.isnan(column[1]) for column in columns.values())
+    assert all(column[1].isnan() for column in columns.values())
     assert curve_summary(np.zeros((3, 4)))["high"] == [0, 0, 0, 0]
 
 
@@ -234,7 +241,7 @@ def test_randomised_maps_are_compared_with_the_trained_model_s() -> None:
     able = harness("additive", "randomisation")
     one = unit(masks=False)
     methods = [METHODS["additive"], METHODS["centre"], METHODS["rise"]]
-    found = measurement.measure_model(able, methods, [], [3], lambda number: one)
+    found = measure_model(able, methods, lambda count: [], [3], lambda number: one)
     assert set(found) == {"randomisation/additive", "randomisation/centre"}
     assert list(found["randomisation/additive"]) == ["head", "decoder", "queries", "encoder", "backbone"]
     assert found["randomisation/centre"]["backbone"].tolist() == pytest.approx([1, 1, 1])

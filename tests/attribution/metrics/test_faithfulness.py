@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attribution.baselines import baseline_images
-from attribution.metrics.faithfulness import PixelPerturbation, area, faithfulness, ranks, score_clean
+from attribution.metrics.faithfulness import PixelPerturbation, area, insertion_scores, ranks, removal_scores, score_clean
 
 SIZE = 28
 
@@ -66,7 +66,7 @@ def test_curves_are_those_of_a_plain_loop(model: Small, images: Tensor, maps: Te
     clean = score_clean(scorer(model), images, chunk=chunk)
     to_mean, to_blur = (PixelPerturbation(scorer(model), clean, kind, steps=steps, chunk=chunk) for kind in ("mean", "blur"))
     siblings = (clean.classes + 1) % 4
-    found = faithfulness(to_mean, to_blur, maps, siblings)
+    found, inserting = removal_scores(to_mean, maps, siblings), insertion_scores(to_blur, maps)
     blurred, pixels = baseline_images(images, "blur"), SIZE * SIZE
     for b, heat in enumerate(maps):
         order = np.argsort(-heat.flatten().numpy(), kind="stable")
@@ -76,21 +76,20 @@ def test_curves_are_those_of_a_plain_loop(model: Small, images: Tensor, maps: Te
         deleted = slow_curve(model, images[b], torch.zeros(3, SIZE, SIZE), order, steps)
         inserted = slow_curve(model, blurred[b], images[b], order, steps)
         least_first = slow_curve(model, images[b], torch.zeros(3, SIZE, SIZE), order[::-1], steps)
-        curves = (found.deletion_curve, found.insertion_curve, found.least_first_curve)
+        curves = (found.deletion_curve, inserting.curve, found.least_first_curve)
         aucs = []
         for curve, slow in zip(curves, (deleted, inserted, least_first), strict=True):
             expected = [one[of].item() for one in slow]
             assert curve[b].tolist() == pytest.approx(expected, abs=1e-5)
             aucs.append((sum(expected) - expected[0] / 2 - expected[-1] / 2) / steps)
         assert found.deletion[b].item() == pytest.approx(aucs[0], abs=1e-5)
-        assert found.insertion[b].item() == pytest.approx(aucs[1], abs=1e-5)
+        assert inserting.insertion[b].item() == pytest.approx(aucs[1], abs=1e-5)
         assert found.srg[b].item() == pytest.approx(aucs[2] - aucs[0], abs=1e-5)
-        assert found.start[b].item() == pytest.approx(inserted[0][of].item(), abs=1e-5)
+        assert inserting.start[b].item() == pytest.approx(inserted[0][of].item(), abs=1e-5)
         masked = images[b].flatten(1).clone()
         masked[:, order[: round(0.05 * pixels)]] = 0
         with torch.no_grad():
             drop = (model(images[b : b + 1]).softmax(1) - model(masked.view(1, 3, SIZE, SIZE)).softmax(1))[0]
-        assert found.relative_drop is not None
         assert found.relative_drop[b].item() == pytest.approx((drop[of] - drop[siblings[b]]).item(), abs=1e-5)
 
 
@@ -148,15 +147,16 @@ def test_scores_known_by_hand() -> None:
     clean = score_clean(score, images)
     maps = torch.stack([mask.float(), -mask.float(), torch.zeros(20, 20), torch.full((20, 20), 0.1)])
     to_mean = PixelPerturbation(score, clean, "mean", steps=20)
-    found = faithfulness(to_mean, PixelPerturbation(score, clean, torch.zeros_like(images), steps=20), maps, 1 - clean.classes)
+    to_black = PixelPerturbation(score, clean, torch.zeros_like(images), steps=20)
+    found, inserting = removal_scores(to_mean, maps, 1 - clean.classes), insertion_scores(to_black, maps)
     perfect, inverted, *constant = range(4)
     # the score falls from 1 to 0 within the first step, or within the last
     assert found.deletion[[perfect, inverted]].tolist() == pytest.approx([0.5 / 20, 1 - 0.5 / 20])
-    assert found.insertion[[perfect, inverted]].tolist() == pytest.approx([1 - 0.5 / 20, 0.5 / 20])
+    assert inserting.insertion[[perfect, inverted]].tolist() == pytest.approx([1 - 0.5 / 20, 0.5 / 20])
     assert found.srg[[perfect, inverted]].tolist() == pytest.approx([0.95, -0.95])
-    assert found.relative_drop is not None and found.relative_drop.tolist()[:2] == pytest.approx([2, 0])
+    assert found.relative_drop.tolist()[:2] == pytest.approx([2, 0])
     assert found.srg[constant].abs().max() < 0.25  # a random order of 20 pixels among 400
-    assert torch.equal(found.start, torch.zeros(4))
+    assert torch.equal(inserting.start, torch.zeros(4))
 
 
 def test_random_maps_gain_nothing() -> None:
@@ -166,7 +166,7 @@ def test_random_maps_gain_nothing() -> None:
     clean = score_clean(score, images)
     maps = torch.rand(300, 5, 5, generator=torch.Generator().manual_seed(0))
     removal = PixelPerturbation(score, clean, steps=10, chunk=512)
-    srg = faithfulness(removal, removal, maps).srg
+    srg = removal_scores(removal, maps, 1 - clean.classes).srg
     assert srg.mean().item() == pytest.approx(0, abs=4 * srg.std().item() / 300**0.5)
     assert srg.std() > 0.01
 
@@ -203,7 +203,8 @@ def test_maps_share_the_clean_forward(model: Small, images: Tensor, maps: Tensor
     assert sum(seen) == 3 * 3
     for _ in range(2):
         seen.clear()
-        faithfulness(to_mean, to_blur, maps, clean.classes)
+        removal_scores(to_mean, maps, clean.classes)
+        insertion_scores(to_blur, maps)
         assert sum(seen) == 3 * (3 * 6 + 1) and max(seen) <= 5
 
 

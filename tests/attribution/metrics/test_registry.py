@@ -1,0 +1,79 @@
+"""The registry of metrics: a row is enough for a metric to be measured, written, tabled, drawn and documented."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import COLOURS, make_images
+from patches import one_thread as one_thread
+
+from attribution.metrics.columns import families, find_metric, sections
+from attribution.metrics.metric import Metric
+from attribution.metrics.registry import METRICS
+from tests.tools.test_evaluate_attribution import checkpoint
+from tools.evaluate_attribution import get_args_parser, main
+from util.cli import parse
+
+
+def test_a_metric_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Metric(
+        "positive_mass", "mass", lambda batch: batch.maps.clamp(min=0).sum((1, 2)), "positive mass", "sum of the positive values",
+        section="Mass", native="last", paired=True,
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, row.name, row)
+    make_images(tmp_path / "colours", {"val": 1}, COLOURS, (48, 48))
+    resume = checkpoint(tmp_path / "additive.pth", sorted(COLOURS), "additive")
+    words = ["--resume", resume, "--dataset_path", tmp_path, "--dataset_name", "colours", "--output_dir", tmp_path / "out"]
+    words += ["--device", "cpu", "--num_workers", 0, "--methods", "rise,gradcam", "--metrics", "mass,native"]
+    content = main(parse(get_args_parser(), [str(word) for word in words]))
+
+    written = json.loads((tmp_path / "out" / "attribution.json").read_text())
+    for found in (content, written):
+        assert found["settings"]["metrics"] == ["mass", "native"]
+        columns = found["methods"]["rise"]["per_image"]
+        assert len(columns["positive_mass"]) == 3 and min(columns["positive_mass"]) > 0
+        assert (
+            len(columns["positive_mass_native"]) == 3 and "positive_mass_native" not in found["methods"]["gradcam"]["per_image"]
+        )
+    text = (tmp_path / "out" / "attribution.md").read_text()
+    assert "## Mass" in text and "| map | kind | positive mass | positive mass, native |" in text
+    assert "- positive mass: sum of the positive values" in text
+    assert "## additive against the others" in text and "| map | positive mass |" in text
+
+
+def test_a_metric_of_models_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Metric(
+        "margin", "margin", lambda batch: {"margin": {"top": batch.inference(batch.images).logits.amax(1)}}, "margin",
+        "highest logit", section="The model", scope="model",
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, row.name, row)
+    make_images(tmp_path / "colours", {"val": 1}, COLOURS, (48, 48))
+    resume = checkpoint(tmp_path / "none.pth", sorted(COLOURS), "none")
+    words = ["--resume", resume, "--dataset_path", tmp_path, "--dataset_name", "colours", "--output_dir", tmp_path / "out"]
+    words += ["--device", "cpu", "--num_workers", 0, "--methods", "additive", "--metrics", "margin"]
+    content = main(parse(get_args_parser(), [str(word) for word in words]))
+    assert content["model"]["margin"]["top"]["images"] == 3
+    text = (tmp_path / "out" / "attribution.md").read_text()
+    assert "| margin: top |" in text and "- margin: highest logit" in text
+
+
+def test_every_row_is_found_by_its_columns() -> None:
+    for name, metric in METRICS.items():
+        assert find_metric(name) is metric and name in families()[metric.family] and metric.meaning
+    assert find_metric("pointing_native").label == "pointing, native" and find_metric("contrast_pointing/tail").label == "tail"
+    with pytest.raises(KeyError):
+        find_metric("nothing")
+
+
+def test_tables_hold_the_columns_of_their_section_in_order() -> None:
+    tables = sections("maps")
+    assert tables["Faithfulness"] == ["srg", "srg_native", "rd", "rd_native", "insertion", "insertion_start", "deletion"]
+    assert tables["On the object"] == ["pointing", "energy", "energy_gain", "ap", "pointing_native", "energy_native"]
+    assert sections("pairs")["Two objects in a picture"][-2:] == ["own_hit_native", "other_hit_native"]
+
+
+def test_metrics_that_share_a_function_compute_it_once() -> None:
+    shared = {metric.compute for metric in METRICS.values() if metric.family == "planes"}
+    assert len(shared) == 1 and METRICS["srg"].compute is METRICS["deletion"].compute
