@@ -1,4 +1,4 @@
-"""Run the commands of README.md and docs/ on small data and few steps; print which were run, which were not, and why.
+"""Run the commands and the Python of README.md and docs/ on small settings; print what was run, what was not, and why.
 
 `make docs-commands` runs `python tests/documentation_commands.py [pages]`. Blocks under `<!-- not run: reason -->` are skipped.
 """
@@ -79,8 +79,13 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def shell_blocks(pages: list[str] = PAGES) -> list[Block]:
-    """Return the blocks of shell commands of all pages."""
+    """Return the blocks of shell commands of the pages."""
     return [block for page in pages for block in blocks(page) if block.language in ("sh", "bash")]
+
+
+def runnable_blocks(pages: list[str] = PAGES) -> list[Block]:
+    """Return the blocks of shell commands and of Python of the pages."""
+    return [block for page in pages for block in blocks(page) if block.language in ("sh", "bash", "python")]
 
 
 def fill_placeholders(code: str) -> str:
@@ -150,6 +155,8 @@ def prepare(folder: Path, environment: dict[str, str]) -> None:
             --source $(python -c "{weights}")
         python main.py @recipes/demo.args --dataset_path data --dataset_name planes-f16 --output_sub_dir demo {TRAINING}
         cp output/planes-f16/demo/checkpoint.pth prepared/
+        cp output/planes-f16/demo/checkpoint.pth .
+        python -c "import cv2, pathlib; cv2.imwrite('bird.jpg', cv2.imread(str(next(pathlib.Path('data').rglob('val/*/*.png')))))"
         python -c "import torch, torchvision; torch.save(torchvision.models.resnet50().state_dict(), 'prepared/resnet50.pth')"
         python -c "import pathlib, test_commands; test_commands.save_detr_r50(pathlib.Path('prepared/detr-r50.pth'))"
     """
@@ -157,7 +164,9 @@ def prepare(folder: Path, environment: dict[str, str]) -> None:
 
 
 def run(block: Block, folder: Path, environment: dict[str, str]) -> bool:
-    """Run a block on small settings; print its commands and whether they succeeded."""
+    """Run a block on small settings; return whether its commands succeeded."""
+    if block.language == "python":
+        return execute(block, [f"python - <<'END'\n{block.code}\nEND"], folder, environment)
     script = []
     for command in commands(block.code):
         program, arguments = program_of(command.split())
@@ -165,6 +174,11 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> bool:
             named = arguments.index("--output_sub_dir") + 1 if "--output_sub_dir" in arguments else None
             script.append(f"rm -rf output/planes-f16/{arguments[named] if named else 'output_sub'}")
         script.append(shrink(command))
+    return execute(block, script, folder, environment)
+
+
+def execute(block: Block, script: list[str], folder: Path, environment: dict[str, str]) -> bool:
+    """Run the commands of a block with bash in `folder`; print them, and what they printed if one of them failed."""
     start = time.monotonic()
     done = subprocess.run(["bash", "-euc", "\n".join(script)], cwd=folder, env=environment, capture_output=True, text=True)
     print(f"\n{block.page}:{block.line}: {'ok' if done.returncode == 0 else 'FAILED'} ({time.monotonic() - start:.0f} s)")
@@ -177,9 +191,9 @@ def run(block: Block, folder: Path, environment: dict[str, str]) -> bool:
 def main(pages: list[str]) -> int:
     """Run the commands of the pages; return the number of blocks that failed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "tests"), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "CUDA_VISIBLE_DEVICES": ""}
     environment.setdefault("OMP_NUM_THREADS", "1")
-    found = shell_blocks(pages or PAGES)
+    found = runnable_blocks(pages or PAGES)
     with tempfile.TemporaryDirectory() as folder:
         environment["XDG_CACHE_HOME"] = f"{folder}/cache"
         prepare(Path(folder), environment)
