@@ -88,7 +88,7 @@ def load_checkpoint(
     overrides = overrides or {}
     checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     if is_detection(checkpoint):
-        raise ValueError(f"{path} is a DETR detector, not a classifier: it is a file to fine-tune from")
+        raise ValueError(f"{path} is a DETR detector, not a classifier: train from it (finetune)")
     args = resolve_architecture(checkpoint, str(path), overrides)
     model = build_model(argparse.Namespace(**args))
     average = checkpoint.get("ema") if averaged else None
@@ -136,7 +136,7 @@ def load_finetune(path: str | Path, args: argparse.Namespace, explicit: Mapping[
         architecture = {key: resolved[key] for key in ARCHITECTURE if key not in kept}
     model = build_model(argparse.Namespace(**{**vars(args), **architecture, "backbone_weights": "none"}))
     state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)
-    load_weights(model, state, str(path))
+    load_weights(model, state, str(path), "finetune")
     return model, architecture, f"{path}: {report}"
 
 

@@ -15,6 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from models.backbone import Backbone, Stages
 from models.errors import ParameterError, first_line
 from models.folding import fold_frozen_norms
+from models.loading import misfits
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RESNETS = torchvision.models.list_models(module=torchvision.models, include="*resn*")
@@ -127,12 +128,7 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: 
     """
     body: Any = backbone.body.model if hasattr(backbone.body, "model") else backbone.body
     own = body.state_dict()
-    problems = [f"{key} is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    problems += [
-        f"{key} is {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+    problems = misfits(own, state)
     if problems:
         shown = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
         message = f"{source} does not fit the backbone: {len(problems)} of {len(own)} tensors differ ({shown})"

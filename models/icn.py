@@ -71,7 +71,7 @@ class ICN(nn.Module):
 
     @property
     def decoder_spec(self) -> DecoderSpec:
-        """What the decoder can do."""
+        """Row of the decoder in the registry."""
         return find_decoder(self.decoder_name)
 
     @property

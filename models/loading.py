@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from models.errors import ParameterError, first_line
 
 VERSION = 1
+OPTIONAL = "num_batches_tracked"  # counters of batch norms, which old files lack
 
 
 def _is_count(value: Any) -> bool:
@@ -97,7 +98,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a .pth file"
         )
     try:
-        if zipfile.is_zipfile(path):  # torch's own reader does not look at the checksums
+        if zipfile.is_zipfile(path):  # torch's own reader does not verify the checksums
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
@@ -163,27 +164,31 @@ def read_state_dict(path: str | Path, parameter: str = "backbone_weights") -> di
     return dict(state)
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, parameter: str | None = None) -> None:
     """Load a state dict that must match the model exactly.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of another shape; the message lists them in one line.
+        ValueError: tensors are missing, unexpected or of another shape; the message lists them in one line. It is a
+            ParameterError where `parameter` named the file.
     """
     own = model.state_dict()
-    optional = {key for key in own if key.endswith("num_batches_tracked")} | {
-        key for key in state if key.endswith("num_batches_tracked")
-    }
-    problems = [f"{key} is missing" for key in own if key not in state and key not in optional]
-    problems += [f"{key} is unexpected" for key in state if key not in own and key not in optional]
-    problems += [
+    problems = [f"{key} is unexpected" for key in state if key not in own and not key.endswith(OPTIONAL)]
+    problems = misfits(own, state) + problems
+    if problems:
+        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+        message = f"{source} is of another architecture: {len(problems)} tensors do not fit ({shown})"
+        raise ParameterError(parameter, message) if parameter else ValueError(message)
+    model.load_state_dict(dict(state), strict=False)
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """List the tensors of a model's state dict `own` that `state` lacks or has in another shape."""
+    missing = [f"{key} is missing" for key in own if key not in state and not key.endswith(OPTIONAL)]
+    return missing + [
         f"{key} is {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed"
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    if problems:
-        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-        raise ValueError(f"{source} is of another architecture: {len(problems)} tensors do not fit ({shown})")
-    model.load_state_dict(dict(state), strict=False)
 
 
 def _fetch(url: str) -> Path:

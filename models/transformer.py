@@ -17,7 +17,7 @@ from models.attention import MultiheadAttention
 from models.dropout import Dropout
 from models.errors import ParameterError
 
-QUERIES_AT_ONCE = 1024  # in evaluation, where memory for all queries at once is needed by the self-attention only
+QUERIES_AT_ONCE = 1024  # in evaluation; only the self-attention needs all queries at once
 
 
 class EncoderLayer(nn.Module):
@@ -130,12 +130,11 @@ class Encoder(nn.Module):
 class QueryDecoder(nn.Module):
     """Base class of decoders: from class queries and memory to a vector per class.
 
-    One with attention and without layers computes its weights in `attention_weights(query, key, valid)`, which measurements
-    replace.
+    One with attention but no layers computes its weights in `attention_weights(query, key, valid)`, which measurements replace.
 
     Attributes:
         num_attention_layers: layers with a cross-attention, whose weights `forward` returns on request.
-        checkpointing: compute layers again in the backward pass, where there are layers.
+        checkpointing: recompute layers in the backward pass.
     """
 
     num_attention_layers: int = 0

@@ -162,14 +162,14 @@ def test_finetune_of_another_depth_is_refused_in_one_line(tmp_path: Path) -> Non
     save_detr(tmp_path / "detr.pth")
     args = tiny_flags("--dec_layers", 3)
     args.num_queries, args.backbone_norm = 3, "frozen"
-    with pytest.raises(ValueError, match="another architecture: 18 tensors do not fit .*layers.2.* is missing") as error:
+    with pytest.raises(ParameterError, match="another architecture: 18 tensors do not fit .*layers.2.* is missing") as error:
         load_finetune(tmp_path / "detr.pth", args, {})
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and error.value.parameter == "finetune"
 
 
 def test_detr_cannot_be_scored(tmp_path: Path) -> None:
     save_detr(tmp_path / "detr.pth")
-    with pytest.raises(ValueError, match="DETR detector.*fine-tune"):
+    with pytest.raises(ValueError, match="DETR detector.*finetune"):
         load_checkpoint(tmp_path / "detr.pth")
 
 
