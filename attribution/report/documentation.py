@@ -1,0 +1,59 @@
+"""The tables of docs/attribution.md, made of the registries: `python -m attribution.report.documentation` writes them anew."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from attribution.methods.registry import METHODS, Method
+from attribution.metrics.registry import METRICS
+from util.atomic import atomic_write
+from util.tables import markdown_table
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "attribution.md"
+
+
+def metrics_table() -> str:
+    """Return a table of all metrics; the arrow shows the better direction."""
+    heads = ["column", "in tables", "`--metrics`", "meaning"]
+    return markdown_table(
+        heads, [[f"`{metric.name}`", metric.title, f"`{metric.family}`", metric.meaning] for metric in METRICS.values()]
+    )
+
+
+def methods_table() -> str:
+    """Return a table of all methods; passes are of one map of an image of 224 x 224 pixels."""
+    heads = ["method", "family", "passes", "map"]
+    return markdown_table(
+        heads, [[f"`{method.name}`", method.family, str(method.passes()), _meaning(method)] for method in METHODS.values()]
+    )
+
+
+def _meaning(method: Method) -> str:
+    """Return the first line of the docstring of the method's function, with the options that are fixed."""
+    function, options = method.call, ""
+    if isinstance(function, partial):
+        options = ", ".join(f"{name}={value!r}" for name, value in function.keywords.items())
+        function = function.func
+    line = (function.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
+    return f"{line} (`{options}`)" if options else line
+
+
+def update(text: str) -> str:
+    """Return the page with the tables between their markers, `<!-- metrics:begin -->` and `<!-- metrics:end -->`, made anew."""
+    for name, table in (("metrics", metrics_table()), ("methods", methods_table())):
+        before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
+        _, end, after = rest.partition(f"<!-- {name}:end -->")
+        text = f"{before}{begin}{table}\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    """Write the tables."""
+    page = update(PAGE.read_text(encoding="utf-8"))
+    with atomic_write(PAGE) as file:
+        file.write(page)
+
+
+if __name__ == "__main__":
+    main()
