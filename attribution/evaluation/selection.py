@@ -97,11 +97,13 @@ def choose_methods(model: ICN, names: Sequence[str] | None, ours: str | None, bu
         ValueError: a method does not apply to the model, or the package of `ours` is missing.
     """
     ours = ours or model.decoder_spec.default_map
+    for flag, asked in (("--ours", [ours]), ("--methods", names)):
+        try:
+            methods_of(model, asked)
+        except ValueError as error:
+            raise ValueError(f"{flag} {error}") from None
     applicable = {method.name for method in methods_of(model)}
-    if ours not in applicable:
-        choice = ", ".join(sorted(applicable))
-        raise ValueError(f"--ours {ours} is no map of --decoder {model.decoder_name}: choose from {choice}")
-    chosen = applicable - set(budget.left_out) if names is None else {method.name for method in methods_of(model, names)}
+    chosen = applicable - set(budget.left_out) if names is None else set(names)
     chosen |= {ours} | {name for name in applicable if METHODS[name].family == "control"}
     if missing := sorted(name for name in chosen if not METHODS[name].is_installed):
         install = "pip install " + " ".join(f"'{package}'" for package in sorted({METHODS[name].requires for name in missing}))

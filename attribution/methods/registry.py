@@ -111,10 +111,10 @@ def methods_of(model: ICN, names: Sequence[str] | None = None) -> list[Method]:
         return [method for method in METHODS.values() if method.applies(model)]
     for name in names:
         if name not in METHODS:
-            raise ValueError(f"--methods {name}: there is no such map; choose from {', '.join(METHODS)}")
+            raise ValueError(f"{name}: there is no such map; choose from {', '.join(METHODS)}")
         if not METHODS[name].applies(model):
             possible = ", ".join(method.name for method in methods_of(model))
-            raise ValueError(f"--methods {name} is no map of --decoder {model.decoder_name}: choose from {possible}")
+            raise ValueError(f"{name} is no map of the {model.decoder_name} decoder: choose from {possible}")
     return [METHODS[name] for name in names]
 
 

@@ -63,7 +63,7 @@ def test_a_method_of_contrasts_compares_with_the_most_probable_other_class() -> 
 def test_what_cannot_be_explained_is_refused() -> None:
     images, _, _ = batch()
     for kind, method, message in (
-        ("detr", "additive", "additive is no map of --decoder detr"),
+        ("detr", "additive", "additive is no map of the detr decoder"),
         ("detr", "lime", "lime: there is no such map"),
     ):
         with pytest.raises(ValueError, match=message):
