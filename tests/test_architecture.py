@@ -31,7 +31,6 @@ KNOWN_FILES = {"assembly.py", "run.py", "job.py"}
 KNOWN_LONG_FUNCTIONS = {
     "assembly.make_trainer",
     "main.train",
-    "tools.visualization.visualize",
 }
 
 

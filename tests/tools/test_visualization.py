@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from attribution.report.explained import Item, explain_classes
 from datasets import collate
 from main import get_args_parser as main_args_parser
 from models import build_model, load_checkpoint
 from models.loading import VERSION
-from tools.visualization import Item, explain, get_args_parser, main
+from tools.visualization import get_args_parser, main
 from util.cli import launch, parse
 
 CLASSES = ["Airbus <A320>", "Boeing 737", "Çessna", "Tu-154"]
@@ -217,17 +218,17 @@ def test_true_class_is_put_in_with_its_rank(checkpoints: Path) -> None:
         Item(torch.randint(0, 256, size, dtype=torch.uint8), np.zeros((4, 4, 3), np.uint8), Path("x"))
         for size in ((3, 64, 96), (3, 64, 64))
     ]
-    batch = collate([(item.seen, 0, index) for index, item in enumerate(items)])
+    batch = collate([(item.input, 0, index) for index, item in enumerate(items)])
     output = model(batch.normalise(**meta.normalisation), batch.padding_mask, attention=0)
     for true in range(4):
-        for b, found in enumerate(explain(model, meta.normalisation, batch, items, true, 2, 0)):
+        for b, found in enumerate(explain_classes(model, meta.normalisation, batch, items, true, 2, 0)):
             order = output.logits[b].argsort(descending=True).tolist()
             assert found.predicted == order[0] and found.right == (order[0] == true)
             assert found.classes == (order[:2] if true in order[:2] else [order[0], true])
             assert found.ranks == [order.index(index) + 1 for index in found.classes]
             assert found.true_score == pytest.approx(output.logits[b].softmax(0)[true].item(), abs=1e-5)
             np.testing.assert_allclose(found.maps, output.attention[0, b, :, found.classes].transpose(0, 1).detach(), atol=1e-5)
-            assert found.valid_size == tuple(items[b].seen.shape[1:]) and found.padded_size == (64, 96)
+            assert found.valid_size == tuple(items[b].input.shape[1:]) and found.padded_size == (64, 96)
 
 
 def test_names_of_an_intr_file_come_from_the_data(data: Path, checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
