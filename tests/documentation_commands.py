@@ -48,7 +48,6 @@ SMALL = {
     "tools.make_planes": PLANES,
     "tools.make_planes --pairs": f"{PLANES} --pairs 4",
     "tools.benchmark": f"{BENCHMARK} --image_size 64 --batch_size 1 --classes 3",
-    "tools.benchmark --scale": BENCHMARK,
 }
 
 
