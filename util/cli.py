@@ -1,4 +1,4 @@
-"""What every command line of the repository shares: one-line errors, flags that know whether they were given."""
+"""Command-line parsing and one-line errors, shared by main.py and every tool."""
 
 from __future__ import annotations
 
@@ -10,11 +10,38 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import torch
+from .errors import RunFailed
+from .launcher import read_launcher_env
+from .stopping import Stopped
 
-from util.errors import RunFailed
-from util.launcher import ALONE, ProcessInfo, read_launcher_env
-from util.stopping import Stopped
+
+class Flags(argparse.Namespace):
+    """Parsed flags, read-only: an assignment raises AttributeError; `replace` returns a changed copy.
+
+    Attributes:
+        explicit: names of the flags (argparse's `dest`) that the user typed, as opposed to defaults.
+    """
+
+    explicit: frozenset[str]
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update({"explicit": frozenset(), **values})
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"flags are read-only after parsing: {name} cannot be set to {value!r}; use replace({name}=...)")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"flags are read-only after parsing: {name} cannot be deleted")
+
+    def replace(self, **changes: Any) -> Flags:
+        """Return a copy with other values of existing flags.
+
+        Raises:
+            AttributeError: there is no flag of that name.
+        """
+        if unknown := changes.keys() - vars(self).keys():
+            raise AttributeError(f"there is no flag {', '.join(sorted(unknown))}")
+        return Flags(**{**vars(self), **changes})
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,110 +54,91 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {_rank()}{message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: error: {_rank_prefix()}{message} (--help lists the flags)\n")
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """A line of an @-file: words as in a shell, `#` starts a comment."""
+        """Split a line of an @-file into words as a shell does; `#` starts a comment."""
         return shlex.split(arg_line, comments=True)
 
+    def group(self, title: str) -> argparse._ArgumentGroup:
+        """Return the argument group of that title; create it if there is none."""
+        groups = {group.title: group for group in self._action_groups}
+        return groups.get(title) or self.add_argument_group(title)
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse, and add `explicit`: the list of the flags (their `dest`) that stood on the command line."""
-    args = parser.parse_args(argv)
+    def flags_of(self, *titles: str) -> list[argparse.Action]:
+        """Return the flags of the argument groups of these titles."""
+        return [action for group in self._action_groups if group.title in titles for action in group._group_actions]
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> Flags:
+    """Parse a command line into read-only flags that know which of them were typed (`explicit`)."""
+    values = vars(parser.parse_args(argv))
     defaults, parser._defaults = parser._defaults, {}
     actions = {action: action.default for action in parser._actions}
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     try:
-        args.explicit = sorted(vars(parser.parse_args(argv)))
+        explicit = frozenset(vars(parser.parse_args(argv)))
     finally:
         parser._defaults = defaults
         for action, default in actions.items():
             action.default = default
-    return args
+    return Flags(**values, explicit=explicit)
 
 
-def launch(main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and call `main(args)`; what a user can mend (or a disk refuses) becomes one line on stderr.
+def launch(
+    main: Callable[[Flags], Any],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    args: Flags | None = None,
+) -> None:
+    """Parse the command line and call `main(args)`; an error that the user can fix becomes one line on stderr.
 
     ICN_DEBUG=1 in the environment shows the traceback instead. One of several processes names its rank.
+
+    Args:
+        main: the program.
+        parser: its flags.
+        argv: the command line; None: that of the process.
+        args: the flags, where they are parsed already.
 
     Raises:
         SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed or a closed pipe, 130 after
             Ctrl-C, 143 after SIGTERM.
     """
     try:
-        main(parse(parser, argv))
+        main(parse(parser, argv) if args is None else args)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python will flush it once more
-        parser.exit(1, f"{parser.prog}: error: what read the output is gone\n")
-    except (ValueError, OSError) as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
+        parser.exit(1, f"{parser.prog}: error: the reader of the output closed it\n")
+    except (ValueError, OSError, RunFailed) as error:
         if os.environ.get("ICN_DEBUG") == "1":
             raise
-        parser.exit(2, f"{parser.prog}: error: {_rank()}{_message(error)}\n")
-    except RunFailed as error:
-        if os.environ.get("ICN_DEBUG") == "1":
-            raise
-        parser.exit(1, f"{parser.prog}: error: {_rank()}{error}\n")
+        parser.exit(1 if isinstance(error, RunFailed) else 2, f"{parser.prog}: error: {_rank_prefix()}{_message(error)}\n")
     except Stopped as stop:
         parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if read_launcher_env().rank == 0 else None)
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
-    except Exception:  # of the program: the traceback is what its authors need
-        sys.stderr.write(f"{parser.prog}: error: {rank}this was not foreseen:\n" if (rank := _rank()) else "")
+    except Exception:  # a fault of the program: its authors need the traceback
+        sys.stderr.write(f"{parser.prog}: error: {prefix}unexpected error:\n" if (prefix := _rank_prefix()) else "")
         raise
 
 
 def _message(error: Exception) -> str:
-    """The error's own words; one that crossed a DataLoader worker arrives behind that worker's traceback."""
+    """Return an error's own words; one raised in a DataLoader worker arrives behind that worker's traceback."""
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:
         text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
-    parameter = getattr(error, "parameter", None)  # of a model, which has a flag of that name
+    parameter = getattr(error, "parameter", None)  # of a model, in whose words the message is
     return f"--{parameter}: {text.strip()}" if parameter else text.strip()
 
 
-def _rank() -> str:
-    """`rank 1: ` of one of several processes, nothing of one that is alone."""
+def _rank_prefix() -> str:
+    """Return `rank 1: ` in one of several processes, an empty string in a single one."""
     try:
         rank, size, _ = read_launcher_env()
     except ValueError:  # what the error is about
         return ""
     if rank > 0:
-        time.sleep(1)  # mostly all of them fail alike: once rank 0 has said it, the launcher ends the others
+        time.sleep(1)  # mostly all of them fail alike: once rank 0 has printed it, the launcher ends the others
     return f"rank {rank}: " if size > 1 else ""
-
-
-def select_device(name: str, place: ProcessInfo = ALONE) -> torch.device:
-    """The device of that name; `cuda` falls back to the CPU with a warning where there is none.
-
-    Of several processes each takes a CUDA device of its own: the only one that it sees, or else the one of its local rank.
-
-    Raises:
-        ValueError: no such device, or too few of them.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name!r} is not a device: choose cuda, cuda:<index> or cpu") from None
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"--device {name!r} is not supported: choose cuda, cuda:<index> or cpu")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            print("warning: no CUDA device is available, running on the CPU (--device cpu says so)", file=sys.stderr)
-            return torch.device("cpu")
-        count = torch.cuda.device_count()
-        if place.size > 1:
-            if device.index is not None:
-                raise ValueError(f"--device {name}: each of {place.size} processes takes a GPU of its own; say --device cuda")
-            index = place.local_rank if count > 1 else 0
-            if index >= count:
-                raise ValueError(
-                    f"process {index + 1} of this machine finds only {count} GPUs: start as many processes as there are GPUs, "
-                    "or give --device cpu"
-                )
-            device = torch.device("cuda", index)
-        if device.index is not None and device.index >= count:
-            raise ValueError(f"--device {name}: there are {count} CUDA devices, numbered from 0")
-        torch.cuda.set_device(device)  # else pinned memory would open a context on the first one
-    return device
