@@ -1,160 +1,155 @@
-"""The command line of training and evaluation: INTR's names and defaults, and what may stand beside what."""
+"""The command line of training and evaluation: flags, allowed combinations, and what a resumed run restores.
+
+Flags are parsed and resolved once (command line, checkpoint, data); afterwards they are read-only. Imports no torch, so that
+--help and a wrong flag answer at once.
+"""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from models.architecture import ARCHITECTURE
 from models.decoders import ALIASES, DECODERS, additive_decoders, canonical_decoder, find_decoder
-from util.cli import Parser
+from util.cli import Flags, Parser
 from util.launcher import read_launcher_env
 from util.precision import PRECISIONS
 from util.schedule import SCHEDULERS
 
-# How large images are: a checkpoint says it, unless the flag is given.
-INPUT = ("image_size", "square")
-# How to train, not where things are: a resumed run takes these from its checkpoint unless they are given.
-RECIPE = (
-    "lr",
-    "lr_backbone",
-    "min_lr",
-    "weight_decay",
-    "batch_size",
-    "epochs",
-    "lr_drop",
-    "lr_scheduler",
-    "warmup_epochs",
-    "clip_max_norm",
-    "label_smoothing",
-    "ema",
-    "no_norm_decay",
-    "layer_decay",
-    "accumulate",
-    "precision",
-    "dropout",
-    "seed",
-    "crop_min",
-    "hflip",
-    "color_jitter",
-    "randaugment",
-    "random_erasing",
-    "adversarial",
-    "mosaic",
-    "locality",
-    *INPUT,
-)
+# Argument groups that a resumed run takes from its checkpoint unless a flag is explicit. Those of "model" may only agree with
+# it; those of the other groups ("start", "data", "run") say where things are, and are never restored.
+RESTORED = ("training", "augmentation", "input")
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """All flags of training and evaluation, with INTR's names and defaults; no help flag, to be a parent parser."""
+def get_args_parser() -> Parser:
+    """Build the parser of training and evaluation, with INTR's names and defaults; no help flag, to be a parent parser."""
     parser = Parser("main.py", add_help=False)
     add_model_flags(parser)
     add_data_flags(parser)
+    add_training_flags(parser)
+    add_augmentation_flags(parser)
 
-    group = parser.add_argument_group("training")
-    group.add_argument("--lr", default=5e-5, type=float, help="learning rate of everything but the backbone")
-    group.add_argument("--min_lr", default=1e-6, type=float, help="last learning rate of the cosines")
-    group.add_argument("--layer_decay", default=1.0, type=float, help="factor on the backbone's rate per stage before the last")
-    group.add_argument("--weight_decay", default=1e-6, type=float, help="weight decay of AdamW")
-    group.add_argument("--no_norm_decay", action="store_true", help="no weight decay of norms, biases and queries")
-    group.add_argument("--epochs", default=140, type=int, help="epochs in all, those before a resume included")
-    group.add_argument("--lr_drop", default=80, type=int, help="StepLR: a tenth of the rate after so many epochs")
-    group.add_argument("--lr_scheduler", default="StepLR", choices=SCHEDULERS, help="course of the rate; cosine: step by step")
-    group.add_argument("--warmup_epochs", default=0.0, type=float, help="the rate grows from 0 over so many epochs")
-    group.add_argument("--clip_max_norm", default=0.1, type=float, help="largest norm of the gradients; 0 does not clip")
-    group.add_argument("--label_smoothing", default=0.0, type=float, help="share of the target spread over all classes")
-    group.add_argument("--ema", default=0.0, type=float, help="score the average of the weights, of this decay; 0: none")
-    group.add_argument("--accumulate", default=1, type=int, help="batches per optimizer step")
-    group.add_argument("--noise_frac", default=0.1, type=float, help="noise in queries that repeat those of --finetune")
-    group.add_argument("--backbone_weights", default="none", metavar="none|default|FILE", help="the backbone's first weights")
+    group = parser.group("start")
     group.add_argument("--finetune", default="", help="start from the weights of a DETR, INTR or ICN file (path or URL)")
+    group.add_argument("--backbone_weights", default="none", metavar="none|default|FILE", help="the backbone's initial weights")
+    group.add_argument("--noise_frac", default=0.1, type=float, help="noise in queries that repeat those of --finetune")
     group.add_argument("--start_epoch", default=0, type=int, metavar="N", help="first epoch; --resume sets it")
-    group.add_argument("--seed", default=42, type=int, help="of weights, data order, augmentation and dropout")
-    group.add_argument("--crop_min", default=0.08, type=float, help="--square: smallest random crop, as a share of the area")
-    group.add_argument("--hflip", default=0.5, type=float, help="probability of a random horizontal flip")
-    group.add_argument("--color_jitter", default=0.0, type=float, help="strength of random changes of colour")
-    group.add_argument("--randaugment", default=0, type=int, help="magnitude of RandAugment, up to 10; 0: none")
-    group.add_argument("--random_erasing", default=0.0, type=float, help="probability that a random box is erased")
-    group.add_argument("--adversarial", default=0.0, type=float, help="train on the worst pictures within so many grey levels")
-    group.add_argument("--mosaic", default=0.0, type=float, help="mosaics per picture, and the weight of their loss")
-    group.add_argument("--locality", default=0.0, type=float, help="weight against evidence that hangs on what is elsewhere")
-    group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: compute twice, keep less")
 
-    group = parser.add_argument_group("run")
-    group.add_argument("--eval", action="store_true", help="score the checkpoint of --resume and stop")
-    group.add_argument("--resume", default="", help="checkpoint to go on from or to score (path, URL); auto: the run's newest")
+    group = parser.group("run")
+    group.add_argument("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
+    group.add_argument("--resume", default="", help="checkpoint to continue or to evaluate (path, URL); auto: the run's newest")
     group.add_argument("--save_every_steps", default=0, type=int, help="save also within epochs; 0: after each epoch only")
     group.add_argument("--keep_last", default=1, type=int, help="how many of the latest checkpoints are kept")
     group.add_argument("--compile", action="store_true", help="compile the model (torch.compile): slow to start, fast to run")
-    group.add_argument("--deterministic", action="store_true", help="on CUDA, too, the same numbers every time; slower")
+    group.add_argument("--deterministic", action="store_true", help="bit-identical results on CUDA, too; slower")
+    group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: recompute activations")
     group.add_argument("--output_sub_dir", default="output_sub", help="results: <output_dir>/<dataset_name>/<output_sub_dir>")
     group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard's files")
     return parser
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the architecture. A checkpoint knows them: next to --resume they may only agree with it."""
-    group = parser.add_argument_group("model")
-    group.add_argument("--backbone", default=ARCHITECTURE["backbone"], help="a torchvision ResNet or a timm model, by name")
+def add_model_flags(parser: Parser) -> None:
+    """Add the flags of the architecture. A checkpoint knows them: next to --resume they may only agree with it."""
+    group, default = parser.group("model"), ARCHITECTURE
+    group.add_argument("--backbone", default=default["backbone"], help="a torchvision ResNet or a timm model, by name")
     group.add_argument(
         "--backbone_norm",
         choices=["frozen", "batch"],
         help="batch norms: fixed as in DETR, or learned; None: learned when training from scratch, else fixed",
     )
-    group.add_argument("--lr_backbone", default=1e-5, type=float, help="learning rate of the backbone; 0 freezes it")
     group.add_argument("--dilation", action="store_true", help="the last stage keeps its resolution (DC5)")
-    group.add_argument("--feature_stride", type=int, help="pixels per cell of the map; None: that of the last stage")
-    group.add_argument("--fuse", action="store_true", help="beside the map of --feature_stride those of deeper stages, enlarged")
+    group.add_argument("--feature_stride", type=int, help="pixels per cell of the feature map; None: that of the last stage")
+    group.add_argument("--fuse", action="store_true", help="add the enlarged maps of deeper stages to that of --feature_stride")
+    group.add_argument("--window", type=int, help="side in pixels of windows that are embedded separately; None: none")
     group.add_argument(
-        "--window", type=int, help="side of the windows that the backbone sees alone, in pixels; None: all at once"
-    )
-    group.add_argument(
-        "--position_embedding", default=ARCHITECTURE["position_embedding"], choices=["sine", "learned"], help="of the encoder"
+        "--position_embedding", default=default["position_embedding"], choices=["sine", "learned"], help="of the encoder"
     )
     group.add_argument(
         "--decoder",
-        default=ARCHITECTURE["decoder"],
+        default=default["decoder"],
         type=canonical_decoder,
         choices=[*DECODERS, *ALIASES],
         help="; ".join(f"{name}: {spec.help}" for name, spec in DECODERS.items())
         + "".join(f"; {alias}: another name of {name}" for alias, name in ALIASES.items()),
     )
-    group.add_argument("--enc_layers", default=ARCHITECTURE["enc_layers"], type=int, help="encoder layers (other decoders: 0)")
-    group.add_argument("--dec_layers", default=ARCHITECTURE["dec_layers"], type=int, help="decoder layers")
-    group.add_argument("--dim_feedforward", default=ARCHITECTURE["dim_feedforward"], type=int, help="width of the feed-forward")
-    group.add_argument("--hidden_dim", default=ARCHITECTURE["hidden_dim"], type=int, help="width of the transformer")
-    group.add_argument("--dropout", default=0.1, type=float, help="dropout in the transformer")
-    group.add_argument("--nheads", default=ARCHITECTURE["nheads"], type=int, help="attention heads")
+    group.add_argument(
+        "--enc_layers", default=default["enc_layers"], type=int, help="encoder layers (0 for decoders without layers)"
+    )
+    group.add_argument("--dec_layers", default=default["dec_layers"], type=int, help="decoder layers")
+    group.add_argument("--dim_feedforward", default=default["dim_feedforward"], type=int, help="width of the feed-forward layers")
+    group.add_argument("--hidden_dim", default=default["hidden_dim"], type=int, help="width of the transformer")
+    group.add_argument("--nheads", default=default["nheads"], type=int, help="attention heads")
     group.add_argument("--num_queries", type=int, help="number of classes; None: that of the data or the checkpoint")
-    group.add_argument("--pre_norm", action="store_true", help="normalise before each step, not after it")
+    group.add_argument("--pre_norm", action="store_true", help="normalise before each sublayer, not after it")
+    group = parser.group("training")
+    group.add_argument("--lr_backbone", default=1e-5, type=float, help="learning rate of the backbone; 0 freezes it")
+    group.add_argument("--dropout", default=0.1, type=float, help="dropout in the transformer")
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which images are read, how large, and where the results go."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
-    group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
-    group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is scored")
-    group.add_argument("--batch_size", default=12, type=int, help="images per step, of each process")
-    group.add_argument("--num_workers", default=2, type=int, help="processes that load images; 0: none but this one")
+def add_data_flags(parser: Parser) -> None:
+    """Add the flags that say which images are read, at what size, how they are computed, and where the results go."""
+    group = parser.group("input")
     group.add_argument("--image_size", default=800, type=int, help="short side in pixels (the long one: up to 5/3 of it)")
     group.add_argument("--square", action="store_true", help="images of image_size x image_size")
+    group = parser.group("training")
+    group.add_argument("--batch_size", default=12, type=int, help="images per step, of each process")
+    group.add_argument("--precision", default="fp32", choices=PRECISIONS, help="auto: bf16 where the hardware has it, else fp32")
+    group = parser.group("data")
+    group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
+    group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
+    group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is evaluated")
+    group.add_argument("--num_workers", default=2, type=int, help="processes that load images; 0: only the main process")
     group.add_argument("--output_dir", default="output", help="folder of the results; '' writes nothing")
     group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
-    group.add_argument("--precision", default="fp32", choices=PRECISIONS, help="auto: bf16 where the hardware has it, else fp32")
-    group.add_argument("--world_size", default=1, type=int, help="number of processes; their launcher says it")
-    group.add_argument("--dist_url", default="env://", help="where processes meet; env://: their launcher says it")
+    group.add_argument("--world_size", default=1, type=int, help="number of processes; set by their launcher")
+    group.add_argument("--dist_url", default="env://", help="rendezvous of the processes; env://: set by their launcher")
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags that contradict each other or that nothing can be done with."""
+def add_training_flags(parser: Parser) -> None:
+    """Add the flags of optimizer, schedule and loss. The weight of a loss term has the term's name."""
+    group = parser.group("training")
+    group.add_argument("--lr", default=5e-5, type=float, help="learning rate of all but the backbone")
+    group.add_argument("--min_lr", default=1e-6, type=float, help="final learning rate of the cosine schedules")
+    group.add_argument("--layer_decay", default=1.0, type=float, help="factor on the backbone's rate per stage before the last")
+    group.add_argument("--weight_decay", default=1e-6, type=float, help="weight decay of AdamW")
+    group.add_argument("--no_norm_decay", action="store_true", help="no weight decay of norms, biases and queries")
+    group.add_argument("--epochs", default=140, type=int, help="epochs in all, those before a resume included")
+    group.add_argument("--lr_drop", default=80, type=int, help="StepLR: a tenth of the rate after so many epochs")
+    group.add_argument("--lr_scheduler", default="StepLR", choices=SCHEDULERS, help="learning rate schedule; cosine: per step")
+    group.add_argument("--warmup_epochs", default=0.0, type=float, help="linear warm-up over so many epochs")
+    group.add_argument("--clip_max_norm", default=0.1, type=float, help="largest norm of the gradients; 0 does not clip")
+    group.add_argument("--accumulate", default=1, type=int, help="batches per optimizer step (gradient accumulation)")
+    group.add_argument("--ema", default=0.0, type=float, help="decay of the moving average of the weights that is scored; 0: off")
+    group.add_argument("--seed", default=42, type=int, help="of weights, data order, augmentation and dropout")
+    group.add_argument("--label_smoothing", default=0.0, type=float, help="share of the target spread over all classes")
+    group.add_argument("--adversarial", default=0.0, type=float, help="adversarial training: bound in grey levels of 255; 0: off")
+    group.add_argument("--mosaic", default=0.0, type=float, help="mosaics per image, and the weight of their loss")
+    group.add_argument("--locality", default=0.0, type=float, help="weight of the loss on evidence that depends on far pixels")
+
+
+def add_augmentation_flags(parser: Parser) -> None:
+    """Add the flags of random augmentation."""
+    group = parser.group("augmentation")
+    group.add_argument("--crop_min", default=0.08, type=float, help="--square: smallest random crop, as a share of the area")
+    group.add_argument("--hflip", default=0.5, type=float, help="probability of a random horizontal flip")
+    group.add_argument("--color_jitter", default=0.0, type=float, help="strength of random changes of colour")
+    group.add_argument("--randaugment", default=0, type=int, help="magnitude of RandAugment, up to 10; 0: none")
+    group.add_argument("--random_erasing", default=0.0, type=float, help="probability that a random box is erased")
+
+
+def check_flags(args: Flags) -> None:
+    """Refuse flags that contradict each other or have impossible values.
+
+    Raises:
+        ValueError: names the flag, its value and what is allowed.
+    """
     if args.resume and args.resume != "auto" and args.finetune:
-        raise ValueError("--resume goes on with a run, --finetune starts one from other weights: give one of them")
+        raise ValueError("--resume continues a run, --finetune starts one from other weights: give one of them")
     if args.eval and not args.resume:
-        raise ValueError("--eval needs --resume <checkpoint>: there is nothing to score")
+        raise ValueError("--eval needs --resume <checkpoint>: there is nothing to evaluate")
     if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.explicit:
         raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
     if not find_decoder(args.decoder).is_layered and "dec_layers" in args.explicit:
@@ -164,6 +159,18 @@ def check_flags(args: argparse.Namespace) -> None:
             f"--world_size {args.world_size}, but there are {read_launcher_env().size} processes: a launcher starts them "
             "(torchrun --nproc_per_node=N main.py ...); leave the flag out"
         )
+    _check_ranges(args)
+    if not args.resume:  # else the file may bring what they need
+        check_map_losses(args)
+    if args.warmup_epochs > args.epochs:
+        raise ValueError(f"--warmup_epochs {args.warmup_epochs} is longer than the training (--epochs {args.epochs})")
+    if args.resume == "auto" and args.eval:
+        raise ValueError("--resume auto continues a training: give --eval the file to evaluate")
+    if (args.resume == "auto" or args.save_every_steps or args.keep_last > 1) and not args.output_dir:
+        raise ValueError("--output_dir '' writes nothing: --resume auto, --save_every_steps and --keep_last need a folder")
+
+
+def _check_ranges(args: Flags) -> None:
     for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
@@ -174,54 +181,153 @@ def check_flags(args: argparse.Namespace) -> None:
     for name in ("ema", "label_smoothing"):
         if not 0 <= getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 0 and below 1")
-    if not args.resume:  # else the file may bring what they need
-        check_map_losses(args)
-    if args.warmup_epochs > args.epochs:
-        raise ValueError(f"--warmup_epochs {args.warmup_epochs} is longer than the training (--epochs {args.epochs})")
-    if args.resume == "auto" and args.eval:
-        raise ValueError("--resume auto goes on with a training: give --eval the file to score")
-    if (args.resume == "auto" or args.save_every_steps or args.keep_last > 1) and not args.output_dir:
-        raise ValueError("--output_dir '' writes nothing: --resume auto, --save_every_steps and --keep_last need a folder")
     if not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed {args.seed} must be at least 0 and below 2^63")
 
 
-def check_map_losses(args: argparse.Namespace) -> None:
-    """Refuse losses on the map where there is no such map."""
+def check_map_losses(args: Flags) -> None:
+    """Refuse loss terms on the evidence map where the decoder has none, or where images have several shapes."""
     for name in ("mosaic", "locality"):
         value = getattr(args, name)
         if value and not find_decoder(args.decoder).is_additive:
             raise ValueError(f"--{name} {value} needs logits that are sums over cells: give --decoder {additive_decoders()}")
         if value and not args.square:
-            raise ValueError(f"--{name} {value} needs pictures of one shape: give --square")
+            raise ValueError(f"--{name} {value} needs images of one shape: give --square")
     if args.locality and args.window is not None:
         raise ValueError(f"--locality {args.locality}: --window {args.window} makes evidence local already; leave one out")
     if args.locality and args.backbone_norm == "batch":
         raise ValueError(
-            f"--locality {args.locality}: batch norms mix the pictures of a batch; start from a trained model (--finetune), "
+            f"--locality {args.locality}: batch norms mix the images of a batch; start from a trained model (--finetune), "
             "whose norms are frozen"
         )
 
 
-def explicit_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that the user typed."""
+def output_folder(args: Flags) -> Path:
+    """Return the folder of a run's results."""
+    return Path(args.output_dir) / args.dataset_name / args.output_sub_dir
+
+
+def explicit_flags(args: Flags) -> dict[str, Any]:
+    """Return the flags that the user typed, with their values."""
     return {key: getattr(args, key) for key in args.explicit}
 
 
-def fill_from_checkpoint(args: argparse.Namespace, source: dict[str, Any], names: Iterable[str]) -> None:
-    """Take the flags `names` from a checkpoint's, unless the user typed them.
+def fill_from_checkpoint(args: Flags, saved: Mapping[str, Any], groups: Iterable[str] = ("input",)) -> Flags:
+    """Take the flags of argument groups from a checkpoint's, unless the user typed them.
 
     Raises:
-        ValueError: the file has a value there that the command line would not take.
+        ValueError: the checkpoint has a value that the command line would refuse.
     """
-    actions = {action.dest: action for action in get_args_parser()._actions}
-    for name in names:
-        value = source.get(name)
-        if name in args.explicit or value is None:
+    changes = {}
+    for action in get_args_parser().flags_of(*groups):
+        name, value = action.dest, saved.get(action.dest)
+        if name in args.explicit or value is None or name not in args:
             continue
-        action = actions[name]
         kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(action.default), (str,))
         wrong_kind = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
         if wrong_kind or (action.choices and value not in action.choices):
             raise ValueError(f"the checkpoint has {name} = {value!r} among its flags: give --{name}, or another file")
-        setattr(args, name, value)
+        changes[name] = value
+    return args.replace(**changes)
+
+
+def resolve(
+    args: Flags,
+    classes: Sequence[str],
+    resumed: Mapping[str, Any] | None = None,
+    finetuned: Mapping[str, Any] | None = None,
+    world_size: int = 1,
+) -> Flags:
+    """Complete the flags of a training by its data, the checkpoint that it starts from and its processes.
+
+    Args:
+        args: parsed flags.
+        classes: of the training split.
+        resumed: content of the checkpoint of --resume.
+        finetuned: content of the file of --finetune.
+        world_size: number of processes.
+
+    Returns:
+        The flags as the run is trained with and as its checkpoints keep them.
+
+    Raises:
+        ValueError: the checkpoint or the data contradict explicit flags.
+    """
+    if args.num_queries not in (None, len(classes)) and resumed is None:
+        raise ValueError(
+            f"--num_queries {args.num_queries}, but {args.dataset_path}/{args.dataset_name}/train has {len(classes)} classes: "
+            "leave the flag out, or correct the folder"
+        )
+    if resumed is not None:
+        args = fill_from_checkpoint(args, resumed["args"], RESTORED)
+        args = _resolve_batch_size(args, resumed["args"].get("world_size"), world_size)
+        args = _resolve_resumed_model(args, classes, resumed)
+    else:
+        args = _resolve_new_model(args, finetuned)
+    args = args.replace(num_queries=len(classes), world_size=world_size)
+    check_flags(args)
+    check_map_losses(args)
+    return args
+
+
+def _resolve_batch_size(args: Flags, world_size_before: Any, world_size: int) -> Flags:
+    """Divide the batches of a resumed run among as many processes as there are now, so that a step has the same images."""
+    before = world_size_before if isinstance(world_size_before, int) and world_size_before > 0 else 1
+    if "batch_size" in args.explicit or before == world_size:
+        return args
+    images = args.batch_size * before
+    if images % world_size:
+        raise ValueError(
+            f"{args.resume} was trained on {images} images a step by {before} processes, which {world_size} cannot share evenly: "
+            "give --batch_size (at the end of an epoch), or another number of processes"
+        )
+    print(f"{before} processes had {images} images a step, {world_size} continue with {images // world_size} each")
+    return args.replace(batch_size=images // world_size)
+
+
+def _resolve_resumed_model(args: Flags, classes: Sequence[str], resumed: Mapping[str, Any]) -> Flags:
+    from models.build import resolve_architecture
+    from util.train_state import next_epoch
+
+    known = resolve_architecture(resumed, args.resume, explicit_flags(args))
+    saved = resumed.get("classes")
+    if (saved or classes) != classes or known["num_queries"] != len(classes):
+        raise ValueError(
+            f"--resume {args.resume} was trained on {known['num_queries']} classes{_names(saved)}, the data set has "
+            f"{len(classes)}{_names(classes)}: they must be the same (other classes: --finetune)"
+        )
+    model = {action.dest for action in get_args_parser().flags_of("model") if action.dest in args}
+    for name in model - ARCHITECTURE.keys():
+        if name in args.explicit and resumed["args"].get(name, getattr(args, name)) != getattr(args, name):
+            raise ValueError(f"--{name} {getattr(args, name)} contradicts {args.resume}, which has {resumed['args'][name]}")
+    start_epoch = next_epoch(dict(resumed), args.start_epoch)
+    return args.replace(start_epoch=start_epoch, **{name: known[name] for name in model if name in known})
+
+
+def _resolve_new_model(args: Flags, finetuned: Mapping[str, Any] | None) -> Flags:
+    architecture: dict[str, Any] = {}
+    if finetuned is not None:
+        from models.build import finetune_architecture
+
+        architecture = finetune_architecture(finetuned, args.finetune, explicit_flags(args))
+        args = args.replace(**architecture)
+    spec = find_decoder(args.decoder)
+    if not spec.is_layered:
+        args = args.replace(dec_layers=0, enc_layers=args.enc_layers if "enc_layers" in {*args.explicit, *architecture} else 0)
+        if args.enc_layers and spec.is_additive:
+            print(
+                f"warning: --enc_layers {args.enc_layers} mixes the cells: the map still sums to the logit, but the evidence of "
+                "a cell no longer comes from its place (--enc_layers 0 keeps it there)",
+                file=sys.stderr,
+            )
+    from_scratch = not args.finetune and args.backbone_weights == "none"
+    if args.backbone_norm is None:
+        args = args.replace(backbone_norm="batch" if from_scratch else "frozen")
+    if from_scratch and (args.backbone_norm == "frozen" or args.lr_backbone == 0):
+        flag = "--backbone_norm frozen" if args.backbone_norm == "frozen" else "--lr_backbone 0"
+        raise ValueError(f"{flag} would freeze random weights: give --backbone_weights or --finetune, or leave it out")
+    return args
+
+
+def _names(classes: Sequence[str] | None) -> str:
+    return f" ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})" if classes else ""

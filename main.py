@@ -1,39 +1,53 @@
-"""Train and score an ICN: `python main.py --finetune <detr.pth> ...`, `python main.py --eval --resume <checkpoint.pth> ...`."""
+"""Train and evaluate an ICN: `python main.py --finetune <detr.pth> ...`, `python main.py --eval --resume <checkpoint> ...`."""
+
+# ruff: noqa: E402
 
 from __future__ import annotations
 
-import argparse
+from flags import get_args_parser
+from util.cli import Flags, Parser, launch, parse
+
+PARSER = Parser("main.py", parents=[get_args_parser()], description=__doc__)
+ARGS = parse(PARSER) if __name__ == "__main__" else None  # before torch is imported: --help and a wrong flag answer at once
+
+import math
 import os
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from assembly import compiled, make_model, make_trainer
-from datasets import TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
-from datasets.loaders import build_datasets, build_eval_loader, build_loader
-from engine import evaluate, train_one_epoch
-from flags import INPUT, RECIPE, check_flags, explicit_flags, fill_from_checkpoint, get_args_parser
-from models import for_inference, load_checkpoint
-from run import Run, open_checkpoint, output_folder, share_batch
-from util.checkpoint import remove_leftovers, seed_from
-from util.cli import Parser, launch, select_device
-from util.distributed import Ranks, init_distributed
+import engine
+from datasets import ImageFolder, TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
+from datasets.loaders import build_datasets, build_eval_loader, build_loader, training_classes
+from flags import check_flags, explicit_flags, fill_from_checkpoint, output_folder, resolve
+from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
+from models.loading import VERSION, read_checkpoint
+from trainer import Trainer, build_trainer, compile_model
+from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone, remove_leftovers
+from util.device import select_device
+from util.distributed import init_distributed
+from util.failures import describe_failures
 from util.launcher import read_launcher_env
 from util.logging import RunLog
-from util.metrics import describe
+from util.metrics import format_stats
 from util.precision import select_precision
 from util.progress import clock
+from util.random_state import RandomState, seed_from
+from util.ranks import Ranks
 from util.results import write_results
 from util.stopping import StopRequest
+from util.train_state import TrainState
 
 
-def main(args: argparse.Namespace) -> dict[str, Any]:
-    """Train, or score with --eval; returns the numbers of the last epoch or of the evaluation.
+def main(args: Flags) -> dict[str, Any]:
+    """Train, or evaluate with --eval; return the numbers of the last epoch or of the evaluation.
 
     Raises:
-        ValueError: what the user can mend, in one line.
-        RunFailed: what happened to the run, in one line.
-        Stopped: it was asked to stop, and did.
+        ValueError: an error that the user can fix, in one line.
+        RunFailed: the run failed, in one line.
+        Stopped: the run stopped after a signal.
     """
     check_flags(args)
     torch.manual_seed(args.seed)
@@ -43,115 +57,180 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     device = select_device(args.device, read_launcher_env())
     torch.backends.cudnn.benchmark = not args.deterministic
     with init_distributed(args.dist_url, device.type == "cuda") as ranks:
-        args.world_size = ranks.size
-        return score(args, device, ranks) if args.eval else train(args, device, ranks)
+        return evaluate(args, device, ranks) if args.eval else train(args, device, ranks)
 
 
-def score(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:
-    """`--eval`: loss and accuracies of a checkpoint, and with --output_dir who was taken for whom."""
+def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
+    """Train from scratch, from a backbone, from --finetune or on from --resume; save a checkpoint after every epoch."""
+    args, checkpoint = open_checkpoint(args, ranks)
+    finetuned = read_checkpoint(args.finetune) if args.finetune else None
+    args = resolve(args, training_classes(args), checkpoint, finetuned, ranks.size)
+    precision = select_precision(args.precision, device)
+    train_set, val_set = build_datasets(args)
+    model, normalisation = initial_model(args, checkpoint, finetuned)
+    verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
+    ranks.barrier()
+    if ranks.rank > 0:  # each process has a dropout of its own
+        seed_from(args.seed, ranks.rank)
+    model.to(device, memory_format=torch.channels_last)
+    ranks.check_same(model.state_dict(), "at the start")
+
+    sizes = None if args.square else training_scales(args.image_size)
+    sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
+    steps_per_epoch = math.ceil(sampler.batches_per_epoch / args.accumulate)
+    trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch, ranks)
+    state, checkpointer = restore(args, trainer, checkpoint, train_set, device)
+    trainer.steps = state.steps(steps_per_epoch)
+    if state.epoch.index >= args.epochs:
+        print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
+        return {"epoch": args.start_epoch - 1, "step": trainer.steps, "best_acc1": state.best["acc1"]}
+    if checkpoint is not None:
+        within = f", after batch {state.epoch.batches} of {sampler.batches_per_epoch}" if state.epoch.batches else ""
+        print(f"resuming {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}")
+    print(
+        f"{len(train_set)} training and {len(val_set)} {args.test} images of {args.num_queries} classes, "
+        f"{count_parameters(model) / 1e6:.1f} M trained parameters, {device}, {precision.name}"
+        f"{f', {ranks.size} processes' * (ranks.size > 1)}"
+    )
+    train_loader = build_loader(args, train_set, sampler, device)
+    val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size)
+    with StopRequest(ranks.process) as request, describe_failures(checkpointer, request, state, lambda: trainer.steps):
+        return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, request, device)
+
+
+def train_epochs(
+    args: Flags,
+    trainer: Trainer,
+    state: TrainState,
+    checkpointer: Checkpointer,
+    sampler: TrainSampler,
+    train_loader: Any,
+    val_loader: Any,
+    request: StopRequest,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Train and evaluate the epochs that are left; return the last line of log.txt."""
+    ranks, model, folder = trainer.ranks, trainer.model, checkpointer.folder
+    log = RunLog(folder, args.tensorboard, args.start_epoch) if ranks.main else RunLog(None)
+    if folder is not None and ranks.main:
+        remove_leftovers(folder)
+    stop = partial(stop_if_requested, checkpointer, request, trainer)
+    step_done = partial(after_step, args, checkpointer, request, trainer)
+    line: dict[str, Any] = {}
+    for index in range(args.start_epoch, args.epochs):
+        state.begin_epoch(index)
+        sampler.set_epoch(index, state.epoch.batches)
+        trained = engine.train_one_epoch(
+            trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=step_done
+        )
+        evaluated = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
+        tested = engine.evaluate(
+            evaluated, val_loader, device, trainer.normalisation, model.num_classes, args.test, trainer.precision, stop, ranks
+        ).stats
+        ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
+        is_best = state.finish_epoch(tested["acc1"])
+        best = f"best {state.best['acc1']:.2f} % (epoch {state.best['epoch'] + 1})"
+        print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(tested)}  {best}", flush=True)
+        line = {f"train_{key}": value for key, value in trained.items()} | {f"test_{key}": tested[key] for key in tested}
+        line |= {"epoch": index, "step": trainer.steps, "best_acc1": state.best["acc1"]}
+        line |= {"n_parameters": count_parameters(model), "elapsed": state.elapsed()}
+        log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
+        is_milestone = (index + 1) % args.lr_drop == 0 or index + 1 == args.epochs
+        checkpointer.save([BEST] * is_best + [milestone(index)] * is_milestone)
+    log.close()
+    where = f"; checkpoints and log.txt: {folder}" if folder else ""
+    print(
+        f"trained for {clock(state.elapsed())}, best acc@1 {state.best['acc1']:.2f} % in epoch {state.best['epoch'] + 1}{where}"
+    )
+    return line
+
+
+def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | None]:
+    """Read the checkpoint of --resume, found by rank 0 for all; `auto` becomes its path, or '' where there is none."""
+    folder = output_folder(args) if args.output_dir else None
+    found = find_checkpoint(args.resume, folder, read_checkpoint) if ranks.main else ("", None)
+    path = ranks.broadcast(found[0])
+    checkpoint = found[1] if ranks.main or not path else read_checkpoint(path)
+    if args.resume == "auto" and path:
+        # The same command line starts a run and continues it: the weights it started from no longer count.
+        args = args.replace(finetune="", explicit=args.explicit - {"finetune", "backbone_weights"})
+    return args.replace(resume=path), checkpoint
+
+
+def initial_model(
+    args: Flags, checkpoint: dict[str, Any] | None, finetuned: dict[str, Any] | None
+) -> tuple[ICN, dict[str, list[float]]]:
+    """Build the model to train, and return it with the normalisation of its input."""
+    if checkpoint is not None:
+        model, meta = load_checkpoint(args.resume, "cpu", explicit_flags(args), checkpoint, averaged=False)
+        return model, meta.normalisation
+    if finetuned is not None:
+        model, report = load_finetune(args.finetune, args, finetuned)
+        print(f"--finetune {report}")
+    else:
+        model = build_model(args)
+    return model, model.backbone[0].normalisation  # type: ignore[return-value]
+
+
+def restore(
+    args: Flags, trainer: Trainer, checkpoint: dict[str, Any] | None, train_set: ImageFolder, device: torch.device
+) -> tuple[TrainState, Checkpointer]:
+    """Build the state and the checkpoints of a run, and continue from `checkpoint` if there is one."""
+    ranks, folder = trainer.ranks, output_folder(args) if args.output_dir else None
+    settings = {"batch_size": args.batch_size, "accumulate": args.accumulate, "train_images": len(train_set), "seed": args.seed}
+    state = TrainState(args.epochs, args.start_epoch, args.num_queries, trainer.criterion.names, settings, device, ranks)
+    generators = RandomState(ranks, args.seed)
+    if checkpoint is not None:
+        trainer.load_state_dict(checkpoint)
+        # The best accuracy counts only in the folder of its file and for the same split.
+        same_best = is_same_run(args.resume, folder) and checkpoint["args"].get("test") == args.test
+        state.load_state_dict(checkpoint, args.resume, same_best)
+        generators.load_state_dict(checkpoint)
+    saved_flags = {key: value for key, value in vars(args).items() if key != "explicit"}
+    constants = {"args": saved_flags, "classes": train_set.classes, "version": VERSION}
+    return state, Checkpointer(folder, (state, trainer, generators), constants, args.keep_last, ranks)
+
+
+def after_step(args: Flags, checkpointer: Checkpointer, request: StopRequest, trainer: Trainer) -> None:
+    """Stop if a signal asks for it; save every --save_every_steps."""
+    checkpointer.stop_if_requested(request, trainer.steps)
+    if args.save_every_steps and trainer.steps % args.save_every_steps == 0:
+        checkpointer.save()
+
+
+def stop_if_requested(checkpointer: Checkpointer, request: StopRequest, trainer: Trainer) -> None:
+    """Stop if a signal asks for it."""
+    checkpointer.stop_if_requested(request, trainer.steps)
+
+
+def count_parameters(model: ICN) -> int:
+    """Return the number of trained parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
+    """Compute loss and accuracies of a checkpoint (`--eval`); with --output_dir also per class and the confusion matrix."""
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
-    fill_from_checkpoint(args, meta.args, INPUT)
+    args = fill_from_checkpoint(args, meta.args)
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     fast = for_inference(model, precision.dtype)
-    forward = compiled(fast, args.square, frozen=device.type == "cpu") if args.compile else fast
+    forward = compile_model(fast, args.square, frozen=device.type == "cpu") if args.compile else fast
     loader = build_eval_loader(args, dataset, device, ranks.rank, ranks.size)
     try:
-        found = evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks)
+        evaluation = engine.evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks)
     except FloatingPointError as error:
-        raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training went wrong") from None
+        raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training diverged") from None
     averaged = "  (averaged weights)" if meta.averaged else ""
-    score = f"{args.test}: {len(dataset)} images of {len(classes)} classes  {describe(found.stats)}{averaged}"
+    print(f"{args.test}: {len(dataset)} images of {len(classes)} classes  {format_stats(evaluation.stats)}{averaged}")
     if args.output_dir and ranks.main:
-        folder = output_folder(args) / f"eval_{args.test}"
-        stats = {
-            **found.stats,
-            "checkpoint": str(args.resume),
-            "epoch": meta.epoch,
-            "split": args.test,
-            "precision": precision.name,
-        }
-        write_results(folder, classes, found.labels, found.predictions, stats)
-        score += f"\nper_class.csv, confusion_matrix.csv, confusion_matrix.png, results.json: {folder}"
-    print(score)
-    return found.stats
-
-
-def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> dict[str, Any]:
-    """Train from scratch, from a backbone, from --finetune or on from --resume; a checkpoint after every epoch, or more often."""
-    folder = output_folder(args) if args.output_dir else None
-    checkpoint = open_checkpoint(args, folder, ranks)
-    if checkpoint is not None:
-        fill_from_checkpoint(args, checkpoint["args"], RECIPE)
-        share_batch(args, checkpoint, ranks)
-        check_flags(args)
-    precision = select_precision(args.precision, device)
-    train_set, val_set = build_datasets(args)
-    classes = train_set.classes
-    model, normalisation = make_model(args, classes, checkpoint)
-    verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
-    ranks.barrier()
-    if ranks.rank > 0:  # dropout is each process's own
-        seed_from(args.seed, ranks.rank)
-
-    model.to(device, memory_format=torch.channels_last)
-    sizes = None if args.square else training_scales(args.image_size)
-    sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
-    steps_per_epoch = -(-sampler.batches_per_epoch // args.accumulate)
-    ranks.check_same(model.state_dict(), "at the start")
-    trainer = make_trainer(args, model, precision, normalisation, steps_per_epoch, checkpoint, ranks)
-    run = Run(args, folder, trainer, classes, device, len(train_set))
-    if checkpoint is not None:
-        run.restore(checkpoint)
-    trainer.steps = args.start_epoch * steps_per_epoch + -(-run.epoch.batches // args.accumulate)
-    if args.start_epoch >= args.epochs:
-        print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
-        return {"epoch": args.start_epoch - 1, "step": trainer.steps, "best_acc1": run.best["acc1"]}
-    if checkpoint is not None:
-        within = f", after batch {run.epoch.batches} of {sampler.batches_per_epoch}" if run.epoch.batches else ""
-        print(f"going on from {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}")
-
-    train_loader = build_loader(args, train_set, sampler, device)
-    val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size)
-    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    print(
-        f"{len(train_set)} training and {len(val_set)} {args.test} images of {len(classes)} classes, "
-        f"{parameters / 1e6:.1f} M trained parameters, {device}, {precision.name}{f', {ranks.size} processes' * (ranks.size > 1)}"
-    )
-    log = RunLog(folder, args.tensorboard, args.start_epoch) if ranks.main else RunLog(None)
-    if folder is not None and ranks.main:
-        remove_leftovers(folder)
-    line: dict[str, Any] = {}
-    with StopRequest(ranks.place) as request, run.failures(request):
-
-        def after_step() -> None:
-            run.stop(request)
-            if args.save_every_steps and trainer.steps % args.save_every_steps == 0:
-                run.save()
-
-        for index in range(args.start_epoch, args.epochs):
-            run.begin(index)
-            sampler.set_epoch(index, run.epoch.batches)
-            trained = train_one_epoch(trainer, train_loader, device, run.epoch, accumulate=args.accumulate, after_step=after_step)
-            scored = for_inference(model if trainer.ema is None else trainer.ema.module, precision.dtype)
-            found = evaluate(
-                scored, val_loader, device, normalisation, len(classes), args.test, precision, lambda: run.stop(request), ranks
-            ).stats
-            ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
-            names = run.finish(found["acc1"])
-            record = f"best {run.best['acc1']:.2f} % (epoch {run.best['epoch'] + 1})"
-            print(f"epoch {index + 1}/{args.epochs} {args.test}: {describe(found)}  {record}", flush=True)
-            line = {f"train_{key}": value for key, value in trained.items()} | {f"test_{key}": found[key] for key in found}
-            line |= {"epoch": index, "step": trainer.steps, "best_acc1": run.best["acc1"], "n_parameters": parameters}
-            line |= {"elapsed": run.elapsed()}
-            log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
-            run.save(names)
-    log.close()
-    where = f"; checkpoints and log.txt: {folder}" if folder else ""
-    print(f"trained for {clock(run.elapsed())}, best acc@1 {run.best['acc1']:.2f} % in epoch {run.best['epoch'] + 1}{where}")
-    return line
+        folder: Path = output_folder(args) / f"eval_{args.test}"
+        source = {"checkpoint": str(args.resume), "epoch": meta.epoch, "split": args.test, "precision": precision.name}
+        write_results(folder, classes, evaluation.labels, evaluation.predictions, {**evaluation.stats, **source})
+        print(f"per_class.csv, confusion_matrix.csv, confusion_matrix.png, results.json: {folder}")
+    return evaluation.stats
 
 
 if __name__ == "__main__":
-    launch(main, Parser("main.py", parents=[get_args_parser()], description=__doc__))
+    launch(main, PARSER, args=ARGS)

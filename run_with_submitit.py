@@ -2,50 +2,115 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import copy
+import importlib
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from types import ModuleType
+from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from job import TOOLS, Job, program, results_of
-from run import find_checkpoint, output_folder
-from util.cli import Parser, launch, parse
+import main as icn
+from flags import output_folder
+from models.loading import read_checkpoint
+from util.checkpoint import find_checkpoint
+from util.cli import Flags, Parser, launch
+from util.launcher import read_launcher_env
 from util.run_table import run_table
+from util.stopping import Stopped
+from util.sweep import expand_runs
 
 ROOT = Path(__file__).resolve().parent
+TOOLS = ("main", "evaluate_attribution")
 
 
-def get_args_parser(tool: str = "main") -> argparse.ArgumentParser:
-    """The flags of main.py or of a tool, and those of the job."""
+def program(tool: str) -> ModuleType:
+    """Return the module of one of `TOOLS`: it has `get_args_parser`, `check_flags` and `main`."""
+    return icn if tool == "main" else importlib.import_module(f"tools.{tool}")
+
+
+def results_folder(args: Flags) -> Path:
+    """Return the folder that `args.tool` writes to."""
+    return output_folder(args) if args.tool == "main" else Path(args.output_dir)
+
+
+class Job:
+    """Calls `main` of a program; started again, it resumes from what is in its folder.
+
+    Preemption and time limit (SIGUSR2) are handled as SIGTERM is: all that is done is saved, in every process. After SIGUSR2 the
+    job then requeues itself. After SIGTERM alone it does so if SLURM still lists it as running, which is how a site preempts that
+    sends no other signal; a job that was cancelled or requeued by hand is not, and just ends.
+
+    Args:
+        args: the flags of `args.tool`.
+        visible: CUDA_VISIBLE_DEVICES where submitit would overwrite it; None leaves it.
+    """
+
+    def __init__(self, args: Flags, visible: str | None = None) -> None:
+        self.flags, self.visible = dict(vars(args)), visible
+
+    def __call__(self) -> dict[str, Any]:
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it pickles what `checkpoint` returns, and calls scontrol
+        if self.visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
+        if "SUBMITIT_FOLDER" in os.environ:  # an error of an earlier start is no result
+            submitit.JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
+        args = Flags(**self.flags)
+        if args.tool == "main" and not args.eval and args.output_dir and any(output_folder(args).glob("checkpoint*.pth")):
+            args = args.replace(resume="auto")
+        try:
+            result = program(args.tool).main(args)
+            if args.tool != "main":  # its results are files
+                result = {"results": args.output_dir}
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a signal to a process that is ending would make it a failure
+            return result
+        except Stopped as stop:
+            process = read_launcher_env()
+            if process.rank > 0:
+                raise SystemExit(0) from None  # any other code would end the process that is calling scontrol
+            print(stop, file=sys.stderr, flush=True)
+            if callable(requeue) and (stop.signal_name == "SIGUSR2" or is_running()):
+                requeue(signal.SIGUSR2, None)
+            raise SystemExit(stop.exit_code) from None
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Return what submitit calls after a requeue: the same job; its state is in the run's checkpoint."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def is_running() -> bool:
+    """Return whether this is a job of SLURM that was not cancelled, ended or requeued by somebody else."""
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return False
+    command = ["scontrol", "show", "job", submitit.JobEnvironment().job_id]
+    return "JobState=RUNNING" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def get_args_parser(tool: str = "main") -> Parser:
+    """Build the parser of main.py's or a tool's flags, and those of the job."""
     flags = program(tool).get_args_parser(**({} if tool == "main" else {"add_help": False}))
     parser = Parser("run_with_submitit.py", parents=[flags], description=__doc__)
     group = parser.add_argument_group("job")
     add_tool(group)
-    group.add_argument(
-        "--cluster",
-        default="local",
-        choices=["slurm", "local", "debug"],
-        help="SLURM, processes of this machine, or this process",
-    )
+    clusters = ["slurm", "local", "debug"]
+    group.add_argument("--cluster", default="local", choices=clusters, help="SLURM, processes of this machine, or this process")
     group.add_argument("--nodes", default=1, type=int, help="machines")
     group.add_argument("--ngpus", default=1, type=int, help="GPUs per machine, a process each; with --device cpu: processes")
-    group.add_argument("--cpus_per_task", type=int, help="CPU cores per process; None: as the cluster gives")
-    group.add_argument("--mem_gb", type=float, help="memory per machine; None: as the cluster gives")
-    group.add_argument("--timeout", default=1440, type=int, help="minutes after which the job saves, and queues again")
-    group.add_argument("--max_timeouts", default=20, type=int, help="how often it queues again after a time limit")
+    group.add_argument("--cpus_per_task", type=int, help="CPU cores per process; None: the cluster's default")
+    group.add_argument("--mem_gb", type=float, help="memory per machine; None: the cluster's default")
+    group.add_argument("--timeout", default=1440, type=int, help="minutes after which the job saves, and requeues")
+    group.add_argument("--max_timeouts", default=20, type=int, help="how often it requeues after a time limit")
     for name in ("partition", "account", "qos", "constraint"):
-        group.add_argument(f"--{name}", help=f"SLURM's --{name}; None: as the cluster gives")
+        group.add_argument(f"--{name}", help=f"SLURM's --{name}; None: the cluster's default")
     group.add_argument("--job_dir", default="", help="logs and result of the job; '': <results>/jobs")
     group.add_argument("--seeds", default="", help="one run per seed, as 0-4 or 0,3,7: <output_sub_dir>_seed<n>; one submission")
     group.add_argument("--recipes", nargs="+", default=[], metavar="FILE", help="one run per file of flags, and per seed")
@@ -54,23 +119,24 @@ def get_args_parser(tool: str = "main") -> argparse.ArgumentParser:
 
 
 def add_tool(parser: Any) -> None:
-    parser.add_argument("--tool", default="main", choices=TOOLS, help="what is run, with its own flags; main: training, --eval")
+    """Add --tool, which decides what the other flags are."""
+    parser.add_argument("--tool", default="main", choices=TOOLS, help="the program, with its own flags; main: training, --eval")
 
 
 def tool_of(argv: Sequence[str]) -> str:
-    """Whose flags stand on the command line."""
+    """Return the program whose flags are on a command line."""
     parser = Parser("run_with_submitit.py", add_help=False)
     add_tool(parser)
     return parser.parse_known_args(argv)[0].tool
 
 
-def prepare(args: argparse.Namespace) -> list[Job]:
-    """What is to be run: main, once per recipe and seed, or a tool.
+def prepare(args: Flags) -> list[Job]:
+    """Return the jobs: main, once per recipe and seed, or a tool.
 
     Raises:
-        ValueError: flags that the program would refuse, and a folder in which another run is.
+        ValueError: flags that the program would refuse, and a folder that another run has written to.
     """
-    runs = runs_of(args)
+    runs = expand_runs(args, icn.get_args_parser)
     for run in runs:
         program(args.tool).check_flags(run)
     for name in ("timeout", "nodes", "ngpus"):
@@ -84,27 +150,31 @@ def prepare(args: argparse.Namespace) -> list[Job]:
         raise ValueError("--output_dir '' writes nothing: give --job_dir, a job needs a folder for its logs and its result")
     for run in runs:
         if args.tool == "main" and run.output_dir and not run.eval:
-            find_checkpoint(copy.deepcopy(run), output_folder(run))  # refuses to write over another run
+            find_checkpoint(run.resume, output_folder(run), read_checkpoint)  # refuses to overwrite another run
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if args.cluster == "local" else None
     if args.cluster == "local" and visible is None and args.device != "cpu":
         visible = ",".join(map(str, range(args.ngpus)))
     return [Job(run, visible) for run in runs]
 
 
-def submit(executor: submitit.AutoExecutor, works: list[Job]) -> list[submitit.Job[dict[str, Any]]]:
-    """Hand all of it to the cluster at once; ValueError with the cluster's own words where it refuses."""
+def submit(executor: submitit.AutoExecutor, jobs: list[Job]) -> list[submitit.Job[dict[str, Any]]]:
+    """Submit all jobs at once.
+
+    Raises:
+        ValueError: the cluster refuses; in its own words.
+    """
     try:
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit repeats what sbatch says
-            return [executor.submit(work) for work in works]
+            return [executor.submit(job) for job in jobs]
     except (FailedJobError, FailedSubmissionError) as error:
         lines = re.findall(r"sbatch: error: (.+)", str(error)) or str(error).strip().splitlines()[:1]
         raise ValueError(f"the cluster refuses the job: {'; '.join(lines)}") from None
 
 
-def make_executor(args: argparse.Namespace) -> submitit.AutoExecutor:
-    """What submitit is told; nothing in it is of one site."""
-    folder = Path(args.job_dir) if args.job_dir else results_of(args) / "jobs"
-    # The job starts where this process stands, and must find the same modules from there.
+def make_executor(args: Flags) -> submitit.AutoExecutor:
+    """Build submitit's executor; nothing in its settings is specific to a site."""
+    folder = Path(args.job_dir) if args.job_dir else results_folder(args) / "jobs"
+    # The job starts in the current folder, and must find the same modules from there.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     limits = {} if args.cluster == "debug" else {f"{args.cluster}_max_num_timeout": args.max_timeouts}
@@ -131,66 +201,8 @@ def make_executor(args: argparse.Namespace) -> submitit.AutoExecutor:
     return executor
 
 
-def runs_of(args: argparse.Namespace) -> list[argparse.Namespace]:
-    """The flags of every run: each recipe with each seed, in a folder of its own; `args` where neither is asked for.
-
-    Raises:
-        ValueError: flags that do not go together, a recipe that is none, two of one name.
-    """
-    if not (args.seeds or args.recipes):
-        return [args]
-    if args.tool != "main" or (args.eval and args.recipes):
-        what, other = "--recipes" if args.recipes else "--seeds", "--eval" if args.tool == "main" else f"--tool {args.tool}"
-        raise ValueError(f"{what} is for trainings: leave it out with {other}")
-    names = [Path(file).stem for file in args.recipes]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--recipes {' '.join(args.recipes)}: two have one name, and so would their folders; rename one")
-    runs = []
-    for base in [with_recipe(args, file) for file in args.recipes] or [args]:
-        for seed in seeds(args.seeds) if args.seeds else [base.seed]:
-            run = copy.deepcopy(base)
-            run.seed, run.output_sub_dir = seed, f"{base.output_sub_dir}_seed{seed}"
-            run.explicit = sorted({*base.explicit, "seed"})
-            runs.append(run)
-    return runs
-
-
-class RecipeParser(Parser):
-    """main.py's flags in a file; what is wrong with them is a ValueError that names it."""
-
-    def __init__(self, file: str) -> None:
-        super().__init__(parents=[program("main").get_args_parser()], add_help=False)
-        self.file = file
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"--recipes {self.file}: {message}; give files of main.py's flags, as those in recipes/")
-
-
-def with_recipe(args: argparse.Namespace, file: str) -> argparse.Namespace:
-    """`args` with the flags of a recipe, but for those that were typed; its name is in that of the folder."""
-    recipe, run = parse(RecipeParser(file), [f"@{file}"]), copy.deepcopy(args)
-    for name in recipe.explicit:
-        if name not in args.explicit:
-            setattr(run, name, getattr(recipe, name))
-    run.explicit = sorted({*args.explicit, *recipe.explicit})
-    run.output_sub_dir += f"_{Path(file).stem}"
-    return run
-
-
-def seeds(text: str) -> list[int]:
-    """`0-2,7` as `[0, 1, 2, 7]`; ValueError for anything else."""
-    numbers: list[int] = []
-    for piece in text.split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", piece.strip())
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if first > last or last - first > 1000:
-            raise ValueError(f"--seeds {text!r} is no list of seeds: give it as 0-4 or 0,3,7")
-        numbers += range(first, last + 1)
-    return sorted(set(numbers))
-
-
-def announce(args: argparse.Namespace, jobs: list[submitit.Job[Any]]) -> None:
-    """Say where to look, and what to do."""
+def announce(args: Flags, jobs: list[submitit.Job[Any]]) -> None:
+    """Print where the logs are, and how to cancel and resume."""
     folder = jobs[0].paths.folder
     ids = " ".join(job.job_id for job in jobs)
     slurm = args.cluster == "slurm"
@@ -205,14 +217,14 @@ def announce(args: argparse.Namespace, jobs: list[submitit.Job[Any]]) -> None:
 
 
 def wait(job: submitit.Job[dict[str, Any]], cluster: str) -> dict[str, Any]:
-    """The result of the job's first process.
+    """Wait for a job and return the result of its first process.
 
     Raises:
-        ValueError: what main says a user can mend.
+        ValueError: an error of the program that the user can fix.
         SystemExit: the job failed otherwise, or ended without a result; exit code 1.
     """
     tasks = [job.task(index) for index in range(job.num_tasks)]
-    while not (all(task.paths.result_pickle.exists() for task in tasks) or ended(job, cluster)):
+    while not (all(task.paths.result_pickle.exists() for task in tasks) or has_ended(job, cluster)):
         time.sleep(1)
     reasons, results = [], []
     for task in tasks:
@@ -223,7 +235,7 @@ def wait(job: submitit.Job[dict[str, Any]], cluster: str) -> dict[str, Any]:
             reasons.append(_reason(str(error)))
     if not reasons and len(results) == len(tasks):
         return results[0]
-    # A process that lost another one says less than that one.
+    # The error of a process that lost another one says less than that other's.
     reasons.sort(key=lambda reason: "another process" in reason)
     reason = reasons[0] if reasons else "it ended without a result (killed, cancelled or stopped)"
     if reason.startswith("ValueError: "):
@@ -231,8 +243,8 @@ def wait(job: submitit.Job[dict[str, Any]], cluster: str) -> dict[str, Any]:
     raise SystemExit(f"run_with_submitit.py: error: job {job.job_id} failed: {reason} (see {tasks[0].paths.stderr})")
 
 
-def ended(job: submitit.Job[Any], cluster: str) -> bool:
-    """Whether there is nothing to wait for. Not every SLURM keeps accounts: what is not in its queue is over."""
+def has_ended(job: submitit.Job[Any], cluster: str) -> bool:
+    """Return whether a job is over. Not every SLURM keeps accounts: what is not in its queue is over."""
     if cluster != "slurm":
         return job.done()
     time.sleep(2)
@@ -241,30 +253,31 @@ def ended(job: submitit.Job[Any], cluster: str) -> bool:
 
 
 def _reason(message: str) -> str:
-    """The exception in submitit's message, which holds the job's traceback, and advice behind it."""
+    """Return the exception in submitit's message, which holds the job's traceback and advice after it."""
     kinds = r"[A-Za-z_.]+(Error|Exception|Exit|Interrupt|Failed|Stopped)\b"
     raised = [line for line in message.splitlines() if re.match(kinds, line)]
     return raised[-1] if raised else message.strip().splitlines()[0]
 
 
-def main(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Submit, say where to look, and wait (on SLURM with --wait); returns what main returned, of several runs the last.
+def main(args: Flags) -> dict[str, Any] | None:
+    """Submit the jobs, print where their logs are, and wait (on SLURM with --wait); return the last job's result.
 
     Raises:
         ValueError, SystemExit: as `prepare`, `submit` and `wait`.
     """
-    works, executor = prepare(args), make_executor(args)
-    folders = [output_folder(run) for run in runs_of(args)] if args.seeds or args.recipes else []
+    jobs, executor = prepare(args), make_executor(args)
+    sweep = bool(args.seeds or args.recipes)
+    folders = [output_folder(run) for run in expand_runs(args, icn.get_args_parser)] if sweep else []
     if folders:
-        print(f"the table of all of them: python -m tools.collect {' '.join(map(str, folders))}", flush=True)
+        print(f"the table of all runs: python -m tools.collect {' '.join(map(str, folders))}", flush=True)
     result = None
-    # A cluster shares itself out among the runs; this machine takes one after the other.
-    for turn in [works] if args.cluster == "slurm" else [[work] for work in works]:
-        jobs = submit(executor, turn)
-        announce(args, jobs)
+    # A cluster runs all jobs at once; this machine one after the other.
+    for turn in [jobs] if args.cluster == "slurm" else [[job] for job in jobs]:
+        submitted = submit(executor, turn)
+        announce(args, submitted)
         if args.cluster == "slurm" and not args.wait:
             return None
-        for job in jobs:
+        for job in submitted:
             result = wait(job, args.cluster)
             print(f"job {job.job_id} is done: {result}", flush=True)
     if folders and not args.eval:
@@ -273,4 +286,6 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    launch(main, get_args_parser(tool_of(sys.argv[1:])))
+    import run_with_submitit  # pickled jobs name this module, not __main__
+
+    launch(run_with_submitit.main, get_args_parser(tool_of(sys.argv[1:])))

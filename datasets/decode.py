@@ -18,6 +18,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from util.errors import ImageError
+
 # An allow-list: without it PIL would start Ghostscript for a file named .jpg that holds PostScript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
@@ -43,16 +45,6 @@ END_OF_JPEG = b"\xff\xd9"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # EXIF that PIL cannot parse loses the orientation, nothing else, and is common in web photographs.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
-
-
-class ImageError(ValueError):
-    """A file that cannot be used as an image; the message is one line and starts with the file's path.
-
-    A DataLoader raises it again with the worker's whole traceback as its message, of which only the last line is kept.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rstrip().rpartition("\n")[2].rpartition("ImageError: ")[2])
 
 
 def decode_image(path: str | os.PathLike[str]) -> Tensor:

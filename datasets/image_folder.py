@@ -151,7 +151,7 @@ def open_split(
     Raises:
         ValueError: a folder of the path is missing (the message lists its siblings), or as `ImageFolder`.
     """
-    return ImageFolder(_split_folder(dataset_path, dataset_name, split), classes, transform, only_class)
+    return ImageFolder(split_folder(dataset_path, dataset_name, split), classes, transform, only_class)
 
 
 def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: str, count: int) -> list[str]:
@@ -161,7 +161,7 @@ def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: 
         ValueError: there are not `count` of them, or no such folder.
     """
     source = "train" if (Path(dataset_path) / dataset_name / "train").is_dir() else split
-    folder = _split_folder(dataset_path, dataset_name, source)
+    folder = split_folder(dataset_path, dataset_name, source)
     names = list_classes(folder)
     if len(names) != count:
         raise ValueError(
@@ -192,7 +192,7 @@ def _check_known(root: Path, folders: list[str], classes: Sequence[str]) -> None
         raise ValueError(f"{root}: folder {_quoted(unknown)} is not among {known}; remove or rename it")
 
 
-def _split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split: str) -> Path:
+def split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split: str) -> Path:
     base = Path(dataset_path)
     _check_folder("--dataset_path", base)
     _check_folder("--dataset_name", base / dataset_name)

@@ -8,25 +8,36 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.batch import collate
-from datasets.image_folder import ImageFolder, Sample, open_split
+from datasets.image_folder import ImageFolder, Sample, list_classes, open_split, split_folder
 from datasets.samplers import EvalSampler
 from datasets.shapes import eval_shapes
 from datasets.transforms import eval_transform, train_transform
 from datasets.workers import kill_workers_at_exit, preemption_worker_init
 
 
+def training_classes(args: argparse.Namespace) -> list[str]:
+    """Return the names of the classes of the training split, in the order of their labels.
+
+    Raises:
+        ValueError: a folder is missing or holds a single class.
+    """
+    folder = split_folder(args.dataset_path, args.dataset_name, "train")
+    classes = list_classes(folder)
+    if len(classes) < 2:
+        raise ValueError(f"{folder} has a single class, {classes[0]}: a classifier needs two")
+    return classes
+
+
 def build_datasets(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
     """Build the training split, and the split that is scored after every epoch, with the classes of the first.
 
     Raises:
-        ValueError: a folder is missing, holds no images or a single class, or a transform's parameter is out of range.
+        ValueError: a folder is missing, holds no images, or a transform's parameter is out of range.
     """
     transform = train_transform(
         args.image_size, args.square, args.crop_min, args.hflip, args.color_jitter, args.randaugment, args.random_erasing
     )
     train_set = open_split(args.dataset_path, args.dataset_name, "train", None, transform)
-    if len(train_set.classes) < 2:
-        raise ValueError(f"{train_set.root} has a single class, {train_set.classes[0]}: a classifier needs two")
     transform = eval_transform(args.image_size, args.square)
     val_set = open_split(args.dataset_path, args.dataset_name, args.test, train_set.classes, transform)
     for split in (train_set, val_set):

@@ -110,34 +110,39 @@ def load_checkpoint(
     return model.to(device), meta
 
 
-def load_finetune(path: str | Path, args: argparse.Namespace, explicit: Mapping[str, Any]) -> tuple[ICN, dict[str, Any], str]:
+def load_finetune(path: str | Path, args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> tuple[ICN, str]:
     """Build a model for `args.num_queries` classes that starts from the weights of a DETR, INTR or ICN file.
-
-    An ICN or INTR file brings its architecture, of which `FREE` parameters may differ; for DETR's the flags describe it.
 
     Args:
         path: the file.
-        args: all flags.
-        explicit: those that the user gave, which must agree with the file.
+        args: all flags, completed by `finetune_architecture`.
+        checkpoint: the file's content.
 
     Returns:
-        The model, the parameters of its architecture that the file decides, and one line that says what was kept, dropped and
-        initialised.
+        The model, and one line that says what was kept, dropped and initialised.
 
     Raises:
-        ValueError: the file cannot be read or does not fit.
+        ValueError: the file does not fit.
     """
-    checkpoint = read_checkpoint(path)
-    architecture: dict[str, Any] = {}
-    if not is_detection(checkpoint) and checkpoint["args"]:
-        fixed = {key: value for key, value in explicit.items() if key not in FREE}
-        resolved = resolve_architecture(checkpoint, str(path), fixed)
-        kept = {"num_queries", *(key for key in FREE if key in explicit)}
-        architecture = {key: resolved[key] for key in ARCHITECTURE if key not in kept}
-    model = build_model(argparse.Namespace(**{**vars(args), **architecture, "backbone_weights": "none"}))
+    model = build_model(argparse.Namespace(**{**vars(args), "backbone_weights": "none"}))
     state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)
     load_weights(model, state, str(path), "finetune")
-    return model, architecture, f"{path}: {report}"
+    return model, f"{path}: {report}"
+
+
+def finetune_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a file to fine-tune from decides.
+
+    An ICN or INTR file brings its architecture, of which `FREE` parameters may differ; a DETR file brings none.
+
+    Raises:
+        ParameterError: an explicit flag contradicts the file.
+    """
+    if is_detection(checkpoint) or not checkpoint["args"]:
+        return {}
+    known = resolve_architecture(checkpoint, path, {key: value for key, value in explicit.items() if key not in FREE})
+    free = {"num_queries", *(key for key in FREE if key in explicit)}
+    return {key: known[key] for key in ARCHITECTURE if key not in free}
 
 
 def resolve_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Mapping[str, Any]) -> dict[str, Any]:

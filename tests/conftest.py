@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import torch
 
 from flags import get_args_parser
 from models import ICN, build_model
-from util.cli import parse
+from util.cli import Flags, parse
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 TINY = "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2"
 
 
-def tiny_flags(*more: str) -> argparse.Namespace:
+def tiny_flags(*more: str) -> Flags:
     """Flags of a model that trains in seconds."""
     return parse(get_args_parser(), [*TINY.split(), "--device", "cpu", "--num_workers", "0", *map(str, more)])
 
@@ -28,10 +27,7 @@ def tiny_flags(*more: str) -> argparse.Namespace:
 def tiny_model(num_classes: int = 3, seed: int = 0, **changes: object) -> ICN:
     """An untrained small ICN on a frozen-norm ResNet-18, in evaluation mode."""
     torch.manual_seed(seed)
-    args = tiny_flags()
-    args.num_queries, args.backbone_norm = num_classes, "frozen"
-    for key, value in changes.items():
-        setattr(args, key, value)
+    args = tiny_flags().replace(**{"num_queries": num_classes, "backbone_norm": "frozen", **changes})
     model = build_model(args).eval()
     with torch.no_grad():  # biases start at zero, where mistakes in them would not show
         for parameter in model.transformer.parameters():

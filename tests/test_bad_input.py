@@ -32,7 +32,7 @@ def data(colours: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    args = {key: value for key, value in vars(tiny_flags("--feature_stride", 16)).items() if key != "given"}
+    args = {key: value for key, value in vars(tiny_flags("--feature_stride", 16)).items() if key != "explicit"}
     args |= {"num_queries": 3, "backbone_norm": "frozen", "image_size": 48, "square": True}
     file = {"model": tiny_model(feature_stride=16).state_dict(), "args": args, "classes": ["blue", "green", "red"], "version": 1}
     torch.save(file, tmp_path / "icn.pth")

@@ -27,10 +27,8 @@ def run(*words: object, cwd: Path) -> subprocess.CompletedProcess:
 
 def save_detr_r50(path: Path) -> None:
     """A file of DETR-R50's format and sizes with random weights."""
-    args = tiny_flags()
     defaults = dict(backbone="resnet50", hidden_dim=256, dim_feedforward=2048, nheads=8, enc_layers=6, dec_layers=6)
-    for key, value in {**defaults, "num_queries": 100, "backbone_norm": "frozen"}.items():
-        setattr(args, key, value)
+    args = tiny_flags().replace(**defaults, num_queries=100, backbone_norm="frozen")
     state = build_model(args).state_dict()
     for key in state:
         if key.endswith(("bn1.weight", "bn2.weight", "bn3.weight")):  # without statistics, 50 layers would overflow

@@ -19,7 +19,7 @@ from ranks import Launched, until
 
 import main
 from datasets import ImageBatch
-from engine import Trainer
+from trainer import Trainer
 from util.cli import Parser, launch
 from util.distributed import init_distributed
 from util.errors import RunFailed
@@ -234,7 +234,7 @@ def test_torchrun_starts_a_killed_run_again(colours: Path, tmp_path: Path, whole
     finally:
         process.kill()
     assert process.returncode == 0, err
-    assert "going on from" in out and out.count("24 training and 12 val images") == 2
+    assert "resuming" in out and out.count("24 training and 12 val images") == 2
     assert "error: rank 0: epoch" in err and "another process of this run ended" in err
     assert_same_weights(load(whole), load(tmp_path))
 

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from conftest import tiny_flags, tiny_model
 from ranks import Launched
 
-from assembly import make_trainer
 from datasets import ImageBatch
 from models import build_model
-from util.distributed import fingerprint, init_distributed, unused_parameters
+from trainer import build_trainer
+from util.distributed import init_distributed, unused_parameters
 from util.errors import RunFailed
 from util.precision import select_precision
+from util.ranks import fingerprint
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 
@@ -43,13 +44,12 @@ def steps(flags: str, windows: list[list[int]]) -> tuple[list[float], str, dict[
     """Train in float64 on windows of global batches of so many images: losses of the steps, hash and weights at the end."""
     with init_distributed() as ranks:
         words = ["--backbone", "test_resnet", "--feature_stride", "16", "--image_size", "32", "--dropout", "0"]
-        args = tiny_flags(*words, *flags.split())
-        args.num_queries, args.backbone_norm = 3, "frozen"
-        args.dec_layers = args.dec_layers if args.decoder == "detr" else 0
+        args = tiny_flags(*words, *flags.split()).replace(num_queries=3, backbone_norm="frozen")
+        args = args if args.decoder == "detr" else args.replace(dec_layers=0)
         torch.manual_seed(0)
         model = build_model(args).double()
         ranks.check_same(model.state_dict(), "at the start")
-        trainer = make_trainer(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 1, None, ranks)
+        trainer = build_trainer(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 1, ranks)
         # AdamW makes steps of one size of gradients that are 0 but for rounding, as those of the keys' biases.
         groups = [{**group, "lr": 0.1, "base_lr": 0.1} for group in trainer.optimizer.param_groups if group["params"]]
         trainer.optimizer = torch.optim.SGD([{key: group[key] for key in ("params", "lr", "base_lr")} for group in groups])
@@ -60,7 +60,7 @@ def steps(flags: str, windows: list[list[int]]) -> tuple[list[float], str, dict[
             mine = [part(batch, ranks.rank, ranks.size) for batch in batches]
             outputs = trainer.step(mine)
             pairs = zip(outputs, mine, strict=True)
-            total = sum(F.cross_entropy(logits, batch.labels, reduction="sum") for logits, batch in pairs)
+            total = sum(F.cross_entropy(output.logits, batch.labels, reduction="sum") for output, batch in pairs)
             losses.append(float(ranks.sum(torch.as_tensor(total))) / sum(window))
         average = trainer.ema.module.state_dict() if trainer.ema is not None else {}
         return losses, fingerprint({**model.state_dict(), **{f"ema.{key}": average[key] for key in average}}), model.state_dict()

@@ -12,13 +12,15 @@ from torch.utils.data import DataLoader
 
 import main
 from datasets import EvalSampler, collate, eval_transform, open_split
-from engine import Epoch, Trainer, evaluate, train_one_epoch
+from engine import evaluate, train_one_epoch
 from models import ICN
+from trainer import Trainer
 from util.errors import RunFailed
-from util.metrics import Sums, describe
+from util.metrics import Sums, format_stats
 from util.optimizer import make_optimizer, restore_optimizer
 from util.precision import select_precision
 from util.results import write_results
+from util.train_state import Epoch
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 CPU = torch.device("cpu")
@@ -83,7 +85,7 @@ def test_an_earlier_run_is_not_overwritten(colours: Path, tmp_path: Path) -> Non
     run_main(colours, tmp_path, "--epochs", 1)
     file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
     before = file.read_bytes()
-    with pytest.raises(ValueError, match="checkpoint.pth is there already.*--resume auto.*--output_sub_dir"):
+    with pytest.raises(ValueError, match="checkpoint.pth exists already.*--resume auto.*--output_sub_dir"):
         run_main(colours, tmp_path, "--epochs", 1)
     assert run_main(colours, tmp_path, "--epochs", 1, "--resume", file)["epoch"] == 0  # it is done already
     assert file.read_bytes() == before
@@ -93,7 +95,7 @@ def test_later_epochs_of_the_same_run_are_not_overwritten(colours: Path, tmp_pat
     run_main(colours, tmp_path, "--epochs", 2, "--lr_drop", 1)
     folder = tmp_path / "colours" / "output_sub"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ValueError, match="checkpoint0000.pth would write over the later epochs .*up to 2"):
+    with pytest.raises(ValueError, match="checkpoint0000.pth would overwrite the later epochs .*up to 2"):
         run_main(colours, tmp_path, "--epochs", 3, "--resume", folder / "checkpoint0000.pth")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert run_main(colours, tmp_path, "--epochs", 3, "--resume", folder / "checkpoint0001.pth")["epoch"] == 2
@@ -187,12 +189,12 @@ def test_frozen_parameters_stay_and_get_no_gradient(colours: Path) -> None:
 def test_top_k_metrics() -> None:
     logits = torch.tensor([[9.0, 8, 7, 6, 5, 4], [4, 5, 6, 7, 8, 9], [0, 0, 0, 0, 1, 0]])
     sums = Sums(CPU, 6)
-    sums.add(logits, torch.tensor([0, 0, 4]), torch.zeros(()))
+    sums.add(logits, torch.tensor([0, 0, 4]), {"class": torch.zeros(())})
     means = sums.means()
     assert means["acc1"] == pytest.approx(200 / 3) and means["acc5"] == pytest.approx(200 / 3)
     few = Sums(CPU, 3)
-    few.add(logits[:, :3], torch.tensor([0, 2, 0]), torch.zeros(()))
-    assert few.means()["acc5"] is None and "n/a (fewer than 5 classes)" in describe(few.means())
+    few.add(logits[:, :3], torch.tensor([0, 2, 0]), {"class": torch.zeros(())})
+    assert few.means()["acc5"] is None and "n/a (fewer than 5 classes)" in format_stats(few.means())
 
 
 def test_optimizer_state_of_intr_is_taken_over() -> None:

@@ -10,7 +10,8 @@ from conftest import tiny_flags
 import main
 from flags import get_args_parser
 from tools.visualization import get_args_parser as visualization_parser
-from util.cli import Parser, parse, select_device
+from util.cli import Parser, parse
+from util.device import select_device
 
 # INTR's flags with INTR's defaults; where ours differs, the difference is on purpose and stands in the README.
 INTR = {
@@ -41,7 +42,7 @@ def test_every_flag_of_intr_is_accepted(flag: str) -> None:
     value = INTR[flag]
     words = [f"--{flag}"] if isinstance(value, bool) else [f"--{flag}", str(3 if value is None else value)]
     args = parse(get_args_parser(), words)
-    assert args.explicit == [flag] and getattr(args, flag) == (True if value is False else 3 if value is None else value)
+    assert args.explicit == {flag} and getattr(args, flag) == (True if value is False else 3 if value is None else value)
 
 
 def test_visualization_has_the_flags_of_intr() -> None:
@@ -56,8 +57,8 @@ def test_visualization_has_the_flags_of_intr() -> None:
 def test_given_holds_what_was_typed_and_nothing_else() -> None:
     parser = get_args_parser()
     parser.set_defaults(batch_size=1)
-    assert parse(parser, ["--nheads", "8", "--dilation"]).explicit == ["dilation", "nheads"]
-    assert parse(parser, []).explicit == [] and parse(parser, []).batch_size == 1
+    assert parse(parser, ["--nheads", "8", "--dilation"]).explicit == {"dilation", "nheads"}
+    assert parse(parser, []).explicit == frozenset() and parse(parser, []).batch_size == 1
 
 
 def test_flags_from_a_file(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import tiny_flags, tiny_model
 
+import engine
 import main
-from engine import Trainer
+from trainer import Trainer
 from util.stopping import Stopped
 
 RECIPE = (
@@ -53,7 +54,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def life(colours: Path, out: Path, flags: str, *more: object, steps: int | None = None, evaluated: bool = True) -> dict | None:
     """One life of a training: what main returns, or None if it was stopped after `steps` of its steps, or in its evaluation."""
     words = f"{RECIPE} {flags}".split()
-    update, evaluate, done = Trainer.step, main.evaluate, 0
+    update, evaluate, done = Trainer.step, engine.evaluate, 0
 
     def counted(trainer: Trainer, batches: Any) -> Any:
         nonlocal done
@@ -70,11 +71,11 @@ def life(colours: Path, out: Path, flags: str, *more: object, steps: int | None 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", counted)
-        patch.setattr(main, "evaluate", disturbed)
+        patch.setattr(engine, "evaluate", disturbed)
         try:
             return main.main(tiny_flags(*words, "--dataset_path", colours, "--output_dir", out, *more))
         except Stopped as stop:
-            assert stop.exit_code == 128 + signal.SIGTERM and "go on with --resume auto" in str(stop)
+            assert stop.exit_code == 128 + signal.SIGTERM and "continue with --resume auto" in str(stop)
             return None
         finally:
             life.steps = done  # type: ignore[attr-defined]
@@ -173,7 +174,7 @@ def test_auto_starts_in_an_empty_folder_and_goes_on_in_a_used_one(
         words = f"--square --backbone resnet18 {start} --resume auto"
         assert life(colours, out, words, steps=5) is None
         said = capsys.readouterr().out
-        assert "going on from" not in said and ("kept 130 tensors" in said or "--backbone_weights" in start)
+        assert "resuming" not in said and ("kept 130 tensors" in said or "--backbone_weights" in start)
         assert load(out)["step"] == 5
         assert life(colours, out, words) is not None
         said = capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from ranks import until
 
 import run_with_submitit
 from tests.tools.test_evaluate_attribution import checkpoint
-from util.cli import parse
+from util.cli import Flags, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = (
@@ -111,7 +110,7 @@ def test_notice_of_a_cluster_is_a_pause(tmp_path: Path, whole: Path, disturbed: 
     code, err = disturbed(1, signal.SIGUSR2)
     said = logs(tmp_path)
     assert code == 0, err + said
-    assert "stopped after step" in said and "Requeued job" in said and "going on from" in said
+    assert "stopped after step" in said and "Requeued job" in said and "resuming" in said
     assert_same_run(whole, tmp_path)
 
 
@@ -130,7 +129,7 @@ def test_a_rank_that_is_killed(
 
 def test_another_run_is_not_written_over(colours: Path, whole: Path) -> None:
     """Before anything is submitted."""
-    with pytest.raises(ValueError, match="checkpoint.pth is there already: go on from it with --resume auto"):
+    with pytest.raises(ValueError, match="checkpoint.pth exists already: go on from it with --resume auto"):
         run_with_submitit.main(parse(run_with_submitit.get_args_parser(), words(colours, whole)))
 
 
@@ -169,7 +168,7 @@ def test_recipes_and_seeds_are_runs_of_their_own(colours: Path, tmp_path: Path) 
 
     def runs(*more: object) -> list[tuple[str, int, float, float, float]]:
         args = parse(run_with_submitit.get_args_parser(), words(colours, tmp_path, *recipes, *more))
-        found = [argparse.Namespace(**job.flags) for job in run_with_submitit.prepare(args)]
+        found = [Flags(**job.flags) for job in run_with_submitit.prepare(args)]
         return [(run.output_sub_dir, run.seed, run.lr, run.dropout, run.label_smoothing) for run in found]
 
     # --lr is typed, and wins over the recipe's.

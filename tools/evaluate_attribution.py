@@ -25,10 +25,12 @@ from attribution.report.examples import write_examples
 from attribution.report.write import write_results
 from datasets import ImageFolder, class_names
 from datasets.loaders import build_eval_loader
-from flags import INPUT, add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
+from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import load_checkpoint
-from util.cli import Parser, launch, select_device
-from util.distributed import Ranks, init_distributed
+from util.cli import Parser, launch
+from util.device import select_device
+from util.ranks import Ranks
+from util.distributed import init_distributed
 from util.launcher import read_launcher_env
 from util.precision import select_precision
 from util.progress import clock
@@ -101,7 +103,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     budget = check_flags(args)
     chosen_families(split_names(args.metrics))  # a wrong name is an error before anything is read
     device = select_device(args.device, read_launcher_env())
-    with init_distributed(args.dist_url, device.type == "cuda") as ranks, StopRequest(ranks.place) as request:
+    with init_distributed(args.dist_url, device.type == "cuda") as ranks, StopRequest(ranks.process) as request:
         content = measure(args, budget, device, replace(ranks, request=request))
         ranks.barrier()  # some clusters end a job soon after the first of its processes
         return content
@@ -112,7 +114,7 @@ def measure(args: argparse.Namespace, budget: Budget, device: torch.device, rank
     start = time.monotonic()
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)
-    fill_from_checkpoint(args, meta.args, INPUT)
+    args = fill_from_checkpoint(args, meta.args)
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     options = Options(

@@ -7,7 +7,6 @@ images.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,10 +20,12 @@ from attribution.report.html import Row, safe_name
 from attribution.report.panels import Explained
 from attribution.report.render import WEIGHT
 from datasets import EvalSampler, ImageFolder, class_names, open_split, verify_images, worker_init
-from flags import INPUT, add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
+from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, load_checkpoint
-from util.cli import Parser, launch, select_device
-from util.distributed import Ranks, init_distributed
+from util.cli import Flags, Parser, launch
+from util.device import select_device
+from util.ranks import Ranks
+from util.distributed import init_distributed
 from util.launcher import read_launcher_env
 from util.progress import Progress
 
@@ -49,7 +50,7 @@ def get_args_parser() -> Parser:
     return parser
 
 
-def check_flags(args: argparse.Namespace, classes: Sequence[str], layers: int) -> None:
+def check_flags(args: Flags, classes: Sequence[str], layers: int) -> None:
     """Raise a ValueError for a flag that does not fit the checkpoint, whose cross-attention to be drawn has `layers`."""
     count = len(classes)
     if not 0 <= args.class_index < count:
@@ -72,7 +73,7 @@ def check_flags(args: argparse.Namespace, classes: Sequence[str], layers: int) -
         raise ValueError(f"--batch_size {args.batch_size} must be at least 1, and --num_workers {args.num_workers} at least 0")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: Flags) -> None:
     """Draw the images of `--class_index`, and their index.
 
     Raises:
@@ -87,11 +88,11 @@ def main(args: argparse.Namespace) -> None:
         visualize(args, device, ranks)
 
 
-def visualize(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> None:
+def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     """Run `main` in one of its processes: the batches are shared out, rank 0 writes the index."""
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)
-    fill_from_checkpoint(args, meta.args, INPUT)
+    args = fill_from_checkpoint(args, meta.args)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     # Where the logit is a sum over cells, what each of them added is drawn, not the attention.
     layers = 0 if model.decoder_spec.is_additive else model.num_decoder_layers
@@ -110,7 +111,7 @@ def visualize(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> N
         write_index(args, pages, rows, what)
 
 
-def make_folder(args: argparse.Namespace, classes: Sequence[str]) -> Path:
+def make_folder(args: Flags, classes: Sequence[str]) -> Path:
     """Make the folder of the class's pages."""
     data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
     folder = f"{args.class_index}_{safe_name(classes[args.class_index])}"
@@ -121,7 +122,7 @@ def make_folder(args: argparse.Namespace, classes: Sequence[str]) -> Path:
 
 
 def draw_images(
-    args: argparse.Namespace,
+    args: Flags,
     model: ICN,
     normalisation: dict[str, list[float]],
     split: ImageFolder,
@@ -153,7 +154,7 @@ def draw_images(
     return [rows[str(path.relative_to(pages.source))] for path in split.paths] if ranks.main else []
 
 
-def write_index(args: argparse.Namespace, pages: ClassPages, rows: list[Row], what: str) -> None:
+def write_index(args: Flags, pages: ClassPages, rows: list[Row], what: str) -> None:
     """Write the index, and print where it is."""
     true = pages.classes[args.class_index]
     about = (

@@ -1,4 +1,4 @@
-"""Writing checkpoints so that a kill at any moment leaves a whole file behind, and finding that file again."""
+"""Checkpoint files of a run: written so that a kill at any moment leaves a whole file behind, and found again."""
 
 from __future__ import annotations
 
@@ -7,30 +7,92 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from .atomic import atomic_write, replacing
 from .errors import RunFailed
+from .ranks import ALONE, Ranks
+from .stopping import SIGNALS, Stopped, StopRequest
 
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"
 STEP = re.compile(r"checkpoint_step(\d+)\.pth")
 
+Read = Callable[[Path], dict[str, Any]]  # content of a checkpoint file; ValueError for one that is not whole
+
+
+class Stateful(Protocol):
+    """A part of a training whose state is part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+class Checkpointer:
+    """Saves the checkpoints of one run.
+
+    Args:
+        folder: of the run; None saves nothing.
+        parts: their `state_dict()`s together, with `constants`, are a checkpoint; one has `step`.
+        constants: entries that do not change during the run.
+        keep_last: how many of the latest checkpoints are kept.
+        ranks: this process and the others.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        parts: Sequence[Stateful],
+        constants: Mapping[str, Any],
+        keep_last: int = 1,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.folder, self.parts, self.constants, self.keep_last, self.ranks = folder, parts, constants, keep_last, ranks
+
+    def save(self, also: Iterable[str] = ()) -> None:
+        """Write the checkpoint, also under further names. Every process calls it, at the same step; rank 0 writes.
+
+        Raises:
+            FloatingPointError: a weight or the loss is not finite; nothing is written.
+            RunFailed: the file cannot be written.
+        """
+        if self.folder is None:
+            return
+        state = dict(self.constants)
+        for part in self.parts:
+            state |= part.state_dict()
+        if self.ranks.main:
+            save_checkpoint(state, self.folder, also, self.keep_last)
+
+    def stop_if_requested(self, request: StopRequest, step: int) -> None:
+        """Save and stop, in every process, if one of them received a signal; called at a step boundary, after `step`.
+
+        Raises:
+            Stopped: after the checkpoint is saved.
+        """
+        number = SIGNALS[self.ranks.max(SIGNALS.index(request.number or 0))]
+        if number:
+            self.save()
+            self.ranks.barrier()  # none leaves before the file has its name
+            raise Stopped(number, f"stopped after step {step}; {self.describe_last()}")
+
+    def describe_last(self) -> str:
+        """Return a phrase that names the last checkpoint and how to resume from it."""
+        if self.folder is None or not (self.folder / LAST).exists():
+            return "no checkpoint was saved"
+        return f"the last checkpoint is {self.folder / LAST} (continue with --resume auto)"
+
 
 def milestone(epoch: int) -> str:
-    """File name of the checkpoint that is kept for an epoch (counted from 0), as DETR names it."""
+    """Return the file name of the checkpoint that is kept for an epoch (counted from 0), as in DETR."""
     return f"checkpoint{epoch:04d}.pth"
 
 
 def save_checkpoint(state: dict[str, Any], folder: Path, also: Iterable[str] = (), keep_last: int = 1) -> Path:
-    """Write `state` as the last checkpoint of `folder`, and under the further names without a second write.
-
-    The bytes go to a temporary file in the same folder, reach the disk, and then take the name in one step.
+    """Write `state` atomically as the last checkpoint of `folder`, and under further names without a second write.
 
     Args:
         state: has `step`.
@@ -64,12 +126,36 @@ def save_checkpoint(state: dict[str, Any], folder: Path, also: Iterable[str] = (
     return path
 
 
-def newest_valid(folder: Path, read: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint of `folder` that is the furthest and whole, with its content; None where there is none at all.
+def find_checkpoint(resume: str, folder: Path | None, read: Read) -> tuple[str, dict[str, Any] | None]:
+    """Find the checkpoint that `--resume` names.
+
+    Args:
+        resume: a path, an address, `auto` for the newest whole checkpoint of `folder`, or '' for none.
+        folder: of the run; None if it writes nothing.
+        read: reads a file.
+
+    Returns:
+        Its path ('' if there is none) and its content.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or this run would overwrite an earlier one.
+    """
+    if resume == "auto":
+        assert folder is not None
+        path, content = newest_valid(folder, read) or ("", None)
+        return str(path), content
+    content = read(resume) if resume else None  # type: ignore[arg-type]
+    if folder is not None and (folder / LAST).exists():
+        _refuse_to_overwrite(resume, content, folder, read)
+    return resume, content
+
+
+def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest whole checkpoint of a run and its content; None where there is no checkpoint.
 
     Args:
         folder: of a run; need not exist.
-        read: reads a file, with a ValueError for one that is not whole. Such a file is named on stderr and skipped.
+        read: reads a file. A file that is not whole is named on stderr and skipped.
 
     Raises:
         ValueError: there are checkpoints, and not one of them is whole.
@@ -88,6 +174,11 @@ def newest_valid(folder: Path, read: Callable[[Path], dict[str, Any]]) -> tuple[
     return None
 
 
+def is_same_run(resume: str, folder: Path | None) -> bool:
+    """Return whether the checkpoint that is resumed lies in the folder that is written to."""
+    return bool(resume) and folder is not None and Path(resume).resolve().parent == folder.resolve()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a run that was killed while it saved."""
     for file in folder.glob(".checkpoint*.tmp"):
@@ -95,8 +186,24 @@ def remove_leftovers(folder: Path) -> None:
             file.unlink()
 
 
+def _refuse_to_overwrite(resume: str, content: dict[str, Any] | None, folder: Path, read: Read) -> None:
+    """Raise a ValueError where this run would overwrite an earlier one, or later steps of its own."""
+    if content is None or not is_same_run(resume, folder):
+        raise ValueError(
+            f"{folder / LAST} exists already: continue it with --resume auto, "
+            "or choose another --output_sub_dir; nothing was overwritten"
+        )
+    if not os.path.samefile(resume, folder / LAST):
+        last = read(folder / LAST)
+        if (last.get("step") or 0) > (content.get("step") or 0):
+            raise ValueError(
+                f"--resume {resume} would overwrite the later epochs of {folder / LAST} (up to {(last.get('epoch') or 0) + 1}): "
+                "choose another --output_sub_dir; nothing was overwritten"
+            )
+
+
 def _sync(folder: Path) -> None:
-    """Let the new names reach the disk, too."""
+    """Flush the new names to the disk, too."""
     with contextlib.suppress(OSError):  # not every file system opens a folder
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -109,22 +216,3 @@ def _reason(error: Exception) -> str:
     # torch's writer hides the disk's own words behind those of its archive.
     cause = error if isinstance(error, OSError) else error.__context__
     return cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
-
-
-def rng_state() -> dict[str, Any]:
-    """State of torch's generators, on the CPU and on the CUDA device of this process."""
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def seed_from(*numbers: int) -> None:
-    """Give torch's generators a state of their own, a function of `numbers`."""
-    torch.manual_seed(int.from_bytes(blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1)
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Put `rng_state()` back, as far as there is a CUDA device now and was one then."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:  # earlier versions saved those of all devices
-        index = torch.cuda.current_device()
-        torch.cuda.set_rng_state(state["cuda"][index if index < len(state["cuda"]) else 0])

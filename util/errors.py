@@ -10,3 +10,13 @@ class RunFailed(RuntimeError):
 def first_line(error: object) -> str:
     """Return the first line of an error's message, or the name of its type where the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class ImageError(ValueError):
+    """An image file cannot be used; the message is one line and starts with the file's path.
+
+    A DataLoader raises it again with the worker's whole traceback as its message: of that only the last line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rstrip().rpartition("\n")[2].rpartition("ImageError: ")[2])

@@ -1,23 +1,26 @@
-"""In which numbers a device computes."""
+"""Numerical precision of the forward pass: fp32, tf32, bf16 or fp16. Imports torch only when it is used, for quick --help."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What `--precision` means on a device.
+    """The precision of a forward pass on a device.
 
-    name: fp32, tf32, bf16 or fp16.
-    dtype: of convolutions and matrix products; norms, softmax of the maps and the loss are always in float32.
-    device: where.
+    Attributes:
+        name: fp32, tf32, bf16 or fp16.
+        dtype: of convolutions and matrix products; norms, softmax of the maps and the loss are always in float32.
+        device: the device.
     """
 
     name: str
@@ -25,32 +28,38 @@ class Precision:
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context of a forward pass."""
+        """Return the context of a forward pass."""
+        import torch
+
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Keeps small gradients above fp16's smallest number; does nothing in the other precisions."""
+        """Return a gradient scaler, which keeps small gradients above fp16's smallest number; disabled in other precisions."""
+        import torch
+
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
 
 def select_precision(name: str, device: torch.device) -> Precision:
-    """Resolve `--precision` for a device, and set what torch keeps globally (TF32).
+    """Resolve `--precision` for a device, and set torch's global TF32 switches.
 
     Args:
         name: `fp32`; `tf32`: float32 with 10 bits of mantissa in matrix products, for CUDA devices from 8.0; `bf16`;
             `fp16` with a scaled loss; `auto`: bf16 where the hardware multiplies in it, else fp32.
-        device: where.
+        device: the device.
 
     Raises:
         ValueError: unknown name, or one that the device cannot compute in.
     """
+    import torch
+
     if name not in PRECISIONS:
         raise ValueError(f"--precision {name!r} is not known: choose {', '.join(PRECISIONS)}")
     cuda = device.type == "cuda"
     if name == "auto":
         name = "bf16" if _multiplies_bf16(device) else "fp32"
     if name == "tf32" and not (cuda and torch.cuda.get_device_capability(device) >= (8, 0)):
-        raise ValueError("--precision tf32 is of CUDA devices from compute capability 8.0: use fp32, or auto")
+        raise ValueError("--precision tf32 needs a CUDA device from compute capability 8.0: use fp32, or auto")
     if name == "fp16" and not cuda:
         raise ValueError("--precision fp16 is for CUDA devices: use bf16 or fp32 on the CPU")
     if cuda:
@@ -60,6 +69,8 @@ def select_precision(name: str, device: torch.device) -> Precision:
 
 
 def _multiplies_bf16(device: torch.device) -> bool:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:  # torch tells this of CPUs only under private names that change

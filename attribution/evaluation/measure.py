@@ -19,8 +19,8 @@ from attribution.methods.registry import Method
 from attribution.metrics.batch import Columns, Unit, leading
 from attribution.metrics.columns import compute_columns
 from datasets.pairs import PairPicture, load_masks
-from util.distributed import ALONE, Ranks
 from util.progress import Progress
+from util.ranks import ALONE, Ranks
 
 Loader = Callable[[int], Unit]
 

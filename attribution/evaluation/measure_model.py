@@ -13,7 +13,7 @@ from attribution.methods.registry import Method
 from attribution.metrics.batch import Columns, ModelBatch
 from attribution.metrics.metric import Metric
 from attribution.metrics.registry import METRICS
-from util.distributed import ALONE, Ranks
+from util.ranks import ALONE, Ranks
 
 
 def measure_model(

@@ -13,7 +13,7 @@ from attribution.planes.counterfactuals import Prepare
 from attribution.planes.metrics import PlanesMetrics
 from datasets.planes.annotations import PlanesSplit
 from models import ICN
-from util.distributed import Ranks
+from util.ranks import Ranks
 from util.progress import Progress
 
 

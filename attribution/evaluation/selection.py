@@ -12,7 +12,7 @@ from attribution.methods.registry import METHODS, Method, methods_of
 from attribution.metrics.faithfulness import Score
 from datasets import ImageBatch
 from models import ICN
-from util.distributed import ALONE, Ranks
+from util.ranks import ALONE, Ranks
 from util.progress import Progress
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from datasets.planes import PARTS, SLOTS, counterfactual
 from datasets.planes.annotations import Record
 from datasets.planes.presets import Variants
-from util.distributed import ALONE, Ranks
+from util.ranks import ALONE, Ranks
 
 Prepare = Callable[[Tensor], Tensor]  # an image uint8 [3, S, S] -> input of the network [3, H, W], normalised
 Logits = Callable[[Tensor], Tensor]  # [B, 3, H, W] -> [B, C]

@@ -26,7 +26,7 @@ from attribution.planes.parts import (
 )
 from attribution.resize import pool_to
 from datasets.planes.annotations import PlanesSplit, check_picture
-from util.distributed import ALONE, Ranks
+from util.ranks import ALONE, Ranks
 
 FOLDS = 5
 RELIANCE = 0.1  # a model relies on the roundel if the probability of the class drops by this without it

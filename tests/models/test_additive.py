@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,17 @@ import torch
 
 from flags import get_args_parser
 from models import ICN, build_model, for_inference, load_finetune
+from models.build import finetune_architecture
 from models.finetune import finetune_state
+from models.loading import read_checkpoint
+from util.cli import Flags, parse
 
 WORDS = "--backbone resnet10t --backbone_norm batch --feature_stride 16 --hidden_dim 32 --nheads 4 --dim_feedforward 64"
 
 
-def flags(kind: str, classes: int = 7, more: str = "") -> argparse.Namespace:
+def flags(kind: str, classes: int = 7, more: str = "") -> Flags:
     words = f"{WORDS} --decoder {kind} --num_queries {classes} --enc_layers 0 {more}".split()
-    return get_args_parser().parse_args(words)
+    return parse(get_args_parser(), words)
 
 
 def make(kind: str, classes: int = 7, more: str = "") -> ICN:
@@ -136,10 +138,13 @@ def test_from_a_detr_like_file(batch: tuple[torch.Tensor, torch.Tensor]) -> None
 def test_windows_may_come_later(tmp_path: Path) -> None:
     """Trained on whole pictures first, then in windows: the same weights, another reach."""
     source = make("additive")
-    args = {key: value for key, value in vars(flags("additive", more="--dec_layers 0")).items()}
+    args = {key: value for key, value in vars(flags("additive", more="--dec_layers 0")).items() if key != "explicit"}
     torch.save({"model": source.state_dict(), "args": args}, tmp_path / "whole.pth")
-    later = flags("additive", 7, "--window 32")
-    model, architecture, report = load_finetune(tmp_path / "whole.pth", later, {"window": 32, "num_queries": 7})
+    checkpoint = read_checkpoint(tmp_path / "whole.pth")
+    architecture = finetune_architecture(checkpoint, "whole.pth", {"window": 32, "num_queries": 7})
+    later = flags("additive", 7, "--window 32").replace(**architecture)
+    model, report = load_finetune("whole.pth", later, checkpoint)
     assert model.backbone[0].window == 32 and "window" not in architecture and "made nothing" in report
     torch.testing.assert_close(model.state_dict(), source.state_dict())
-    assert load_finetune(tmp_path / "whole.pth", flags("additive", 7), {})[0].backbone[0].window is None
+    later = flags("additive", 7).replace(**finetune_architecture(checkpoint, "whole.pth", {}))
+    assert load_finetune("whole.pth", later, checkpoint)[0].backbone[0].window is None

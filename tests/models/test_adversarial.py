@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_flags, tiny_model
 
-from assembly import make_trainer
 from datasets import ImageBatch
 from models.adversarial import fgsm_perturb
+from trainer import build_trainer
 from util.precision import select_precision
 
 NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 0.2]}
@@ -64,7 +64,7 @@ def test_the_flag_trains_on_the_moved_pictures(precision: str) -> None:
     for level in (8.0, 0.0):
         args = tiny_flags("--adversarial", level, "--dropout", 0, "--lr", 1e-3)
         model = copy.deepcopy(tiny_model())
-        trainer = make_trainer(args, model, select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None)
+        trainer = build_trainer(args, model, select_precision(precision, torch.device("cpu")), NORMALISATION, 10)
         torch.manual_seed(0)
         some = batch()
         if not level:
@@ -72,7 +72,7 @@ def test_the_flag_trains_on_the_moved_pictures(precision: str) -> None:
             with trainer.precision.autocast():
                 moved = fgsm_perturb(model, some.normalise(**NORMALISATION), None, some.labels, bound)
             some.normalise = partial(_given, moved)  # type: ignore[method-assign]
-        logits = trainer.step([some])[0]
+        logits = trainer.step([some])[0].logits
         found.append((logits, {key: value.clone() for key, value in model.state_dict().items()}))
     assert torch.equal(found[0][0], found[1][0])
     assert all(torch.equal(value, found[1][1][key]) for key, value in found[0][1].items())

@@ -65,10 +65,8 @@ def test_gradients_of_the_maps_reach_the_parameters() -> None:
 
 def test_the_keys_and_sizes_of_the_seed() -> None:
     """452 tensors and 41.4 M parameters with ResNet-50, 6 + 6 layers and 100 classes."""
-    args = tiny_flags()
     defaults = dict(backbone="resnet50", hidden_dim=256, dim_feedforward=2048, nheads=8, enc_layers=6, dec_layers=6)
-    for key, value in {**defaults, "num_queries": 100, "backbone_norm": "frozen"}.items():
-        setattr(args, key, value)
+    args = tiny_flags().replace(**defaults, num_queries=100, backbone_norm="frozen")
     with torch.device("meta"):
         model = build_model(args)
     state = model.state_dict()
@@ -89,9 +87,8 @@ def test_the_keys_and_sizes_of_the_seed() -> None:
     }.items():
         assert tuple(state[key].shape) == shape, key
     assert not any("num_batches_tracked" in key or "fc." in key for key in state)
-    args.pre_norm = True
     with torch.device("meta"):
-        extra = set(build_model(args).state_dict()) - set(state)
+        extra = set(build_model(args.replace(pre_norm=True)).state_dict()) - set(state)
     assert extra == {"transformer.encoder.norm.weight", "transformer.encoder.norm.bias"}
 
 

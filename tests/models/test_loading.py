@@ -14,6 +14,7 @@ import torch
 from conftest import TINY, as_detr, tiny_flags, tiny_model
 
 from models import ARCHITECTURE, ParameterError, load_checkpoint, load_finetune
+from models.build import finetune_architecture
 from models.loading import read_checkpoint
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -45,7 +46,7 @@ def save_detr(path: Path, queries: int = 100) -> dict[str, torch.Tensor]:
 
 def save_icn(path: Path, **changes: object) -> torch.nn.Module:
     model = tiny_model(**changes)
-    args = {key: value for key, value in vars(tiny_flags()).items() if key != "given"}
+    args = {key: value for key, value in vars(tiny_flags()).items() if key != "explicit"}
     args |= {"num_queries": 3, "backbone_norm": "frozen", **changes}
     normalisation = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
     file = {"model": model.state_dict(), "args": args, "classes": ["a", "b", "ü c"], "normalisation": normalisation, "epoch": 4}
@@ -113,10 +114,9 @@ def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypat
 
 
 def finetune(path: Path, classes: int, noise_frac: float = 0.1, seed: int = 42) -> tuple[torch.nn.Module, str]:
-    args = tiny_flags("--noise_frac", noise_frac, "--seed", seed)
-    args.num_queries, args.backbone_norm = classes, "frozen"
-    model, _, report = load_finetune(path, args, {})
-    return model, report
+    args = tiny_flags("--noise_frac", noise_frac, "--seed", seed).replace(num_queries=classes, backbone_norm="frozen")
+    checkpoint = read_checkpoint(path)
+    return load_finetune(path, args.replace(**finetune_architecture(checkpoint, str(path), {})), checkpoint)
 
 
 @pytest.mark.parametrize("classes", [3, 100, 117, 250])
@@ -160,10 +160,9 @@ def test_finetune_from_an_icn_file_keeps_its_classifier_and_architecture(tmp_pat
 
 def test_finetune_of_another_depth_is_refused_in_one_line(tmp_path: Path) -> None:
     save_detr(tmp_path / "detr.pth")
-    args = tiny_flags("--dec_layers", 3)
-    args.num_queries, args.backbone_norm = 3, "frozen"
+    args = tiny_flags("--dec_layers", 3).replace(num_queries=3, backbone_norm="frozen")
     with pytest.raises(ParameterError, match="another architecture: 18 tensors do not fit .*layers.2.* is missing") as error:
-        load_finetune(tmp_path / "detr.pth", args, {})
+        load_finetune(tmp_path / "detr.pth", args, read_checkpoint(tmp_path / "detr.pth"))
     assert "\n" not in str(error.value) and error.value.parameter == "finetune"
 
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from conftest import tiny_flags, tiny_model
 from torch import Tensor
 
-from assembly import make_trainer
 from datasets import ImageBatch
 from models.locality import _random_rectangle, locality_loss
+from trainer import build_trainer
 from util.precision import select_precision
 
 NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 0.2]}
@@ -89,8 +89,8 @@ def test_the_flag_makes_evidence_more_local(decoder: str, precision: str) -> Non
     for weight in (5, 0):
         words = ("--locality", weight, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0, "--decoder", decoder)
         model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
-        ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None
-        trainer = make_trainer(tiny_flags(*words), model, *ready)
+        ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10
+        trainer = build_trainer(tiny_flags(*words), model, *ready)
         for _ in range(30):
             trainer.step([some])
         torch.manual_seed(2)

@@ -11,12 +11,12 @@ from conftest import tiny_flags, tiny_model
 from torch import Tensor
 
 import main
-from assembly import make_trainer
 from datasets import ImageBatch
 from flags import get_args_parser
 from models import DECODERS, ICN
 from models.criterion import cross_entropy
 from models.mosaic import mosaic_logits, mosaics, quarter_sums
+from trainer import build_trainer
 from util.cli import parse
 from util.precision import select_precision
 
@@ -102,9 +102,9 @@ def test_the_flag_teaches_quarters(decoder: str, precision: str) -> None:
     for weight in (1, 0):
         words = ("--mosaic", weight, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0, "--decoder", decoder)
         model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
-        ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10, None
-        trainer = make_trainer(tiny_flags(*words), model, *ready)
-        logits = [trainer.step([some])[0] for _ in range(30)][-1]
+        ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10
+        trainer = build_trainer(tiny_flags(*words), model, *ready)
+        logits = [trainer.step([some])[0].logits for _ in range(30)][-1]
         assert logits.shape == (4, 2) and (logits.argmax(1) == some.labels).all()
         torch.manual_seed(1)
         with torch.no_grad():
@@ -148,7 +148,7 @@ def test_what_cannot_be_is_said_before_anything_is_opened(words: str, message: s
 def test_a_grid_of_one_row_has_no_quarters() -> None:
     args = tiny_flags("--mosaic", 0.5, "--square", "--decoder", "additive")
     model = tiny_model(decoder="additive", enc_layers=0)
-    trainer = make_trainer(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 10, None)
+    trainer = build_trainer(args, model, select_precision("fp32", torch.device("cpu")), NORMALISATION, 10)
     with pytest.raises(ValueError, match="images of 32 x 64 pixels give a feature map of 1 x 2 cells, too few for quarters"):
         trainer.step([ImageBatch(batch().images[:, :, :32], None, batch().labels, torch.arange(4))])
 

@@ -13,7 +13,7 @@ class Slow:
         if name == "main" and "engine" not in sys.modules:
             import time
 
-            from engine import Trainer
+            from trainer import Trainer
 
             update = Trainer.step
 

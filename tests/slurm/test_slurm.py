@@ -132,7 +132,7 @@ def test_requeued_by_hand_in_mid_epoch(cluster: Cluster, colours: Path, tmp_path
     job = start(cluster, colours, tmp_path)
     cluster.command("scontrol", "requeue", job)
     completed(cluster, job, tmp_path)
-    assert "SIGTERM: stopping after this step" in logs(tmp_path) and "going on from" in logs(tmp_path)
+    assert "SIGTERM: stopping after this step" in logs(tmp_path) and "resuming" in logs(tmp_path)
     assert_same_run(whole, tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_preempted_by_another_partition(cluster: Cluster, colours: Path, tmp_pat
     stopped_at = step(tmp_path)
     completed(cluster, job, tmp_path)
     said = logs(tmp_path)
-    assert f"{'SIGUSR2' if cluster.user_signal else 'SIGTERM'}: stopping after this step" in said and "going on from" in said
+    assert f"{'SIGUSR2' if cluster.user_signal else 'SIGTERM'}: stopping after this step" in said and "resuming" in said
     assert 1 <= stopped_at < 12
     assert_same_run(whole, tmp_path)
 
@@ -240,7 +240,7 @@ def test_which_gpu_each_task_takes(cluster: Cluster, tmp_path: Path) -> None:
     probe = tmp_path / "probe.py"
     probe.write_text(
         "import os, torch\n"
-        "from util.cli import select_device\n"
+        "from util.device import select_device\n"
         "from util.launcher import read_launcher_env\n"
         "visible = os.environ['CUDA_VISIBLE_DEVICES'].split(',')\n"
         "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: len(visible)\n"

@@ -22,11 +22,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def plain_flags(**changes: Any) -> argparse.Namespace:
-    args = tiny_flags()
-    args.num_queries = 5
-    for key, value in changes.items():
-        setattr(args, key, value)
-    return args
+    return tiny_flags().replace(**{"num_queries": 5, **changes})
 
 
 def both(**changes: Any) -> tuple[PlainClassifier, ICN]:

@@ -44,12 +44,12 @@ def checkpoint(path: Path, classes: list[str], decoder: str, size: int = 48, squ
     flags = [*TINY.split(), *layers, "--decoder", decoder, "--image_size", size, "--num_queries", len(classes)]
     args = parse(main_args_parser(), [*map(str, flags), *(["--square"] if square else []), "--backbone_norm", "frozen"])
     if decoder != "detr":
-        args.dec_layers = 0
+        args = args.replace(dec_layers=0)
     model = build_model(args)
     with torch.no_grad():
         for parameter in model.transformer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    known = {key: value for key, value in vars(args).items() if key != "given"}
+    known = {key: value for key, value in vars(args).items() if key != "explicit"}
     normalisation = model.backbone[0].normalisation
     state = {"model": model.state_dict(), "args": known, "classes": classes, "normalisation": normalisation, "version": VERSION}
     torch.save(state, path)

@@ -45,7 +45,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = parse(main_args_parser(), [*TINY.split(), "--image_size", "64", "--backbone_norm", "frozen"])
     model = build_model(flags)
     weights = model.state_dict()
-    args = {key: value for key, value in vars(flags).items() if key != "given"}
+    args = {key: value for key, value in vars(flags).items() if key != "explicit"}
     normalisation = model.backbone[0].normalisation
     icn = {"model": weights, "args": args, "classes": CLASSES, "normalisation": normalisation, "version": VERSION, "epoch": 2}
     torch.save(icn, folder / "icn.pth")
@@ -312,7 +312,7 @@ def test_a_logit_that_is_a_sum_is_drawn_as_what_the_cells_added(data: Path, tmp_
     flags = parse(main_args_parser(), [*TINY.split(), "--decoder", kind, "--image_size", "64", "--backbone_norm", "frozen"])
     flags.dec_layers = 0
     model = build_model(flags)
-    args = {key: value for key, value in vars(flags).items() if key != "given"}
+    args = {key: value for key, value in vars(flags).items() if key != "explicit"}
     normalisation = model.backbone[0].normalisation
     torch.save(
         {"model": model.state_dict(), "args": args, "classes": CLASSES, "normalisation": normalisation}, tmp_path / "sum.pth"

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from util.checkpoint import LAST, milestone, rng_state, save_checkpoint, set_rng_state
+from util.checkpoint import LAST, milestone, save_checkpoint
 from util.errors import RunFailed
 from util.logging import RunLog
+from util.random_state import rng_state, set_rng_state
 
 
 def test_names_share_one_file_and_no_temporary_stays(tmp_path: Path) -> None:

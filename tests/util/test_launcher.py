@@ -10,12 +10,13 @@ import torch
 from conftest import tiny_flags
 
 import main
-from run_with_submitit import seeds
-from util.cli import launch, select_device
+from util.cli import launch
+from util.device import select_device
 from util.errors import RunFailed
 from util.launcher import ALONE, ProcessInfo, read_launcher_env, rendezvous_url
 from util.run_table import run_table
 from util.stopping import StopRequest
+from util.sweep import parse_seeds
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
 ALLOCATION = {
@@ -137,10 +138,10 @@ def test_the_second_ctrl_c_may_be_an_echo(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_seeds() -> None:
-    assert seeds("0-4") == [0, 1, 2, 3, 4] and seeds("7, 3,3-4") == [3, 4, 7]
+    assert parse_seeds("0-4") == [0, 1, 2, 3, 4] and parse_seeds("7, 3,3-4") == [3, 4, 7]
     for wrong in ("4-0", "a", "1,,2", "-1", "0-99999"):
         with pytest.raises(ValueError, match="--seeds .* is no list of seeds: give it as 0-4 or 0,3,7"):
-            seeds(wrong)
+            parse_seeds(wrong)
 
 
 def test_table_of_runs(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from tools.benchmark.meters import available_gib, machine
 from tools.benchmark.report import Report
 from tools.benchmark.runner import Runner
 from tools.benchmark.startup import measure_startup
-from util.cli import Parser, launch, parse, select_device
+from util.cli import Parser, launch, parse
+from util.device import select_device
 
 PLAIN = Implementation("plain", str(Path(__file__).resolve().parent / "implementations" / "plain"))
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -142,7 +143,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def _model_flag_names() -> frozenset[str]:
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = Parser(add_help=False)
     add_model_flags(parser)
     return frozenset(action.dest for action in parser._actions)
 

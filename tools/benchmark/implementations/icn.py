@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assembly import compiled, make_trainer
 from datasets import ImageBatch
 from engine import evaluate
 from models import ICN, ICNOutput, build_model
 from models.inference import for_inference
 from tools.benchmark.cases import BACKBONE_ONLY, WITH_MAPS
+from trainer import build_trainer, compile_model
 from util.precision import Precision, select_precision
 
 
@@ -42,7 +42,7 @@ class Evaluation:
         network: Callable[..., Any] = self.network
         backbone: Callable[..., Any] = self.network.backbone[0]  # type: ignore[assignment]
         if spec["compiled"]:
-            network, backbone = (compiled(part, True, frozen=device.type == "cpu") for part in (network, backbone))
+            network, backbone = (compile_model(part, True, frozen=device.type == "cpu") for part in (network, backbone))
         maps = LastMaps(network)
         self.variants: dict[str, Callable[[int], None]] = {
             "evaluation": lambda count: self.evaluate(network, count),
@@ -66,16 +66,15 @@ class Training:
     def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision, args: argparse.Namespace) -> None:
         self.network = model.to(device, memory_format=torch.channels_last)
         self.batch, self.device = make_batch(spec, device), device
-        args.compile = spec["compiled"]
-        self.trainer = make_trainer(
-            args, model, precision, model.backbone[0].normalisation, steps_per_epoch=1000, checkpoint=None
-        )
+        args = argparse.Namespace(**{**vars(args), "compile": spec["compiled"]})
+        normalisation: Any = model.backbone[0].normalisation
+        self.trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch=1000)
         self.variants: dict[str, Callable[[int], None]] = {"training": self.train}
 
     def train(self, count: int) -> None:
         for _ in range(count):
-            logits = self.trainer.step([self.batch.to(self.device)])
-        if not logits[0].isfinite().all():
+            outputs = self.trainer.step([self.batch.to(self.device)])
+        if not outputs[0].logits.isfinite().all():
             raise ValueError("the logits are no longer finite numbers")
 
 

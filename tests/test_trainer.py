@@ -15,12 +15,14 @@ from torch.utils.data import DataLoader
 
 import main
 from datasets import EvalSampler, ImageBatch, collate, eval_shapes, eval_transform, open_split
-from engine import Epoch, Trainer, evaluate, train_one_epoch
+from engine import evaluate, train_one_epoch
 from models import ICN, Criterion, for_inference
+from trainer import Trainer
 from util.ema import make_ema
 from util.metrics import Sums
 from util.optimizer import make_optimizer
 from util.precision import PRECISIONS, select_precision
+from util.train_state import Epoch
 
 NORMALISATION = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 CPU = torch.device("cpu")
@@ -145,13 +147,13 @@ def test_the_average_follows_the_steps() -> None:
     torch.testing.assert_close(trainer.ema.module.query_embed.weight.detach(), average)
 
 
-def test_a_model_that_is_no_more_is_noticed() -> None:
+def test_weights_that_are_not_finite_are_not_saved() -> None:
     trainer = make_trainer(unfrozen(tiny_model(3)))
-    trainer.check()
+    trainer.state_dict()
     with torch.no_grad():
         trainer.model.query_embed.weight[1, 2] = float("nan")
-    with pytest.raises(FloatingPointError, match="no longer finite after step 0"):
-        trainer.check()
+    with pytest.raises(FloatingPointError, match="not finite after step 0"):
+        trainer.state_dict()
 
 
 def test_precision_is_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,228 @@
+"""One optimizer step: model, optimizer, learning rate, loss and moving average."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets import ImageBatch
+from models import ICN
+from models.adversarial import fgsm_perturb
+from models.criterion import TERMS, Criterion
+from util.distributed import unused_parameters
+from util.ema import make_ema, restore_ema
+from util.optimizer import make_optimizer, restore_optimizer
+from util.precision import Precision
+from util.ranks import ALONE, Ranks
+from util.schedule import learning_rate
+
+
+class BatchOutput(NamedTuple):
+    """Logits `[B, C]` of a batch and the terms of its loss (scalars, means over the batch), without gradient."""
+
+    logits: Tensor
+    losses: dict[str, Tensor]
+
+
+@dataclass
+class Trainer:
+    """A model, its optimizer and what else changes with an optimizer step.
+
+    Attributes:
+        model: maps normalised images and their padding mask to an output with `logits` `[B, C]`; holds the weights.
+        optimizer: its groups have `base_lr`.
+        schedule: `(base_lr, step) -> lr`, a pure function of the optimizer step.
+        precision: of the forward pass.
+        normalisation: mean and standard deviation of the input.
+        criterion: the loss.
+        max_norm: gradients of a larger total norm are scaled down to it; 0 leaves them.
+        ema: the exponential moving average of the weights, or None.
+        adversarial: bound of the adversarial perturbation of the images before each step, in grey levels of 255; 0: none.
+        forward: called in the place of the model: its compiled form, or one whose gradients are means over processes.
+        ranks: this process and the others.
+        steps: optimizer steps done so far.
+    """
+
+    model: ICN
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[float, int], float]
+    precision: Precision
+    normalisation: Mapping[str, list[float]]
+    criterion: Criterion = field(default_factory=Criterion)
+    max_norm: float = 0.0
+    ema: ModelEmaV3 | None = None
+    adversarial: float = 0.0
+    forward: Callable[..., Any] | None = None
+    ranks: Ranks = ALONE
+    steps: int = 0
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scaler = self.precision.scaler()
+        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+        self.statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last step, of the first parameter group; the same before and after a resume."""
+        return self.schedule(self.optimizer.param_groups[0]["base_lr"], max(0, self.steps - 1))
+
+    def step(self, batches: Iterable[ImageBatch]) -> list[BatchOutput]:
+        """Do one optimizer step on the mean loss over all images of `batches`, of all processes together.
+
+        Returns:
+            The outputs for each batch of this process.
+        """
+        batches = list(batches)
+        images = self.ranks.sum(sum(map(len, batches)))
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(group["base_lr"], self.steps)
+        outputs = []
+        for index, batch in enumerate(batches, 1):
+            weight = len(batch) * self.ranks.size / images  # DDP divides the gradient by the number of processes
+            with self._synchronise_gradients(index == len(batches)):
+                outputs.append(self._backward(batch, weight))
+        if self.max_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.trained, self.max_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        self.ranks.average_(self.statistics)
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.steps)
+        return outputs
+
+    def _backward(self, batch: ImageBatch, weight: float) -> BatchOutput:
+        """Add the gradient of a batch's loss times `weight`."""
+        with self.precision.autocast():
+            images = self._input(batch)
+            output = (self.model if self.forward is None else self.forward)(images, batch.padding_mask)
+            losses = self.criterion(self.model, output, images, batch.labels)
+            loss: Tensor = sum(losses.values())  # type: ignore[assignment]
+        self.scaler.scale(loss if weight == 1 else loss * weight).backward()
+        return BatchOutput(output.logits.detach(), {name: term.detach() for name, term in losses.items()})
+
+    def _input(self, batch: ImageBatch) -> Tensor:
+        images = batch.normalise(**self.normalisation)
+        if not self.adversarial:
+            return images
+        bound = self.adversarial / 255 / torch.tensor(self.normalisation["std"])[:, None, None]
+        return fgsm_perturb(self.model, images, batch.padding_mask, batch.labels, bound, self.scaler.scale)
+
+    def _synchronise_gradients(self, now: bool) -> Any:
+        """Return a context in which DDP exchanges gradients, or only adds them up until the last batch of the step."""
+        return nullcontext() if now or not isinstance(self.forward, DistributedDataParallel) else self.forward.no_sync()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the entries of a checkpoint.
+
+        Raises:
+            FloatingPointError: a weight is not finite: such a model is not to be saved.
+        """
+        norms = torch.stack(torch._foreach_norm(self.trained, torch.inf)) if self.trained else torch.zeros(1)
+        if not norms.isfinite().all():
+            raise FloatingPointError(f"the weights are not finite after step {self.steps} (learning rate {self.lr:.2e})")
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
+            "step": self.steps,
+            "normalisation": dict(self.normalisation),
+        }
+
+    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        """Restore optimizer, average and gradient scaler; the model has its weights already.
+
+        Raises:
+            ValueError: they belong to another model.
+        """
+        if checkpoint.get("optimizer"):
+            restore_optimizer(self.optimizer, checkpoint["optimizer"])
+        if self.ema is not None:
+            restore_ema(self.ema, self.model, checkpoint.get("ema"))
+        if checkpoint.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint["scaler"])
+
+
+def build_trainer(
+    args: argparse.Namespace,
+    model: ICN,
+    precision: Precision,
+    normalisation: dict[str, list[float]],
+    steps_per_epoch: int,
+    ranks: Ranks = ALONE,
+) -> Trainer:
+    """Build the optimizer, schedule and loss of a model from flags.
+
+    Args:
+        args: resolved flags.
+        model: on its device.
+        precision: of the forward pass.
+        normalisation: mean and standard deviation of the input.
+        steps_per_epoch: optimizer steps.
+        ranks: this process and the others.
+    """
+    if args.grad_checkpointing:
+        model.checkpoint_gradients()
+    optimizer = make_optimizer(
+        model,
+        args.lr,
+        args.lr_backbone,
+        args.weight_decay,
+        norm_decay=not args.no_norm_decay,
+        layer_decay=args.layer_decay,
+        fused=True,
+    )
+    schedule = partial(
+        learning_rate,
+        scheduler=args.lr_scheduler,
+        steps_per_epoch=steps_per_epoch,
+        epochs=args.epochs,
+        lr_drop=args.lr_drop,
+        min_lr=args.min_lr,
+        warmup_steps=round(args.warmup_epochs * steps_per_epoch),
+    )
+    ema = make_ema(model, args.ema) if args.ema else None
+    forward: Callable[..., Any] | None = compile_model(model, args.square) if args.compile else None
+    if ranks.size > 1:
+        unused = _has_unused_parameters(model, args.image_size)
+        forward = ranks.ddp(model if forward is None else forward, unused)  # type: ignore[arg-type]
+    criterion = Criterion(args.label_smoothing, **{name: getattr(args, name) for name in TERMS})
+    return Trainer(
+        model, optimizer, schedule, precision, normalisation, criterion, args.clip_max_norm, ema, args.adversarial, forward, ranks
+    )
+
+
+def _has_unused_parameters(model: ICN, image_size: int) -> bool:
+    """Return whether there are parameters that no logit depends on, such as learned positions without an encoder."""
+    weight, training = next(model.parameters()), model.training
+    logits = model.eval()(weight.new_zeros(1, 3, image_size, image_size)).logits
+    model.train(training)
+    return bool(unused_parameters(model, logits))
+
+
+def compile_model(model: nn.Module, one_shape: bool, frozen: bool = False) -> Callable[..., Any]:
+    """Compile `model` with torch.compile; the weights stay `model`'s.
+
+    Args:
+        model: in training or in evaluation mode.
+        one_shape: all images have one size; else one graph serves all sizes.
+        frozen: the weights will not change: on a CPU they are packed into the graph, and a convolution and what follows it become
+            one kernel. Call the result without gradients, then.
+    """
+    return torch.compile(model, dynamic=None if one_shape else True, options={"freezing": True} if frozen else None)

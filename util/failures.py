@@ -1,0 +1,63 @@
+"""Errors in the middle of a training, as one line that names the last good checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .checkpoint import Checkpointer
+from .distributed import lost_process
+from .errors import ImageError, RunFailed, first_line
+from .stopping import Stopped, StopRequest
+from .train_state import TrainState
+
+
+@contextmanager
+def describe_failures(
+    checkpointer: Checkpointer, request: StopRequest, state: TrainState, steps: Callable[[], int]
+) -> Iterator[None]:
+    """Turn an error of the enclosed training into a RunFailed whose message names its last checkpoint.
+
+    Args:
+        checkpointer: of the run.
+        request: of a signal to stop: where it ended the loader's workers, the run is saved and stopped.
+        state: has the epoch in progress.
+        steps: returns the number of optimizer steps done.
+
+    Raises:
+        RunFailed, Stopped: in the place of the original error.
+    """
+    try:
+        yield
+    except RunFailed:
+        _ignore_dying_workers()
+        raise
+    except FloatingPointError as error:
+        raise RunFailed(f"epoch {state.epoch.index + 1}: {error}; {checkpointer.describe_last()}; try a smaller --lr") from None
+    except (ImageError, OSError) as error:
+        raise RunFailed(f"epoch {state.epoch.index + 1}: {error}; {checkpointer.describe_last()}") from None
+    except KeyboardInterrupt:
+        raise Stopped(signal.SIGINT, f"interrupted in the middle of a step; {checkpointer.describe_last()}") from None
+    except RuntimeError as error:
+        _ignore_dying_workers()
+        reason = first_line(error)
+        if reason.startswith("DataLoader worker"):
+            if checkpointer.ranks.size == 1:
+                checkpointer.stop_if_requested(request, steps())  # a signal to all processes ends the workers, too
+            cause, advice = f"a process that loads images died ({reason.rstrip('. ')})", ""
+        elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+            cause = "out of memory"
+            advice = "; try --grad_checkpointing, --precision bf16, or a smaller --batch_size with --accumulate"
+        elif cause := lost_process(error):
+            advice = ""
+        else:
+            raise
+        raise RunFailed(f"epoch {state.epoch.index + 1}: {cause}; {checkpointer.describe_last()}{advice}") from None
+
+
+def _ignore_dying_workers() -> None:
+    """Remove the loader's SIGCHLD handler, which would raise once more for every other worker."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)

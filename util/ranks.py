@@ -1,0 +1,176 @@
+"""Collective operations of the processes (ranks) of one run; in a single process they return their argument."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import launcher
+from .errors import RunFailed
+from .launcher import ProcessInfo
+from .stopping import SIGNALS, Stopped, StopRequest
+
+T = TypeVar("T")
+N = TypeVar("N", int, Tensor)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process and the others of its run. A method is collective: all processes call it, or none.
+
+    Methods that evaluation calls leave inference mode, in whose tensors older versions of torch receive nothing.
+
+    Attributes:
+        process: rank, number of processes, and rank on this machine.
+        cuda_group: nccl's process group, for tensors on CUDA. All else uses gloo, which does not make the host wait for a GPU.
+        slow_group: gloo's process group with a long timeout, for operations before which some ranks work longer than others.
+        request: of a signal to stop, which `gather_in_order` obeys in all processes or in none.
+    """
+
+    process: ProcessInfo = launcher.ALONE
+    cuda_group: Any = None
+    slow_group: Any = None
+    request: StopRequest | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.process.rank
+
+    @property
+    def size(self) -> int:
+        return self.process.size
+
+    @property
+    def main(self) -> bool:
+        """Whether this is rank 0, which prints and writes."""
+        return self.rank == 0
+
+    @torch.inference_mode(False)
+    def max(self, number: int) -> int:
+        """Return the largest of all processes' numbers."""
+        if self.size == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return int(value)
+
+    @torch.inference_mode(False)
+    def sum(self, value: N) -> N:
+        """Sum a whole number, or a tensor (on its device; it stays as it is), over all processes."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value) if isinstance(value, int) else value.detach().to("cpu", copy=True)
+        dist.all_reduce(total)
+        return int(total) if isinstance(value, int) else total.to(value.device)
+
+    @torch.inference_mode(False)
+    def gather(self, value: T, slow: bool = False) -> list[T]:
+        """Return the values of all processes by rank; `slow`: with a long timeout."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.slow_group if slow else None)
+        return values
+
+    @torch.inference_mode(False)
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's value."""
+        if self.size == 1:
+            return value
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def barrier(self) -> None:
+        """Wait for all processes, with a long timeout."""
+        self.gather(None, slow=True)
+
+    def gather_in_order(self, results: Iterable[T]) -> Iterator[T]:
+        """Yield the results of all processes to all of them, in turns of one result a rank.
+
+        Where each process computes the results of `items[rank::size]`, they come in the order of the items. For each of its own
+        results a process waits until the others have theirs, so that a lost process is noticed and all stop at one place.
+
+        Args:
+            results: this process's, computed as they are asked for; on the CPU. Ranks may have different numbers of them.
+
+        Raises:
+            Stopped: a process has a `request`; after the results of this turn.
+        """
+        iterator = iter(results)
+        while True:
+            turn = list(islice(iterator, 1))
+            everybody = self.gather((turn, self.request and self.request.number), slow=True)
+            for part, _ in everybody:
+                yield from part
+            if number := max((asked or 0 for _, asked in everybody), key=SIGNALS.index):
+                raise Stopped(number, "stopped; the same command continues from what is done")
+            if not any(part for part, _ in everybody):
+                return
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes; all are of one type and on one device."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat, group=self._group(flat.device))
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def ddp(self, module: nn.Module, unused: bool = False) -> DistributedDataParallel:
+        """Wrap `module` so that its gradients are means over the processes (DistributedDataParallel).
+
+        Args:
+            module: on its device, with its weights; all ranks start from rank 0's.
+            unused: some of its parameters get no gradient.
+        """
+        device = next(module.parameters()).device
+        # Buffers that change are averaged after the step; newer versions of torch call the option by another name.
+        names = inspect.signature(DistributedDataParallel).parameters
+        buffers: Any = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+        return DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            process_group=self._group(device),
+            find_unused_parameters=unused,
+            gradient_as_bucket_view=True,
+            **buffers,
+        )
+
+    def check_same(self, tensors: Mapping[str, Tensor], when: str) -> None:
+        """Compare `tensors` bit by bit with those of rank 0.
+
+        Raises:
+            RunFailed: a process has others.
+        """
+        if self.size == 1:
+            return
+        hashes = self.gather(fingerprint(tensors))
+        different = [str(rank) for rank, value in enumerate(hashes) if value != hashes[0]]
+        if different:
+            raise RunFailed(f"{when} rank {', '.join(different)} has other weights than rank 0: the run cannot be trusted")
+
+    def _group(self, device: torch.device) -> Any:
+        return self.cuda_group if device.type == "cuda" else None
+
+
+ALONE = Ranks()
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of names, shapes and bits."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,166 @@
+"""Position of a training run between two optimizer steps: its epoch, its best accuracy and its time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .metrics import Sums
+from .ranks import Ranks
+
+
+@dataclass
+class Epoch:
+    """Progress within an epoch.
+
+    Attributes:
+        index: this epoch, counted from 0.
+        count: epochs of the whole training.
+        sums: losses and hits over the images so far.
+        batches: batches done.
+    """
+
+    index: int
+    count: int
+    sums: Sums
+    batches: int = 0
+
+
+class TrainState:
+    """What a checkpoint holds besides weights, optimizer and generators.
+
+    Args:
+        epochs: of the whole training.
+        start_epoch: first epoch, counted from 0.
+        num_classes: C.
+        terms: names of the loss terms.
+        settings: `batch_size`, `accumulate`, `train_images` and `seed`, which cut an epoch into its batches.
+        device: of the sums.
+        ranks: this process and the others.
+
+    Attributes:
+        epoch: the epoch in progress.
+        finished: the last epoch that was trained and scored; None before the first.
+        best: `{"acc1": percent, "epoch": index}`, both None before the first.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        start_epoch: int,
+        num_classes: int,
+        terms: Sequence[str],
+        settings: dict[str, int],
+        device: torch.device,
+        ranks: Ranks,
+    ) -> None:
+        self.epochs, self.num_classes, self.terms = epochs, num_classes, tuple(terms)
+        self.settings, self.device, self.ranks = settings, device, ranks
+        self.best: dict[str, Any] = {"acc1": None, "epoch": None}
+        self.finished: int | None = start_epoch - 1 if start_epoch else None
+        self.seconds_before, self.start = 0.0, time.monotonic()
+        self.epoch = self._new_epoch(start_epoch)
+
+    def _new_epoch(self, index: int) -> Epoch:
+        return Epoch(index, self.epochs, Sums(self.device, self.num_classes, self.terms))
+
+    def begin_epoch(self, index: int) -> None:
+        """Start an epoch; one that is in progress continues."""
+        if index != self.epoch.index:
+            self.epoch = self._new_epoch(index)
+
+    def finish_epoch(self, acc1: float) -> bool:
+        """Count the epoch in progress as trained and scored; return whether its accuracy (percent) is the best so far."""
+        self.finished = self.epoch.index
+        is_best = self.best["acc1"] is None or acc1 > self.best["acc1"]
+        if is_best:
+            self.best = {"acc1": acc1, "epoch": self.epoch.index}
+        return is_best
+
+    def elapsed(self) -> float:
+        """Return the seconds of training so far, those before a resume included."""
+        return self.seconds_before + time.monotonic() - self.start
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Return how many optimizer steps are done."""
+        return self.epoch.index * steps_per_epoch + math.ceil(self.epoch.batches / self.settings["accumulate"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the entries of a checkpoint; every process calls it.
+
+        Raises:
+            FloatingPointError: the loss of the epoch in progress is not finite.
+        """
+        epoch, settings = self.epoch, self.settings
+        sums = epoch.sums.over(self.ranks)
+        in_epoch = None
+        if epoch.index != self.finished:
+            if epoch.batches:
+                sums.finite_means()
+            in_epoch = {
+                "epoch": epoch.index,
+                "batches": epoch.batches,
+                "batch_size": settings["batch_size"],
+                "world_size": self.ranks.size,
+                "accumulate": settings["accumulate"],
+                "train_images": settings["train_images"],
+                "images": sums.images,
+                "sums": sums.values.cpu(),
+                "terms": list(self.terms),
+            }
+        return {"epoch": self.finished, "in_epoch": in_epoch, "best": self.best, "elapsed": self.elapsed()}
+
+    def load_state_dict(self, checkpoint: dict[str, Any], source: str, same_best: bool = True) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            checkpoint: its content.
+            source: its path, for errors.
+            same_best: whether its best accuracy counts here: it is of this folder and this split.
+
+        Raises:
+            ValueError: it was saved within an epoch that these settings cut into other batches.
+        """
+        if isinstance(checkpoint.get("epoch"), int):
+            self.finished = checkpoint["epoch"]
+        in_epoch = checkpoint.get("in_epoch")
+        if in_epoch:
+            self._check_same_batches(in_epoch, source, checkpoint["args"].get("seed", self.settings["seed"]))
+        self.begin_epoch(next_epoch(checkpoint, self.epoch.index))
+        if in_epoch:
+            self.epoch.batches = in_epoch["batches"]
+            if self.ranks.main:  # they are the sums of all processes
+                self.epoch.sums.restore(in_epoch["sums"], in_epoch["images"], in_epoch.get("terms", ["class"]))
+        if same_best:
+            self.best = checkpoint.get("best") or self.best
+        self.seconds_before = float(checkpoint.get("elapsed") or 0)
+
+    def _check_same_batches(self, in_epoch: dict[str, Any], source: str, seed: int) -> None:
+        now, world_size = self.settings, in_epoch.get("world_size", 1)
+        then_and_now = {
+            "--batch_size": (in_epoch["batch_size"], now["batch_size"]),
+            "number of processes": (world_size, self.ranks.size),
+            "--accumulate": (in_epoch["accumulate"], now["accumulate"]),
+            "--seed": (seed, now["seed"]),
+            "number of training images": (in_epoch["train_images"], now["train_images"]),
+        }
+        if in_epoch["batch_size"] * world_size == now["batch_size"] * self.ranks.size:
+            del then_and_now["--batch_size"], then_and_now["number of processes"]
+        for name, (then, current) in then_and_now.items():
+            if then != current:
+                raise ValueError(
+                    f"{source} was saved in the middle of an epoch with {name} {then}, now it is {current}: "
+                    "finish the epoch as it was begun, or resume from a checkpoint at its end"
+                )
+
+
+def next_epoch(checkpoint: dict[str, Any], default: int = 0) -> int:
+    """Return the epoch that training continues with after a checkpoint; `default` where it names none (DETR's)."""
+    if checkpoint.get("in_epoch"):
+        return checkpoint["in_epoch"]["epoch"]
+    return checkpoint["epoch"] + 1 if isinstance(checkpoint.get("epoch"), int) else default
