@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from datasets import ImageBatch
 from models.criterion import cross_entropy
@@ -118,7 +117,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: Callable[..., Any],
     loader: Iterable[ImageBatch],
     device: torch.device,
     normalisation: Mapping[str, list[float]],

@@ -72,7 +72,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     ranks.barrier()
     if ranks.rank > 0:  # each process has a dropout of its own
         seed_from(args.seed, ranks.rank)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ranks.check_same(model.state_dict(), "at the start")
 
     sizes = None if args.square else training_scales(args.image_size)

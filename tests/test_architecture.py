@@ -18,19 +18,18 @@ ALLOWED = {
     "datasets": {"util"},
     "attribution": {"models", "datasets", "util"},
     "flags": {"models", "datasets", "util"},
-    "engine": {"models", "datasets", "util", "attribution"},
+    "trainer": {"models", "datasets", "util"},
+    "engine": {"models", "datasets", "util", "attribution", "trainer"},
 }
 GONE = ("assembly.py", "run.py", "job.py", "benchmarks", "tools/benchmark/goals.py")
 NOT_ROOMS = {"fixtures", "slurm", "__pycache__"}
 FUNCTION_LINES, README_LINES = 50, 200
 
 # What has yet to be put right; nothing may be added.
-KNOWN_IMPORTS = {"engine imports trainer"}
+KNOWN_IMPORTS: set[str] = set()
 KNOWN_ROOM_ARROWS: set[tuple[str, str]] = set()
-KNOWN_FILES = {"assembly.py", "run.py", "job.py"}
+KNOWN_FILES: set[str] = set()
 KNOWN_LONG_FUNCTIONS = {
-    "assembly.make_trainer",
-    "main.train",
 }
 
 

@@ -7,7 +7,6 @@ torchrun or srun the processes share the pictures.
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +26,13 @@ from datasets import ImageFolder, class_names
 from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import load_checkpoint
-from util.cli import Parser, launch
+from util.cli import Flags, Parser, launch
 from util.device import select_device
-from util.ranks import Ranks
 from util.distributed import init_distributed
 from util.launcher import read_launcher_env
 from util.precision import select_precision
 from util.progress import clock
+from util.ranks import Ranks
 from util.stopping import StopRequest
 
 PROG = "python -m tools.evaluate_attribution"
@@ -64,7 +63,7 @@ def get_args_parser(add_help: bool = True) -> Parser:
     return parser
 
 
-def check_flags(args: argparse.Namespace) -> Budget:
+def check_flags(args: Flags) -> Budget:
     """How much to measure; a ValueError for flags that nothing can be done with."""
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be measured")
@@ -91,7 +90,7 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def main(args: argparse.Namespace) -> dict[str, Any]:
+def main(args: Flags) -> dict[str, Any]:
     """Measure, write, and return the content of attribution.json; of several processes rank 0 does the latter two.
 
     Raises:
@@ -109,7 +108,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         return content
 
 
-def measure(args: argparse.Namespace, budget: Budget, device: torch.device, ranks: Ranks) -> dict[str, Any]:
+def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Run `main` in one of its processes."""
     start = time.monotonic()
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))

@@ -13,8 +13,8 @@ from attribution.planes.counterfactuals import Prepare
 from attribution.planes.metrics import PlanesMetrics
 from datasets.planes.annotations import PlanesSplit
 from models import ICN
-from util.ranks import Ranks
 from util.progress import Progress
+from util.ranks import Ranks
 
 
 def build_planes_metrics(

@@ -12,8 +12,8 @@ from attribution.methods.registry import METHODS, Method, methods_of
 from attribution.metrics.faithfulness import Score
 from datasets import ImageBatch
 from models import ICN
-from util.ranks import ALONE, Ranks
 from util.progress import Progress
+from util.ranks import ALONE, Ranks
 
 
 @torch.no_grad()

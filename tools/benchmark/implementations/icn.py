@@ -21,7 +21,7 @@ from util.precision import Precision, select_precision
 class LastMaps(nn.Module):
     """A model that returns the attention maps of its last decoder layer at every call."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
 
@@ -35,14 +35,17 @@ class Evaluation:
     def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision) -> None:
         self.network = for_inference(model, precision.dtype)
         self.device, self.precision, self.classes = device, precision, spec["classes"]
-        self.normalisation = model.backbone[0].normalisation
+        normalisation: Any = model.backbone[0].normalisation
+        self.normalisation = normalisation
         self.batch = make_batch(spec, device)
-        images = self.batch.to(device).normalise(**self.normalisation)
+        images = self.batch.to(device).normalise(**normalisation)
         self.images = images.to(memory_format=torch.channels_last)  # [B, 3, H, W]
         network: Callable[..., Any] = self.network
         backbone: Callable[..., Any] = self.network.backbone[0]  # type: ignore[assignment]
         if spec["compiled"]:
-            network, backbone = (compile_model(part, True, frozen=device.type == "cpu") for part in (network, backbone))
+            frozen = device.type == "cpu"
+            network = compile_model(self.network, True, frozen)
+            backbone = compile_model(self.network.backbone[0], True, frozen)
         maps = LastMaps(network)
         self.variants: dict[str, Callable[[int], None]] = {
             "evaluation": lambda count: self.evaluate(network, count),
@@ -50,11 +53,11 @@ class Evaluation:
             BACKBONE_ONLY: lambda count: self.run_backbone(backbone, count),
         }
 
-    def evaluate(self, model: nn.Module, count: int) -> None:
+    def evaluate(self, model: Callable[..., Any], count: int) -> None:
         evaluate(model, [self.batch] * count, self.device, self.normalisation, self.classes, "evaluation", self.precision)
 
     @torch.inference_mode()
-    def run_backbone(self, backbone: nn.Module, count: int) -> None:
+    def run_backbone(self, backbone: Callable[..., Any], count: int) -> None:
         with self.precision.autocast():
             for _ in range(count):
                 backbone(self.images)
@@ -64,7 +67,7 @@ class Training:
     """The training step of the trainer that main.py makes from the same flags."""
 
     def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision, args: argparse.Namespace) -> None:
-        self.network = model.to(device, memory_format=torch.channels_last)
+        self.network = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.batch, self.device = make_batch(spec, device), device
         args = argparse.Namespace(**{**vars(args), "compile": spec["compiled"]})
         normalisation: Any = model.backbone[0].normalisation
