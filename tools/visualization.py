@@ -24,10 +24,10 @@ from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_che
 from models import ICN, load_checkpoint
 from util.cli import Flags, Parser, launch
 from util.device import select_device
-from util.ranks import Ranks
 from util.distributed import init_distributed
 from util.launcher import read_launcher_env
 from util.progress import Progress
+from util.ranks import Ranks
 
 PROG = "python -m tools.visualization"
 NEIGHBOURS = 3
