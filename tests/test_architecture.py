@@ -29,7 +29,7 @@ FUNCTION_LINES, README_LINES = 50, 200
 KNOWN_IMPORTS: set[str] = set()
 KNOWN_ROOM_ARROWS: set[tuple[str, str]] = set()
 KNOWN_FILES: set[str] = set()
-KNOWN_LONG_FUNCTIONS = {}
+KNOWN_LONG_FUNCTIONS: set[str] = set()
 
 
 def module_name(file: Path) -> str:
