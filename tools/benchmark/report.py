@@ -22,7 +22,7 @@ MARKERS = "osD^v"
 NOTES = """
 - ICN is given uint8 images on the CPU, as its loader makes them: their transfer to the device and their normalisation count.
   The others are given normalised images, as their loaders make them; their transfer to the device counts.
-- Evaluation is `engine.evaluate` on the model of `models.for_inference`; the training step is `engine.Trainer.step`. The
+- Evaluation is `engine.evaluate` on the model of `models.for_inference`; the training step is `trainer.Trainer.step`. The
   others: forward without gradients; forward, cross-entropy, backward, clipping at 0.1, AdamW.
 - `backbone only` is the backbone of the very model that is evaluated, on images that are on the device: the lower bound of
   any head's time.

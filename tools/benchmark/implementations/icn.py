@@ -1,4 +1,4 @@
-"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.for_inference`, and `engine.Trainer.step`."""
+"""ICN as its own command line runs it: `engine.evaluate` on the model of `models.for_inference`, and `trainer.Trainer.step`."""
 
 from __future__ import annotations
 
