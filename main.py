@@ -12,7 +12,6 @@ ARGS = parse(PARSER) if __name__ == "__main__" else None  # before torch is impo
 
 import math
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,8 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
     steps_per_epoch = math.ceil(sampler.batches_per_epoch / args.accumulate)
     trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch, ranks)
-    state, checkpointer = restore(args, trainer, checkpoint, train_set, device)
+    request = StopRequest(ranks.process)
+    state, checkpointer = restore(args, trainer, checkpoint, train_set, device, request)
     trainer.steps = state.steps(steps_per_epoch)
     if state.epoch.index >= args.epochs:
         print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
@@ -94,8 +94,8 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     )
     train_loader = build_loader(args, train_set, sampler, device)
     val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size)
-    with StopRequest(ranks.process) as request, describe_failures(checkpointer, request, state, lambda: trainer.steps):
-        return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, request, device)
+    with request, describe_failures(checkpointer, state):
+        return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, device)
 
 
 def train_epochs(
@@ -106,7 +106,6 @@ def train_epochs(
     sampler: TrainSampler,
     train_loader: Any,
     val_loader: Any,
-    request: StopRequest,
     device: torch.device,
 ) -> dict[str, Any]:
     """Train and evaluate the epochs that are left; return the last line of log.txt."""
@@ -114,18 +113,24 @@ def train_epochs(
     log = RunLog(folder, args.tensorboard, args.start_epoch) if ranks.main else RunLog(None)
     if folder is not None and ranks.main:
         remove_leftovers(folder)
-    stop = partial(stop_if_requested, checkpointer, request, trainer)
-    step_done = partial(after_step, args, checkpointer, request, trainer)
     line: dict[str, Any] = {}
     for index in range(args.start_epoch, args.epochs):
         state.begin_epoch(index)
         sampler.set_epoch(index, state.epoch.batches)
         trained = engine.train_one_epoch(
-            trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=step_done
+            trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=checkpointer.after_step
         )
         evaluated = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
         tested = engine.evaluate(
-            evaluated, val_loader, device, trainer.normalisation, model.num_classes, args.test, trainer.precision, stop, ranks
+            evaluated,
+            val_loader,
+            device,
+            trainer.normalisation,
+            model.num_classes,
+            args.test,
+            trainer.precision,
+            checkpointer.stop_if_requested,
+            ranks,
         ).stats
         ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
         is_best = state.finish_epoch(tested["acc1"])
@@ -173,7 +178,12 @@ def initial_model(
 
 
 def restore(
-    args: Flags, trainer: Trainer, checkpoint: dict[str, Any] | None, train_set: ImageFolder, device: torch.device
+    args: Flags,
+    trainer: Trainer,
+    checkpoint: dict[str, Any] | None,
+    train_set: ImageFolder,
+    device: torch.device,
+    request: StopRequest,
 ) -> tuple[TrainState, Checkpointer]:
     """Build the state and the checkpoints of a run, and continue from `checkpoint` if there is one."""
     ranks, folder = trainer.ranks, output_folder(args) if args.output_dir else None
@@ -188,19 +198,8 @@ def restore(
         generators.load_state_dict(checkpoint)
     saved_flags = {key: value for key, value in vars(args).items() if key != "explicit"}
     constants = {"args": saved_flags, "classes": train_set.classes, "version": VERSION}
-    return state, Checkpointer(folder, (state, trainer, generators), constants, args.keep_last, ranks)
-
-
-def after_step(args: Flags, checkpointer: Checkpointer, request: StopRequest, trainer: Trainer) -> None:
-    """Stop if a signal asks for it; save every --save_every_steps."""
-    checkpointer.stop_if_requested(request, trainer.steps)
-    if args.save_every_steps and trainer.steps % args.save_every_steps == 0:
-        checkpointer.save()
-
-
-def stop_if_requested(checkpointer: Checkpointer, request: StopRequest, trainer: Trainer) -> None:
-    """Stop if a signal asks for it."""
-    checkpointer.stop_if_requested(request, trainer.steps)
+    parts, every_steps = (state, generators), args.save_every_steps
+    return state, Checkpointer(folder, trainer, parts, constants, request, args.keep_last, every_steps, ranks)
 
 
 def count_parameters(model: ICN) -> int:

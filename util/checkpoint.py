@@ -31,26 +31,38 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
+class Stepping(Stateful, Protocol):
+    """The part whose state has `step`: the trainer."""
+
+    steps: int
+
+
 class Checkpointer:
     """Saves the checkpoints of one run.
 
     Args:
         folder: of the run; None saves nothing.
-        parts: their `state_dict()`s together, with `constants`, are a checkpoint; one has `step`.
+        trainer, parts: their `state_dict()`s together, with `constants`, are a checkpoint.
         constants: entries that do not change during the run.
+        request: of a signal to stop.
         keep_last: how many of the latest checkpoints are kept.
+        every_steps: also save within epochs, after so many optimizer steps; 0: not.
         ranks: this process and the others.
     """
 
     def __init__(
         self,
         folder: Path | None,
+        trainer: Stepping,
         parts: Sequence[Stateful],
         constants: Mapping[str, Any],
+        request: StopRequest,
         keep_last: int = 1,
+        every_steps: int = 0,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.folder, self.parts, self.constants, self.keep_last, self.ranks = folder, parts, constants, keep_last, ranks
+        self.folder, self.trainer, self.parts, self.constants = folder, trainer, parts, constants
+        self.request, self.keep_last, self.every_steps, self.ranks = request, keep_last, every_steps, ranks
 
     def save(self, also: Iterable[str] = ()) -> None:
         """Write the checkpoint, also under further names. Every process calls it, at the same step; rank 0 writes.
@@ -62,22 +74,28 @@ class Checkpointer:
         if self.folder is None:
             return
         state = dict(self.constants)
-        for part in self.parts:
+        for part in (*self.parts, self.trainer):
             state |= part.state_dict()
         if self.ranks.main:
             save_checkpoint(state, self.folder, also, self.keep_last)
 
-    def stop_if_requested(self, request: StopRequest, step: int) -> None:
-        """Save and stop, in every process, if one of them received a signal; called at a step boundary, after `step`.
+    def after_step(self) -> None:
+        """Stop if a signal asks for it; save every `every_steps`. Every process calls it after an optimizer step."""
+        self.stop_if_requested()
+        if self.every_steps and self.trainer.steps % self.every_steps == 0:
+            self.save()
+
+    def stop_if_requested(self) -> None:
+        """Save and stop, in every process, if one of them received a signal; called at a step boundary.
 
         Raises:
             Stopped: after the checkpoint is saved.
         """
-        number = SIGNALS[self.ranks.max(SIGNALS.index(request.number or 0))]
+        number = SIGNALS[self.ranks.max(SIGNALS.index(self.request.number or 0))]
         if number:
             self.save()
             self.ranks.barrier()  # none leaves before the file has its name
-            raise Stopped(number, f"stopped after step {step}; {self.describe_last()}")
+            raise Stopped(number, f"stopped after step {self.trainer.steps}; {self.describe_last()}")
 
     def describe_last(self) -> str:
         """Return a phrase that names the last checkpoint and how to resume from it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,21 +11,17 @@ import torch
 from .checkpoint import Checkpointer
 from .distributed import lost_process
 from .errors import ImageError, RunFailed, first_line
-from .stopping import Stopped, StopRequest
+from .stopping import Stopped
 from .train_state import TrainState
 
 
 @contextmanager
-def describe_failures(
-    checkpointer: Checkpointer, request: StopRequest, state: TrainState, steps: Callable[[], int]
-) -> Iterator[None]:
+def describe_failures(checkpointer: Checkpointer, state: TrainState) -> Iterator[None]:
     """Turn an error of the enclosed training into a RunFailed whose message names its last checkpoint.
 
     Args:
         checkpointer: of the run.
-        request: of a signal to stop: where it ended the loader's workers, the run is saved and stopped.
         state: has the epoch in progress.
-        steps: returns the number of optimizer steps done.
 
     Raises:
         RunFailed, Stopped: in the place of the original error.
@@ -46,7 +42,7 @@ def describe_failures(
         reason = first_line(error)
         if reason.startswith("DataLoader worker"):
             if checkpointer.ranks.size == 1:
-                checkpointer.stop_if_requested(request, steps())  # a signal to all processes ends the workers, too
+                checkpointer.stop_if_requested()  # a signal to all processes ends the workers, too
             cause, advice = f"a process that loads images died ({reason.rstrip('. ')})", ""
         elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
             cause = "out of memory"
