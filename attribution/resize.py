@@ -12,29 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def enlarge(maps: Tensor, size: tuple[int, int], padding_mask: Tensor | None = None) -> Tensor:
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Enlarge maps to the pixels, bilinearly (`align_corners=False`).
 
     Args:
         maps: `[B, h, w]`.
         size: height and width of the result.
-        padding_mask: bool `[B, *size]`, True on padding. The cells at the border of the image then repeat outwards, so that
-            nothing leaks in from the padding, and the result is 0 there.
 
     Returns:
         `[B, *size]` in at least float32.
 
     Raises:
-        ValueError: a map is not finite, or the shapes do not fit.
+        ValueError: a map is not finite, or the shape does not fit.
     """
-    check(maps, size, padding_mask)
+    check(maps)
     maps = maps if maps.dtype == torch.float64 else maps.float()
     if maps.shape[-2:] == torch.Size(size):
-        return maps if padding_mask is None else maps.masked_fill(padding_mask, 0)
-    if padding_mask is not None:
-        maps = repeat_border(maps, grid_padding(padding_mask, (maps.shape[1], maps.shape[2])))
-    enlarged = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    return enlarged if padding_mask is None else enlarged.masked_fill(padding_mask, 0)
+        return maps
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def pool_to(maps: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -47,25 +42,12 @@ def grid_padding(padding_mask: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(padding_mask[:, None].float(), size=grid)[:, 0].bool()
 
 
-def check(maps: Tensor, size: tuple[int, int], padding_mask: Tensor | None = None) -> None:
-    """Raise a ValueError unless maps are finite `[B, h, w]` and the padding is `[B, *size]`."""
+def check(maps: Tensor) -> None:
+    """Raise a ValueError unless maps are finite `[B, h, w]`."""
     if maps.dim() != 3:
         raise ValueError(f"maps must be [B, h, w], not {list(maps.shape)}")
-    if padding_mask is not None and padding_mask.shape != (len(maps), *size):
-        raise ValueError(f"the padding mask must be {[len(maps), *size]}, not {list(padding_mask.shape)}")
     if not torch.isfinite(maps).all():
         raise ValueError("a map holds NaN or infinity: check the model's outputs and the method that made it")
-
-
-def repeat_border(maps: Tensor, padding: Tensor) -> Tensor:
-    """Replace padding by the last row and column of each image."""
-    height, width = maps.shape[1:]
-    rows = (~padding).any(2).sum(1).clamp(min=1)  # [B]
-    columns = (~padding).any(1).sum(1).clamp(min=1)
-    row = torch.minimum(torch.arange(height, device=maps.device), rows[:, None] - 1)  # [B, h]
-    column = torch.minimum(torch.arange(width, device=maps.device), columns[:, None] - 1)
-    image = torch.arange(len(maps), device=maps.device)
-    return maps[image[:, None, None], row[:, :, None], column[:, None, :]]
 
 
 def image_extent(valid: Tensor) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What is measured of a model, whatever map is drawn of it: reliance on attention, locality of its cells, diversity of heads."""
+"""Metrics of a model, whatever map is drawn of it: reliance on attention, locality of its cells, diversity of heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models import ICN
 def reliance(
     model: ICN, images: Tensor, labels: Tensor, *, padding_mask: Tensor | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Is the answer still right when the class queries look elsewhere? If it is, the attention is decoration.
+    """Compute the accuracy with replaced cross-attention: where it survives, the attention explains nothing.
 
     The cross-attention of all decoder layers is replaced at once, each time by: `uniform` weights; those of `other_image` of
     the batch, half a batch away; those of `other_class`, by a permutation of the classes that leaves none in its place.
@@ -29,8 +29,8 @@ def reliance(
         seed: of the permutation.
 
     Returns:
-        1 where the prediction is right, 0 where it is wrong, `[B]`, as it is (`clean`) and for each replacement. nan for
-        `other_image` in a batch of one.
+        1 where the prediction is right, 0 where it is wrong, `[B]`, with the model's attention (`clean`) and for each
+        replacement. nan for `other_image` in a batch of one.
 
     Raises:
         ValueError: the decoder has no attention.
@@ -57,13 +57,13 @@ def _uniform(weights: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def derangement(count: int, seed: int = 0) -> Tensor:
-    """A random permutation of `count` things that leaves none in its place (but a single one): one large cycle."""
+    """Return a random derangement of `count` indices, one cycle: a permutation without a fixed point, unless `count` is 1."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
 def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    """Does a cell of the memory mean its place? The share of its gradient energy that lies there.
+    """Compute the share of the gradient energy of a cell of the memory that lies on the cell's own patch.
 
     The energy of pixel x for cell p is the squared norm of d m_p / d x, estimated without bias by the gradient of a random
     +-1 projection of m_p.
@@ -76,13 +76,13 @@ def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> di
 
     Returns:
         Means over the cells, `[B]`: `own`, the share on the cell's own patch; `ring`, on it and the cells around it; and
-        `own_area` and `ring_area`, the shares of the picture that these cover, which a cell without a place would score.
+        `own_area` and `ring_area`, the shares of the image that these cover, the score of a cell without locality.
     """
     generator = torch.Generator().manual_seed(seed)
     with frozen(model):
         pixels = images.detach().clone().requires_grad_()
         memory = model(pixels).features.float()  # [B, D, h, w]
-        (batch, _, height, width), found = memory.shape, []
+        (batch, _, height, width), drawn = memory.shape, []
         rows, columns = (
             torch.arange(side, device=images.device) * count // side  # the cell that a pixel lies in
             for side, count in zip(images.shape[2:], (height, width), strict=True)
@@ -94,15 +94,15 @@ def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> di
             (slope,) = torch.autograd.grad(score, pixels, retain_graph=True)
             energy = slope.double().square().sum(1)  # [B, H, W]
             total = energy.sum((1, 2)).clamp(min=torch.finfo(torch.float64).tiny)
-            down = (rows - (place // width)[:, None]).abs()  # [B, H], cells away
-            across = (columns - (place % width)[:, None]).abs()
+            down = (rows - (place // width)[:, None]).abs()  # [B, H], distance in cells
+            across = (columns - (place % width)[:, None]).abs()  # [B, W]
             scores = {}
             for name, reach in (("own", 0), ("ring", 1)):
                 near = (down <= reach)[:, :, None] & (across <= reach)[:, None]
                 scores[name] = (energy * near).sum((1, 2)) / total
                 scores[f"{name}_area"] = near.double().mean((1, 2))
-            found.append(scores)
-    return {name: torch.stack([one[name] for one in found]).mean(0).float() for name in found[0]}
+            drawn.append(scores)
+    return {name: torch.stack([scores[name] for scores in drawn]).mean(0).float() for name in drawn[0]}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Does a map depend on what was learned? The cascade of Adebayo et al. (NeurIPS 2018): weights are drawn anew, head first."""
+"""Model parameter randomisation, cascading (Adebayo et al., NeurIPS 2018): weights are drawn anew, the head first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attribution.metrics.robustness import spearman
 from models import ICN
 
 STAGES = ("head", "decoder", "queries", "encoder", "backbone")
-PASS = 0.3  # a map whose rank correlation stays above this when nothing that was learned is left fails
+PASS = 0.3  # a map fails if its rank correlation with the trained model's stays above this when all weights are random
 
 _PLACES = {
     "presence_vector.": "head",
@@ -26,12 +26,12 @@ _PLACES = {
 
 
 def stage_of(name: str) -> str:
-    """The stage that a parameter of an ICN belongs to."""
+    """Return the stage that a parameter of an ICN belongs to."""
     return next(stage for start, stage in _PLACES.items() if name.startswith(start))
 
 
 def learned(model: ICN, stage: str) -> dict[str, Tensor]:
-    """All tensors of a stage that training made: its parameters, and the scale and shift of norms that are held fixed."""
+    """Return all learned tensors of a stage: its parameters, and the scale and shift of frozen norms."""
     fixed = {name: x for name, x in model.named_buffers() if name.endswith((".weight", ".bias")) and x.is_floating_point()}
     return {name: x for name, x in {**dict(model.named_parameters()), **fixed}.items() if stage_of(name) == stage}
 
@@ -41,7 +41,7 @@ def randomise(model: ICN, stage: str, generator: torch.Generator) -> None:
     """Draw the tensors of a stage anew, in place: normal, of the mean and spread that their values have.
 
     With the scale of the trained weights the signals stay in their range; where all values of a tensor are (nearly) equal,
-    as in the norms of a young model, the spread is a tenth of their size.
+    as in the norms of a model at the start of training, the spread is a tenth of their size.
     """
     for tensor in learned(model, stage).values():
         mean, spread = tensor.mean(), tensor.std(correction=0)
@@ -51,7 +51,7 @@ def randomise(model: ICN, stage: str, generator: torch.Generator) -> None:
 
 
 def cascade(model: ICN, seed: int = 0) -> Iterator[tuple[str, ICN]]:
-    """Copies of a model with ever more of it random: (stage, model), from the head down; each includes those before it."""
+    """Yield (stage, model) from the head down: copies of a model with the weights of the stage and of those before it random."""
     copy, generator = deepcopy(model), torch.Generator().manual_seed(seed)
     for stage in STAGES:
         if learned(copy, stage):
@@ -60,13 +60,13 @@ def cascade(model: ICN, seed: int = 0) -> Iterator[tuple[str, ICN]]:
 
 
 def agreement(maps: Tensor, others: Tensor) -> Tensor:
-    """Spearman of two maps of one picture, `[N]`; a map that is no number, from a random network, agrees with nothing: 0."""
+    """Return the rank correlation of two maps of one image, `[N]`; 0 for a map that is not finite, from a random network."""
     finite = others.isfinite().flatten(1).all(1)
     return spearman(maps, others.nan_to_num(0, 0, 0)) * finite
 
 
 def passes(correlations: Tensor) -> bool:
-    """Whether the maps of the fully random model `[N]` have, in the mean, lost what they had in common with the trained one's."""
+    """Return whether the mean rank correlation `[N]` of the fully random model's maps with the trained one's is within `PASS`."""
     return bool(correlations.mean().abs() <= PASS)
 
 

@@ -1,6 +1,6 @@
-"""What describes maps and says nothing of whether they are right: sparseness, diversity of heads, agreement, stability.
+"""Descriptive metrics, which do not measure whether maps are right: sparseness, diversity of heads, agreement, stability.
 
-Constant maps are "stable" and agree with nothing; read these numbers beside those of `metrics.py` and `perturb.py`.
+Constant maps are "stable" and agree with nothing: compare these numbers with those of `localisation` and `faithfulness`.
 """
 
 from __future__ import annotations
@@ -15,34 +15,30 @@ from attribution.metrics.localisation import group_ends, ratio
 from attribution.resize import check
 
 
-def gini(maps: Tensor, *, padding: Tensor | None = None) -> Tensor:
-    """Gini index of `|map|` (Hurley & Rickard 2009; for maps: Chalasani et al., ICML 2020): 0 even, towards 1 sparse.
+def gini(maps: Tensor) -> Tensor:
+    """Compute the Gini index of `|map|` (Hurley & Rickard 2009; for maps: Chalasani et al., ICML 2020): 0 even, towards 1 sparse.
 
     Args:
         maps: `[N, h, w]`.
-        padding: bool `[N, h, w]`, the cells that do not count (`resize.grid_padding`), or None.
 
     Returns:
         `[N]`; one cell of n alone scores `1 - 1/n`, a map of zeros 0.
     """
-    check(maps, (maps.shape[-2], maps.shape[-1]), padding)
-    values = maps.abs().double().flatten(1)
-    out = torch.zeros_like(values, dtype=torch.bool) if padding is None else padding.flatten(1)
-    values = values.masked_fill(out, -1).sort(1).values  # what does not count comes first
-    count = (~out).sum(1, keepdim=True)  # [N, 1]
-    place = torch.arange(1, values.shape[1] + 1, device=values.device) - (values.shape[1] - count)  # 1..count
-    values = values.clamp(min=0)
-    return ratio(((2 * place - count - 1) * values).sum(1), count[:, 0] * values.sum(1)).float()
+    check(maps)
+    values = maps.abs().double().flatten(1).sort(1).values
+    count = values.shape[1]
+    place = torch.arange(1, count + 1, device=values.device)
+    return ratio(((2 * place - count - 1) * values).sum(1), count * values.sum(1)).float()
 
 
 def head_diversity(maps: Tensor) -> Tensor:
-    """Mean Jensen-Shannon divergence over all pairs of heads, in units of ln 2.
+    """Compute the mean Jensen-Shannon divergence over all pairs of heads, in units of ln 2.
 
     Args:
         maps: non-negative, `[N, heads, h, w]`; each head is divided by its sum.
 
     Returns:
-        `[N]`: 0 where all heads look at the same, 1 where no two heads share a cell; 0 for a single head.
+        `[N]`: 0 where all heads are equal, 1 where no two heads share a cell; 0 for a single head.
 
     Raises:
         ValueError: a value is negative or not finite.
@@ -54,18 +50,17 @@ def head_diversity(maps: Tensor) -> Tensor:
     shares = shares / shares.sum(2, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     total = torch.zeros(len(maps), dtype=torch.float64, device=maps.device)
     for head in range(heads - 1):
-        one, others = shares[:, head : head + 1], shares[:, head + 1 :]
-        total += (_entropy((one + others) / 2) - (_entropy(one) + _entropy(others)) / 2).sum(1)
+        first, others = shares[:, head : head + 1], shares[:, head + 1 :]
+        total += (_entropy((first + others) / 2) - (_entropy(first) + _entropy(others)) / 2).sum(1)
     pairs = max(heads * (heads - 1) // 2, 1)
     return (total / (pairs * math.log(2))).clamp(0, 1).float()
 
 
-def spearman(maps: Tensor, others: Tensor, *, padding: Tensor | None = None) -> Tensor:
-    """Rank correlation of two maps, ties at their mean rank (Spearman 1904).
+def spearman(maps: Tensor, others: Tensor) -> Tensor:
+    """Compute the rank correlation of two maps, ties at their mean rank (Spearman 1904).
 
     Args:
         maps, others: `[N, h, w]` both.
-        padding: bool `[N, h, w]`, the cells that do not count, or None.
 
     Returns:
         `[N]` from -1 to 1; 0 where a map is constant, which agrees with nothing.
@@ -75,35 +70,25 @@ def spearman(maps: Tensor, others: Tensor, *, padding: Tensor | None = None) -> 
     """
     if maps.shape != others.shape:
         raise ValueError(f"only maps of one shape can be correlated, not {list(maps.shape)} and {list(others.shape)}")
-    valid = torch.ones_like(maps, dtype=torch.bool) if padding is None else ~padding
-    valid = valid.flatten(1)
-    centred = []
-    for one in (maps, others):
-        check(one, (one.shape[-2], one.shape[-1]), padding)
-        ranks = _mean_ranks(one.double().flatten(1).masked_fill(~valid, math.inf))  # what does not count comes last
-        centred.append((ranks - ratio((ranks * valid).sum(1), valid.sum(1).double())[:, None]) * valid)
-    spread = (centred[0].square().sum(1) * centred[1].square().sum(1)).sqrt()
-    return ratio((centred[0] * centred[1]).sum(1), spread).float()
+    check(maps)
+    check(others)
+    ranks = [_mean_ranks(values.double().flatten(1)) for values in (maps, others)]
+    first, second = (values - values.sum(1, keepdim=True) / values.shape[1] for values in ranks)
+    spread = (first.square().sum(1) * second.square().sum(1)).sqrt()
+    return ratio((first * second).sum(1), spread).float()
 
 
 def max_sensitivity(
-    explain: Callable[[Tensor], Tensor],
-    images: Tensor,
-    *,
-    radius: float = 0.02,
-    samples: int = 10,
-    seed: int = 0,
-    padding_mask: Tensor | None = None,
+    explain: Callable[[Tensor], Tensor], images: Tensor, *, radius: float = 0.02, samples: int = 10, seed: int = 0
 ) -> Tensor:
-    """How far a map moves when the picture hardly does (Yeh et al., NeurIPS 2019; by sampling).
+    """Compute max-sensitivity, the change of a map under small noise on the image (Yeh et al., NeurIPS 2019; by sampling).
 
     Args:
         explain: gives the maps `[B, h, w]` of images.
         images: `[B, 3, H, W]`, normalised.
-        radius: the noise is uniform in `[-radius, radius]` for each value of the normalised picture.
-        samples: noisy copies of each picture; the largest distance counts, so state their number.
-        seed: of the noise; the same for every method, so that all see the same pictures.
-        padding_mask: bool `[B, H, W]`, True on padding, which stays as it is.
+        radius: the noise is uniform in `[-radius, radius]` for each value of the normalised image.
+        samples: noisy copies of each image; the largest distance counts, so state their number.
+        seed: of the noise; the same for every method, so that all are given the same images.
 
     Returns:
         `[B]`: the largest `|map(noisy) - map| / |map|` (Frobenius norms); 0 for a map of zeros that stays zero.
@@ -113,20 +98,19 @@ def max_sensitivity(
     size = torch.linalg.vector_norm(clean, dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
     worst = torch.zeros_like(size)
     for _ in range(samples):
-        noise = (2 * torch.rand(images.shape[1:], generator=generator) - 1).to(images) * radius  # one for all pictures
-        noisy = images + (noise if padding_mask is None else noise.masked_fill(padding_mask[:, None], 0))
-        distance = torch.linalg.vector_norm(explain(noisy).detach().double() - clean, dim=(1, 2))
+        noise = (2 * torch.rand(images.shape[1:], generator=generator) - 1).to(images) * radius  # one for all images
+        distance = torch.linalg.vector_norm(explain(images + noise).detach().double() - clean, dim=(1, 2))
         worst = torch.maximum(worst, distance / size)
     return worst.float()
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    """In nats, over the last axis."""
+    """Return the entropy over the last axis, in nats."""
     return -torch.special.xlogy(shares, shares).sum(-1)
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
-    """Ranks from 0 of the values of each row `[N, M]`, equals at the mean of their places."""
+    """Return the ranks from 0 of the values of each row `[N, M]`, those of equals at their mean."""
     ordered, order = values.sort(1)
     last = group_ends(ordered).double()
     first = (values.shape[1] - 1 - group_ends(ordered.flip(1)).flip(1)).double()  # the ends of the reversed row

@@ -133,7 +133,7 @@ def test_areas_are_those_of_torchcam(model: Small, images: Tensor, maps: Tensor,
 def mass_on(mask: Tensor) -> Callable[..., Tensor]:
     """Two classes: the share of the mask's pixels that are 1, and the rest."""
 
-    def score(images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def score(images: Tensor) -> Tensor:
         share = (images[:, 0] * mask).sum((1, 2)) / mask.sum()
         return torch.stack([share, 1 - share], 1)
 
@@ -206,33 +206,6 @@ def test_maps_share_the_clean_forward(model: Small, images: Tensor, maps: Tensor
         removal_scores(to_mean, maps, clean.classes)
         insertion_scores(to_blur, maps)
         assert sum(seen) == 3 * (3 * 6 + 1) and max(seen) <= 5
-
-
-@pytest.mark.parametrize("kind", ["mean", "blur"])
-def test_padding_changes_nothing(kind: str) -> None:
-    """A picture in the corner of a larger batch has the curve that it has alone."""
-    small, wide = torch.randn(1, 3, 16, 24), torch.zeros(1, 3, 32, 32)
-    padding = torch.ones(1, 32, 32, dtype=torch.bool)
-    wide[..., :16, :24], padding[:, :16, :24] = small, False
-    maps, padded = torch.randn(1, 4, 6), torch.full((1, 8, 8), 99.0)
-    padded[:, :4, :6] = maps
-    weight = torch.randn(3, 16, 24)
-
-    def score(images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        if padding_mask is not None:
-            assert (images * padding_mask[:, None] == 0).all() and padding_mask.shape == images[:, 0].shape
-        value = (images[..., :16, :24] * weight).sum((1, 2, 3))
-        return torch.stack([value, -value], 1).softmax(1)
-
-    alone, together = score_clean(score, small), score_clean(score, wide, padding)
-    curves = [
-        PixelPerturbation(score, clean, kind, steps=8, chunk=3).curve(ranks(clean, heat), least_first=least_first)
-        for clean, heat in ((alone, maps), (together, padded))
-        for least_first in (False, True)
-    ]
-    assert torch.allclose(curves[0], curves[2], atol=1e-5)
-    assert torch.allclose(curves[1], curves[3], atol=1e-5)
-    assert not torch.allclose(curves[0], curves[1], atol=1e-2)
 
 
 def test_bad_calls_end_in_one_line(model: Small, images: Tensor, maps: Tensor) -> None:

@@ -145,26 +145,6 @@ def test_average_precision_by_hand() -> None:
     by_hand(average_precision, maps, masks, 29 / 36)
 
 
-@pytest.mark.parametrize("metric", ALL)
-def test_padding_changes_nothing(metric: Metric) -> None:
-    generator = torch.Generator().manual_seed(3)
-    maps, masks = torch.randn(2, 4, 6, generator=generator), torch.rand(2, 16, 24, generator=generator) < 0.3
-    padded, mask = torch.full((2, 8, 8), 9.0), torch.ones(2, 32, 32, dtype=torch.bool)  # the most relevant, were it counted
-    padding = torch.ones(2, 32, 32, dtype=torch.bool)
-    padded[:, :4, :6], mask[:, :16, :24], padding[:, :16, :24] = maps, masks, False
-    assert torch.allclose(metric(padded, mask, padding_mask=padding), metric(maps, masks), atol=1e-6)
-
-
-def test_uniform_attention_on_a_padded_picture_is_constant(mask: torch.Tensor) -> None:
-    padding = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
-    padding[:, :, 24:] = True
-    maps = torch.full((1, 8, 8), 1 / 48)
-    maps[:, :, 6:] = 0
-    assert pointing(maps, mask, padding_mask=padding).item() == 0
-    assert energy_gain(maps, mask, padding_mask=padding).item() == pytest.approx(1)
-    assert average_precision(maps, mask, padding_mask=padding).item() == pytest.approx(64 / (32 * 24))
-
-
 def test_metrics_refuse_what_they_cannot_rank(mask: torch.Tensor) -> None:
     broken = torch.zeros(1, 4, 4)
     broken[0, 0, 0] = math.nan
@@ -173,16 +153,11 @@ def test_metrics_refuse_what_they_cannot_rank(mask: torch.Tensor) -> None:
             metric(broken, mask)
         with pytest.raises(ValueError, match="bool"):
             metric(torch.rand(1, 4, 4), mask.float())
-        with pytest.raises(ValueError, match="padding mask"):
-            metric(torch.rand(1, 4, 4), mask, padding_mask=mask[:, :4])
 
 
 def test_gini_by_hand() -> None:
     maps = torch.tensor([[[1.0, 1], [1, 1]], [[0, 0], [0, -8]], [[0, 0], [0, 0]], [[1, 2], [3, 4]]])
     assert gini(maps).tolist() == pytest.approx([0, 0.75, 0, 0.25])
-    padding = torch.zeros(4, 2, 2, dtype=torch.bool)
-    padding[:, 0, 0] = True
-    assert gini(maps, padding=padding).tolist() == pytest.approx([0, 2 / 3, 0, 4 / 27])
 
 
 def test_head_diversity_by_hand() -> None:
@@ -203,10 +178,6 @@ def test_spearman_against_scipy() -> None:
     assert spearman(ours, ours**3).tolist() == pytest.approx([1] * 5)
     assert spearman(ours, -ours).tolist() == pytest.approx([-1] * 5)
     assert spearman(ours, torch.ones_like(ours)).tolist() == [0] * 5
-    padding = torch.zeros(5, 4, 5, dtype=torch.bool)
-    padding[:, 3] = padding[:, :, 4] = True
-    inner = spearman(ours[:, :3, :4].contiguous(), theirs[:, :3, :4].contiguous())
-    assert torch.allclose(spearman(ours, theirs, padding=padding), inner, atol=1e-6)
 
 
 def test_max_sensitivity_of_maps_that_are_known() -> None:
@@ -219,8 +190,6 @@ def test_max_sensitivity_of_maps_that_are_known() -> None:
     moved = [max_sensitivity(lambda x: x.mean(1), images, radius=radius, samples=5) for radius in (0.01, 0.02)]
     assert torch.allclose(moved[1], 2 * moved[0], rtol=1e-3)  # linear in the picture
     assert (moved[0] < 0.01).all() and (moved[0] > 0.001).all()
-    padding = torch.ones(3, 16, 16, dtype=torch.bool)
-    assert max_sensitivity(lambda x: x.mean(1), images, padding_mask=padding).tolist() == [0, 0, 0]
 
 
 def test_resizing_keeps_means_and_places() -> None:

@@ -55,18 +55,6 @@ def test_pairing_removes_what_the_images_share() -> None:
     assert (nothing.mean, nothing.low, nothing.high) == (0, 0, 0)
 
 
-def test_values_of_one_image_are_no_independent_witnesses() -> None:
-    values = np.random.default_rng(5).normal(size=60)
-    single = mean_interval(values)
-    thrice = mean_interval(np.repeat(values, 3), groups=np.repeat(np.arange(60), 3))
-    assert (thrice.mean, thrice.low, thrice.high) == pytest.approx((single.mean, single.low, single.high))
-    assert thrice.images == 60
-    naive = mean_interval(np.repeat(values, 3))
-    assert naive.high - naive.low < 0.75 * (thrice.high - thrice.low)
-    unequal = mean_interval([1.0, 1.0, 1.0, 0.0], groups=["a", "a", "a", "b"])
-    assert unequal.mean == 0.75 and (unequal.low, unequal.high) == (0, 1)
-
-
 def test_curves_have_an_interval_at_each_step() -> None:
     curves = np.random.default_rng(6).normal(size=(30, 5)) + np.arange(5)
     found = mean_interval(curves)
@@ -85,7 +73,6 @@ def test_a_single_image_has_no_spread() -> None:
     [
         ([], {}, "at least 1"),
         ([0.0, float("nan")], {}, "NaN"),
-        ([0.0, 1.0], {"groups": [1]}, "groups"),
         ([0.0, 1.0], {"level": 1.0}, "level"),
         ([0.0, 1.0], {"resamples": 0}, "resamples"),
     ],
