@@ -1,7 +1,7 @@
 """Measure the maps of a model: `python -m tools.evaluate_attribution --resume <checkpoint.pth> --dataset_path ... --quick`
 
 All methods explain the same predictions on the same pictures. Writes attribution.json, attribution.md, curves.png, bars.png and
-examples.jpg to --output_dir. What is done is kept in its folder `partial`: a run that was cut short goes on from there. Under
+examples.jpg to --output_dir. Finished parts are kept in its folder `partial`: an interrupted run is resumed from there. Under
 torchrun or srun the processes share the pictures.
 """
 
@@ -39,7 +39,7 @@ PROG = "python -m tools.evaluate_attribution"
 
 
 def get_args_parser(add_help: bool = True) -> Parser:
-    """The flags of the measurement, and those of the model and of the data; without --help it can be a parent parser."""
+    """Return the flags of the measurement, the model and the data; without --help the parser can be a parent."""
     parser = Parser(PROG, description=__doc__.splitlines()[0], add_help=add_help)
     group = parser.add_argument_group("measurement")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
@@ -64,7 +64,7 @@ def get_args_parser(add_help: bool = True) -> Parser:
 
 
 def check_flags(args: Flags) -> Budget:
-    """How much to measure; a ValueError for flags that nothing can be done with."""
+    """Return the sizes of the measurement; raise a ValueError for a wrong flag."""
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be measured")
     if not args.output_dir:

@@ -34,7 +34,7 @@ NEIGHBOURS = 3
 
 
 def get_args_parser() -> Parser:
-    """INTR's flags for drawing, and those of the model and of the data."""
+    """Return INTR's flags for drawing, and the flags of the model and the data."""
     parser = Parser(PROG, description=__doc__.splitlines()[0])
     group = parser.add_argument_group("drawing")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")

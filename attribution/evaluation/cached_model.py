@@ -1,4 +1,4 @@
-"""A classifier that answers from memory: methods that only look at outputs ask the same inputs again for every class."""
+"""A cache of a model's logits: methods that use outputs alone evaluate the same inputs for every class."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from models import ICN, ICNOutput
 
 
 class CachedModel:
-    """The logits of batches of one shape that were seen before are not computed again.
+    """A model that computes the logits of each batch once.
 
-    A batch is known by two sums over it in float64, plain and weighted. `forget` between pictures: it keeps all answers.
+    A batch is identified by two sums over it in float64, plain and weighted. Nothing is dropped before `clear`.
     """
 
     def __init__(self, model: ICN) -> None:

@@ -189,7 +189,7 @@ class Harness:
         images = unit.images[:count]
         classes, slots = planes.classes[rows].to(images.device), len(planes.slots)
         maps = self.maps_of_classes(method, images, classes, {"masks": unit.masks[:count]} if unit.masks is not None else {})
-        if method.family == "control":  # it knows no class, and no difference of two: it is judged as it is
+        if method.family == "control":  # it depends on no class, and so on no difference of two
             return maps, maps[:, :1].expand(-1, slots, -1, -1)
         if not method.is_contrast:
             return maps, None

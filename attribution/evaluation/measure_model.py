@@ -42,16 +42,16 @@ def measure_model(
                 batches: Iterable[ModelBatch] = (harness.model_batch(*batch) for batch in labelled(count))
             else:
                 batches = _batches(harness, methods, count, units, load, ranks)
-            for found in ranks.gather_in_order(_columns(metric, batches)):
-                for name, columns in found.items():
+            for results in ranks.gather_in_order(_columns(metric, batches)):
+                for name, columns in results.items():
                     groups.setdefault(name, []).append(columns)
     return {name: {key: torch.cat([part[key] for part in parts]) for key in parts[0]} for name, parts in groups.items()}
 
 
 def _columns(metric: Metric, batches: Iterable[ModelBatch]) -> Iterator[dict[str, Columns]]:
     for batch in batches:
-        found = metric.compute(batch)
-        yield {name: {key: column.cpu() for key, column in columns.items()} for name, columns in found.items()}
+        results = metric.compute(batch)
+        yield {name: {key: column.cpu() for key, column in columns.items()} for name, columns in results.items()}
 
 
 def _batches(

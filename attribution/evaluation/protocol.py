@@ -1,4 +1,4 @@
-"""How much is measured: `--quick` and `--full`, in numbers that are stated with every result."""
+"""The sizes of a measurement, `--quick` and `--full`; they are stated with every result."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Budget:
         return asdict(self)
 
     def passes(self, method: Method, size: tuple[int, int]) -> Passes:
-        """Passes through the network of one map of a picture `(H, W)`, with these options."""
+        """Return the passes through the network of one map of a picture `(H, W)`, with these options."""
         return method.passes(size, self.options.get(method.name))
 
     def costly(self, method: Method, size: tuple[int, int]) -> bool:

@@ -30,11 +30,11 @@ def find_metric(column: str) -> Metric:
 
 def families() -> dict[str, tuple[str, ...]]:
     """Return the columns of each family, in the order of the registry; native twins are a family of their own."""
-    found: dict[str, tuple[str, ...]] = {}
+    columns: dict[str, tuple[str, ...]] = {}
     for metric in METRICS.values():
-        found[metric.family] = (*found.get(metric.family, ()), metric.name)
+        columns[metric.family] = (*columns.get(metric.family, ()), metric.name)
     twins = tuple(metric.name + NATIVE for metric in METRICS.values() if metric.native)
-    first, *rest = found.items()
+    first, *rest = columns.items()
     return dict([first, (NATIVE_FAMILY, twins), *rest])
 
 
@@ -61,12 +61,12 @@ def chosen_families(names: Iterable[str] | None) -> frozenset[str]:
 
 def sections(scope: str) -> dict[str, list[str]]:
     """Return the columns of each table of attribution.md, by its title."""
-    found: dict[str, list[Metric]] = {}
+    by_title: dict[str, list[Metric]] = {}
     for metric in METRICS.values():
         if metric.section and metric.scope == scope:
-            found.setdefault(metric.section, []).append(metric)
+            by_title.setdefault(metric.section, []).append(metric)
     tables = {}
-    for title, metrics in found.items():
+    for title, metrics in by_title.items():
         names = [name for m in metrics for name in (m.name, *([m.name + NATIVE] if m.native == "beside" else []))]
         tables[title] = names + [m.name + NATIVE for m in metrics if m.native == "last"]
     return tables
@@ -83,10 +83,12 @@ def compute_columns(batch: MapBatch, chosen: frozenset[str], scope: str = "maps"
 
 
 def _columns(batch: MapBatch, metrics: Sequence[Metric]) -> Columns:
-    found: Columns = {}
+    columns: Columns = {}
     for compute in dict.fromkeys(metric.compute for metric in metrics):
         result = compute(batch)
         if isinstance(result, Tensor):
             result = {metric.name: result for metric in metrics if metric.compute is compute}
-        found |= {name: column for name, column in result.items() if name.partition("/")[0] in METRICS}
-    return found
+        unknown = [name for name in result if name.partition("/")[0] not in METRICS]
+        assert not unknown, f"columns without a row in the registry: {unknown}"
+        columns |= result
+    return columns

@@ -129,7 +129,7 @@ class PixelPerturbation:
         return drop[:, 0] - drop[:, 1]
 
     def _without(self, places: Tensor, image: Tensor, count: Tensor, classes: Tensor) -> Tensor:
-        """Return probabilities of `classes[image]`, `[n]` or `[n, Q]`, without the first `count` pixels of `image`, both `[n]`."""
+        """Return probabilities of `classes[image]`, `[n]` or `[n, Q]`, without the first `count` `[n]` pixels of `image`."""
         images, parts = self.clean.images, []
         for rows, counts in zip(image.split(self.chunk), count.split(self.chunk), strict=True):
             removed = (places[rows] < counts[:, None]).view(len(rows), 1, *images.shape[-2:])

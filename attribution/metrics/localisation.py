@@ -31,8 +31,8 @@ def pointing(maps: Tensor, masks: Tensor) -> Tensor:
 def energy(maps: Tensor, masks: Tensor) -> Tensor:
     """Compute the energy-based pointing game (Wang et al., Score-CAM, CVPR-W 2020), the share of the map's mass in the mask.
 
-    The mass is that of `max(map, 0)`, taken at the map's own grid, so that a negative cell does not reduce its neighbour. From 0 to
-    1; a map with no positive value scores 0.
+    The mass is that of `max(map, 0)`, taken at the map's own grid, so that a negative cell does not reduce its neighbour. From 0
+    to 1; a map without a positive value scores 0.
     """
     scores, inside = _flat(maps.clamp(min=0), masks)
     scores = scores / scores.amax(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)  # no overflow, no underflow

@@ -1,4 +1,4 @@
-"""The folder of drawn maps that a person opens: names of the files in it, and its `index.html`."""
+"""The folder of drawn maps: names of the files in it, and its `index.html`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Row(NamedTuple):
 
 
 def safe_name(text: str, limit: int = NAME_BYTES) -> str:
-    """A name that every file system takes: letters and digits of any script, `.`, `-` and `_`; at most `limit` bytes."""
+    """Return a name that every file system takes: letters and digits of any script, `.`, `-` and `_`; at most `limit` bytes."""
     text = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)).strip("._")
     return text.encode()[:limit].decode(errors="ignore") or "_"
 
 
 def panel_name(kind: str, true: str, predicted: str, score: float, right: bool) -> str:
-    """File name of a panel: its kind, true and predicted class, probability of the latter, right or wrong."""
+    """Return the file name of a panel: its kind, true and predicted class, probability of the latter, right or wrong."""
     verdict = "right" if right else "wrong"
     return f"{kind}__true-{safe_name(true)}__pred-{safe_name(predicted)}_{score:.2f}__{verdict}.png"
 
@@ -68,7 +68,7 @@ dl { margin: .5rem 0 0; } dt { color: #777; font-size: .85rem; } dd { margin: 0 
 
 
 def index_html(title: str, about: str, rows: list[Row]) -> str:
-    """A page with a table row per picture; links are relative, every name is escaped.
+    """Return a page with a table row per picture; links are relative, every name is escaped.
 
     Args:
         title: the class.
@@ -122,5 +122,5 @@ def _row_html(row: Row) -> str:
 
 
 def _link(*parts: str) -> str:
-    """A relative link, also to a name whose bytes are no UTF-8."""
+    """Return a relative link, also to a name whose bytes are no UTF-8."""
     return quote(os.fsencode("/".join(parts)))

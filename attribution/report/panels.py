@@ -1,4 +1,4 @@
-"""What the model says about one image, laid out: the heads of its class, the most similar classes, and their heads."""
+"""The panels of one image: the heads of its class, the most similar classes, and the heads of these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attribution.report.render import GREEN, GRID_TILE, RED, TILE, Section, Tile
 
 @dataclass
 class Explained:
-    """One image and what the model says about it; the lists, and the first axis of `maps`, go over the classes to be drawn.
+    """One image with predictions and maps; the lists, and the first axis of `maps`, are over the classes to be drawn.
 
     picture: uint8 RGB `[H, W, 3]`, as it is to be drawn.
     padded_size, valid_size: height and width of the network's input, and of the picture in it.
@@ -54,7 +54,7 @@ class Explained:
 def draw_panels(
     explained: Explained, names: Sequence[str], title: str, layer: str, *, heads: bool = True, query_heads: bool = True
 ) -> dict[str, np.ndarray]:
-    """The panels of an image.
+    """Draw the panels of an image.
 
     Args:
         explained: the image.
@@ -84,7 +84,7 @@ def draw_panels(
 
 
 def draw_overlays(explained: Explained, names: Sequence[str], *, heads: bool = True) -> dict[str, np.ndarray]:
-    """Single maps over the whole picture, for papers.
+    """Draw single maps over the whole picture, for papers.
 
     Args:
         explained: the image.
@@ -107,9 +107,9 @@ def draw_overlays(explained: Explained, names: Sequence[str], *, heads: bool = T
 
 
 def _overlays(explained: Explained, picture: np.ndarray, maps: np.ndarray) -> list[np.ndarray]:
-    """Maps `[N, h, w]` over the picture."""
+    """Draw maps `[N, h, w]` over the picture."""
     heat = display_maps(maps, explained.padded_size, explained.valid_size, picture.shape[:2])
-    return [overlay(picture, one) for one in heat]
+    return [overlay(picture, values) for values in heat]
 
 
 def _verdict(explained: Explained, names: Sequence[str]) -> str:
@@ -124,7 +124,7 @@ def _head_tiles(explained: Explained, picture: np.ndarray) -> list[Tile]:
     maps = np.concatenate([of_true, of_true.mean(0, keepdims=True)])
     labels = [f"head {head}" for head in range(len(of_true))] + [f"mean of {len(of_true)} heads"]
     drawn = _overlays(explained, picture, maps)
-    return [Tile(*one) for one in zip(drawn, zip(labels, _peaks(explained, maps), strict=True), strict=True)]
+    return [Tile(*tile) for tile in zip(drawn, zip(labels, _peaks(explained, maps), strict=True), strict=True)]
 
 
 def _query_tiles(explained: Explained, picture: np.ndarray, names: Sequence[str]) -> list[Tile]:
@@ -132,7 +132,7 @@ def _query_tiles(explained: Explained, picture: np.ndarray, names: Sequence[str]
     tiles = []
     for row, (drawn, peak) in enumerate(zip(_overlays(explained, picture, maps), _peaks(explained, maps), strict=True)):
         name, scores = _caption(explained, row, names)
-        true, predicted = (explained.classes[row] == one for one in (explained.true, explained.predicted))
+        true, predicted = (explained.classes[row] == index for index in (explained.true, explained.predicted))
         tiles.append(Tile(drawn, (name, f"{scores} · {peak}"), GREEN if true else RED if predicted else None))
     return tiles
 
@@ -144,7 +144,7 @@ def _grid_tiles(explained: Explained, picture: np.ndarray, row: int) -> list[Til
 
 
 def _caption(explained: Explained, row: int, names: Sequence[str]) -> tuple[str, str]:
-    """Rank and name, and scores, of one of the classes."""
+    """Return rank and name, and scores, of one of the classes."""
     index = explained.classes[row]
     true = " (true)" if index == explained.true else ""
     return (

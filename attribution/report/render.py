@@ -2,7 +2,7 @@
 
 Pictures are uint8 RGB `[H, W, 3]`. A map is non-negative and is drawn on the scale of its own minimum and maximum, in the
 turbo colours; they are blended into the picture with a weight that rises with the map from `WEIGHT[0]` to `WEIGHT[1]`, so
-that the picture stays visible where nothing was looked at. In a panel every picture has a long side of `TILE` pixels
+that the picture stays visible where the map is low. In a panel every picture has a long side of `TILE` pixels
 (`GRID_TILE` where many maps stand side by side); on its own it keeps its size, up to a long side of `FULL`.
 """
 
@@ -75,13 +75,13 @@ def display_maps(
 
 
 def valid_cells(maps: np.ndarray, padded_size: tuple[int, int], valid_size: tuple[int, int]) -> np.ndarray:
-    """The cells `[N, rows, columns]` of maps `[N, h, w]` that lie on the picture, at least partly; sizes as above."""
+    """Return the cells `[N, rows, columns]` of maps `[N, h, w]` that lie on the picture, at least partly; sizes as above."""
     rows, columns = (-(-maps.shape[axis + 1] * valid_size[axis] // padded_size[axis]) for axis in (0, 1))
     return maps[:, :rows, :columns]
 
 
 def _cubic(pixels: int, cells: int, extent: float) -> np.ndarray:
-    """Weights `[pixels, cells]` that enlarge the first `extent` cells (Keys 1981, eq. 4, with a = -0.75)."""
+    """Return weights `[pixels, cells]` that enlarge the first `extent` cells (Keys 1981, eq. 4, with a = -0.75)."""
     position = (np.arange(pixels) + 0.5) / pixels * extent - 0.5
     base = np.floor(position).astype(int)
     weights = np.zeros((pixels, cells), np.float32)
@@ -190,7 +190,7 @@ def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int
 
 
 def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, note: str, room: int) -> None:
-    """The colour scale as it looks over mid grey, and the note."""
+    """Draw the colour scale over mid grey, and the note."""
     ramp = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (TEXT, 1))
     blended = overlay(np.full((*ramp.shape, 3), 128, np.uint8), ramp)
     draw.text((MARGIN, y), "low", FAINT, _font(TEXT))
