@@ -310,7 +310,7 @@ def test_flags_of_intr_are_understood() -> None:
 def test_a_logit_that_is_a_sum_is_drawn_as_what_the_cells_added(data: Path, tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)
     flags = parse(main_args_parser(), [*TINY.split(), "--decoder", kind, "--image_size", "64", "--backbone_norm", "frozen"])
-    flags.dec_layers = 0
+    flags = flags.replace(dec_layers=0)
     model = build_model(flags)
     args = {key: value for key, value in vars(flags).items() if key != "explicit"}
     normalisation = model.backbone[0].normalisation
