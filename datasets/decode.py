@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from util.errors import ImageError
+
+Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 
 # An allow-list: without it PIL would start Ghostscript for a file named .jpg that holds PostScript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
@@ -66,11 +69,27 @@ def decode_image(path: str | os.PathLike[str]) -> Tensor:
             if picture is not None:
                 return picture
         image.load()
-        orientation = _orientation(image)
-        rgb = _to_rgb(image)
-        if orientation in UPRIGHT:
-            rgb = rgb.transpose(UPRIGHT[orientation])
-        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # [3, H, W]
+        return _from_pil(image)
+
+
+def read_picture(picture: Picture) -> Tensor:
+    """Return a picture as `decode_image` does: a path, a PIL image, an array uint8 `[H, W, 3]` or a tensor uint8 `[3, H, W]`.
+
+    Raises:
+        ValueError: the file or image cannot be read (ImageError), or the array or tensor has another shape or type.
+    """
+    if isinstance(picture, (str, os.PathLike)):
+        return decode_image(picture)
+    if isinstance(picture, Image.Image):
+        _check_range(picture, "the image")
+        picture.load()
+        return _from_pil(picture)
+    given = f"{type(picture).__name__} {getattr(picture, 'dtype', '')} {list(getattr(picture, 'shape', ()))}"
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
+        picture = torch.from_numpy(picture.copy()).permute(2, 0, 1)  # [3, H, W]
+    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and len(picture) == 3:
+        return picture.cpu()
+    raise ValueError(f"{given} is no picture: give a path, a PIL image, an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]")
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -134,9 +153,7 @@ def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         if status.st_size == 0:
             raise ImageError(f"{path}: is empty (0 bytes); copy it again or remove it")
         with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
-                pixels = "float" if image.mode == "F" else "32-bit integer"
-                raise ImageError(f"{path}: has {pixels} pixels of unknown range; allowed: 8 or 16 bits per channel")
+            _check_range(image, f"{path}:")
             yield image
     except ImageError:
         raise
@@ -154,6 +171,22 @@ def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except Exception as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: is truncated or damaged ({detail}); copy it again or remove it") from None
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    """Return a loaded image as uint8 `[3, H, W]`, upright."""
+    orientation = _orientation(image)
+    rgb = _to_rgb(image)
+    if orientation in UPRIGHT:
+        rgb = rgb.transpose(UPRIGHT[orientation])
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # [3, H, W]
+
+
+def _check_range(image: Image.Image, name: str) -> None:
+    """Raise an ImageError for an image with pixels of unknown range."""
+    if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
+        pixels = "float" if image.mode == "F" else "32-bit integer"
+        raise ImageError(f"{name} has {pixels} pixels of unknown range; allowed: 8 or 16 bits per channel")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,0 +1,160 @@
+"""A trained model for use from Python: class names, probabilities and attribution maps of pictures."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attribution.methods.explain import explain
+from attribution.report.render import FULL, display_maps, fit, overlay
+from attribution.resize import enlarge
+from datasets import EvalSampler, collate, eval_transform
+from datasets.decode import Picture, read_picture
+from flags import fill_from_checkpoint, get_args_parser
+from models import ICN, load_checkpoint
+from util.cli import parse
+from util.device import select_device
+
+BATCH = 16  # pictures of one shape in a forward pass
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of a picture, best first, and their softmax probabilities."""
+
+    names: list[str]
+    probabilities: list[float]
+
+    def __repr__(self) -> str:
+        return f"Prediction({', '.join(f'{name} {value:.1%}' for name, value in zip(*self, strict=True))})"
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The attribution map of a class of a picture.
+
+    Attributes:
+        name: of the class.
+        picture: uint8 `[H, W, 3]`.
+        map: float32 `[H, W]`, at the pixels of the picture.
+        cells: float32 `[h, w]`, the map as the method computes it.
+    """
+
+    name: str
+    picture: np.ndarray = field(repr=False)
+    map: np.ndarray = field(repr=False)
+    cells: np.ndarray = field(repr=False)
+
+    def overlay(self) -> Image.Image:
+        """Draw the positive part of the map over the picture."""
+        heat = display_maps(self.cells.clip(0)[None], (1, 1), (1, 1), self.picture.shape[:2])[0]  # [H, W]; nothing is padded
+        return Image.fromarray(overlay(self.picture, heat))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the overlay to a file, in the format of its suffix."""
+        self.overlay().save(path)
+
+    def _repr_png_(self) -> bytes:
+        """Return the overlay as IPython shows it."""
+        file = io.BytesIO()
+        Image.fromarray(fit(np.array(self.overlay()), FULL, enlarge=False)).save(file, "PNG")
+        return file.getvalue()
+
+
+class Predictor:
+    """A model with its class names, its input transform and the normalisation of its input.
+
+    Args:
+        model: goes into evaluation mode.
+        classes: a name for each logit.
+        transform: of uint8 `[3, H, W]` pictures.
+        normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
+    """
+
+    def __init__(
+        self, model: ICN, classes: Sequence[str], transform: Callable[[Tensor], Tensor], normalisation: Mapping[str, list[float]]
+    ) -> None:
+        self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classes, self.transform, self.normalisation = list(classes), transform, normalisation
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def from_checkpoint(cls, path_or_url: str | Path, device: str = "cpu") -> Predictor:
+        """Load a checkpoint of ICN or INTR; where it has no class names, they are the numbers of the classes.
+
+        Raises:
+            ValueError: the file or the device cannot be used.
+        """
+        model, meta = load_checkpoint(path_or_url, select_device(device))
+        args = fill_from_checkpoint(parse(get_args_parser(), []), meta.args)
+        classes = meta.classes or [str(index) for index in range(model.num_classes)]
+        return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation)
+
+    def predict(self, pictures: Picture | list[Picture] | tuple[Picture, ...], topk: int = 5) -> list[Prediction]:
+        """Classify pictures.
+
+        Args:
+            pictures: one or a list; each a path, a PIL image, an array uint8 `[H, W, 3]` or a tensor uint8 `[3, H, W]`.
+            topk: number of classes in each prediction, at most all.
+
+        Raises:
+            ValueError: a picture cannot be read, or the model's logits are not finite.
+        """
+        if topk < 1:
+            raise ValueError(f"topk {topk} must be at least 1")
+        chosen = pictures if isinstance(pictures, (list, tuple)) else [pictures]
+        inputs = [self.transform(read_picture(picture)) for picture in chosen]
+        logits = torch.empty(len(inputs), len(self.classes))
+        for batch in EvalSampler(len(inputs), BATCH, shapes=[(image.shape[1], image.shape[2]) for image in inputs]):
+            logits[batch] = self._logits(self._normalise([inputs[place] for place in batch]))
+        rows = zip(*(row.tolist() for row in logits.softmax(1).topk(min(topk, len(self.classes)))), strict=True)
+        return [Prediction([self.classes[index] for index in best], probabilities) for probabilities, best in rows]
+
+    def explain(
+        self, picture: Picture, class_: str | int | None = None, against: str | int | None = None, method: str | None = None
+    ) -> Explanation:
+        """Compute the attribution map of a class.
+
+        Args:
+            picture: as for `predict`.
+            class_: name or index of the class; None for the predicted one.
+            against: name or index of a class to compare with: the map is then the contrast of the two.
+            method: a name of `attribution.METHODS`; None for the map that represents the model's decoder.
+
+        Raises:
+            ValueError: the picture cannot be read, or there is no such class or method.
+        """
+        index, other = (None if choice is None else self._index(choice) for choice in (class_, against))
+        image = read_picture(picture)  # [3, H, W]
+        images = self._normalise([self.transform(image)])  # [1, 3, h, w]
+        index = int(self._logits(images).argmax()) if index is None else index
+        cells = explain(self.model, images, index, method, against=other).float().cpu()  # [1, h, w]
+        pixels = enlarge(cells, (image.shape[1], image.shape[2]))
+        return Explanation(self.classes[index], image.permute(1, 2, 0).numpy(), pixels[0].numpy(), cells[0].numpy())
+
+    def _index(self, class_: str | int) -> int:
+        if class_ in self.classes:
+            return self.classes.index(class_)  # type: ignore[arg-type]
+        if not isinstance(class_, str) and 0 <= class_ < len(self.classes):
+            return int(class_)
+        near = ", ".join(difflib.get_close_matches(str(class_), self.classes, cutoff=0))
+        raise ValueError(f"class {class_!r} does not exist: give a name (near: {near}) or an index below {len(self.classes)}")
+
+    def _normalise(self, images: list[Tensor]) -> Tensor:
+        return collate([(image, 0, 0) for image in images]).to(self.device).normalise(**self.normalisation)  # [B, 3, h, w]
+
+    @torch.no_grad()
+    def _logits(self, images: Tensor) -> Tensor:
+        logits = self.model(images).logits.float().cpu()  # [B, C]
+        if not logits.isfinite().all():
+            raise ValueError("the model gives logits that are not finite: the checkpoint is damaged, or its training diverged")
+        return logits
