@@ -18,8 +18,6 @@ from test_architecture import ALLOWED
 
 ALL_PAGES = [*PAGES, "CHANGELOG.md"]
 
-# What the pages name and the repository does not have yet; nothing may be added.
-KNOWN_MISSING: set[str] = set()
 # Programs of others, whose arguments are not checked.
 FOREIGN = {"git", "cd", "pip", "apt-get", "wait", "python -c", "pytest", "pre-commit", ".ci/run"}
 
@@ -93,7 +91,7 @@ def test_python_compiles_and_its_imports_exist(page: str) -> None:
         if block.language != "python":
             continue
         for node in ast.walk(ast.parse(block.code)):
-            if isinstance(node, ast.ImportFrom) and node.module not in KNOWN_MISSING:
+            if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names), f"{page}:{block.line}"
 
@@ -124,7 +122,7 @@ def test_named_files_exist(page: str) -> None:
     for path in re.findall(
         r"`((?:models|datasets|attribution|util|tools|tests|recipes|docs)/[\w/.]*)`", (ROOT / page).read_text()
     ):
-        assert (ROOT / path).exists() or path in KNOWN_MISSING, f"{page}: {path} does not exist"
+        assert (ROOT / path).exists(), f"{page}: {path} does not exist"
 
 
 def test_every_page_is_listed() -> None:
