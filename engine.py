@@ -16,7 +16,7 @@ from trainer import Trainer
 from util.metrics import Sums, format_stats
 from util.precision import Precision
 from util.progress import Progress, clock
-from util.ranks import ALONE, Ranks
+from util.ranks import SINGLE_PROCESS, Ranks
 from util.train_state import Epoch
 
 LOG_EVERY = 10.0  # seconds
@@ -125,7 +125,7 @@ def evaluate(
     label: str = "evaluation",
     precision: Precision | None = None,
     after_batch: Callable[[], None] = lambda: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
     """Score every image of `loader` once. Sums over images, not means of batches.
 

@@ -23,7 +23,7 @@ from util.distributed import unused_parameters
 from util.ema import make_ema, restore_ema
 from util.optimizer import make_optimizer, restore_optimizer
 from util.precision import Precision
-from util.ranks import ALONE, Ranks
+from util.ranks import SINGLE_PROCESS, Ranks
 from util.schedule import learning_rate
 
 
@@ -63,7 +63,7 @@ class Trainer:
     ema: ModelEmaV3 | None = None
     adversarial: float = 0.0
     forward: Callable[..., Any] | None = None
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
     steps: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
 
@@ -165,7 +165,7 @@ def build_trainer(
     precision: Precision,
     normalisation: dict[str, list[float]],
     steps_per_epoch: int,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Trainer:
     """Build the optimizer, schedule and loss of a model from flags.
 

@@ -189,7 +189,7 @@ def test_ranks_that_find_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("util.distributed.PATIENCE", timedelta(seconds=1))
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 9}.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(RunFailed, match="the 2 processes of this run did not meet at env://"), init_distributed():
+    with pytest.raises(RunFailed, match="the 2 processes of this run could not connect at env://"), init_distributed():
         pass
 
 

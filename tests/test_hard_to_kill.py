@@ -155,7 +155,7 @@ def test_twenty_kills_lose_nothing(colours: Path, tmp_path: Path, spawn: Callabl
 
 def one_line(err: str) -> bool:
     """Whether all that was said is one line; how far a slow evaluation is does not count."""
-    return len([line for line in err.splitlines() if " gone, " not in line]) == 1
+    return len([line for line in err.splitlines() if " elapsed, " not in line]) == 1
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["alone", "with_workers"])

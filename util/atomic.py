@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders: a reader, and a crash at any moment, see the old content or the whole new one."""
+"""Atomic writes of files and folders: after a crash at any moment there is the old content, or the whole new one."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def atomic_write(path: Path, mode: str = "w", *, durable: bool = False) -> Itera
 
     Args:
         path: the file; its folder exists.
-        mode: `w` (text, UTF-8) or `wb`.
-        durable: flush the bytes to the disk (fsync) before the file takes its name.
+        mode: `w` (UTF-8, line ends as they are written) or `wb`.
+        durable: flush the bytes to the disk (fsync) before the rename.
 
     Raises:
         OSError: as `replacing`.
     """
-    encoding = None if "b" in mode else "utf-8"
-    with replacing(path) as temporary, open(temporary, mode, encoding=encoding) as file:
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with replacing(path) as temporary, open(temporary, mode, **text) as file:
         yield file
         if durable:
             file.flush()
@@ -57,10 +57,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `path`; rename it to `path` on success, delete it otherwise.
 
     Args:
-        path: does not exist, or is an empty folder; its parents are made.
+        path: does not exist, or is an empty folder; its parents are created.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full; FileExistsError: `path` appeared in the meantime.
+        OSError: the folder cannot be written to, or the disk is full; FileExistsError: `path` was created in the meantime.
     """
     draft = path.parent / f".{path.name}.{os.getpid()}.unfinished"
     draft.mkdir(parents=True)

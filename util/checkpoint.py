@@ -15,7 +15,7 @@ import torch
 
 from .atomic import atomic_write, replacing
 from .errors import RunFailed
-from .ranks import ALONE, Ranks
+from .ranks import SINGLE_PROCESS, Ranks
 from .stopping import SIGNALS, Stopped, StopRequest
 
 LAST = "checkpoint.pth"
@@ -59,7 +59,7 @@ class Checkpointer:
         request: StopRequest,
         keep_last: int = 1,
         every_steps: int = 0,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.folder, self.trainer, self.parts, self.constants = folder, trainer, parts, constants
         self.request, self.keep_last, self.every_steps, self.ranks = request, keep_last, every_steps, ranks

@@ -1,4 +1,4 @@
-"""The moving average of the weights: timm's, with the warm-up of its decay, saved and restored as a plain state dict."""
+"""Exponential moving average of the weights (EMA): timm's, with the warm-up of its decay, saved as a plain state dict."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 
 def make_ema(model: nn.Module, decay: float) -> ModelEmaV3:
-    """The average of `model`, on its device; `.module` is a model in evaluation mode, `.module.state_dict()` is what is saved.
+    """Build the average of `model`, on its device; `.module` is a model in evaluation mode, and its state dict is what is saved.
 
-    After optimizer step n, counted from 1, call `ema.update(model, step=n)`: parameters and floating-point buffers move by
-    `average += (1 - d) * (value - average)`, whole-number buffers are copied. d is 0 at n = 1 (the average forgets the weights
-    before training), then `min(decay, 1 - n ** (-2/3))`, so that a short run has an average of its later steps, too. It depends
-    on n alone: a resumed run needs the average and the step, nothing else.
+    After optimizer step n, counted from 1, call `ema.update(model, step=n)`: parameters and floating-point buffers are updated by
+    `average += (1 - d) * (value - average)`, integer buffers are copied. d is 0 at n = 1 (the weights before training do not
+    count), then `min(decay, 1 - n ** (-2/3))`, so that a short run has an average of its later steps, too. It depends on n alone:
+    a resumed run needs only the average and the step.
 
     Args:
-        model: the raw module (not wrapped by DDP, not compiled), where and in which memory layout it is trained.
+        model: not wrapped by DDP, not compiled; in its final memory layout.
         decay: the largest d.
 
     Raises:
-        ValueError: `decay` is no decay.
+        ValueError: `decay` is not above 0 and below 1.
     """
     if not 0 < decay < 1:
         raise ValueError(f"--ema {decay} must be above 0 and below 1 (0.999 averages over about 1000 steps)")
@@ -31,7 +31,7 @@ def make_ema(model: nn.Module, decay: float) -> ModelEmaV3:
 
 
 def restore_ema(ema: ModelEmaV3, model: nn.Module, state: Mapping[str, Tensor] | None) -> None:
-    """Go on with a saved average; without one (a run that had none so far) it starts from the weights of `model`.
+    """Load a saved average; without one (an earlier run without EMA) start from the weights of `model`.
 
     Raises:
         ValueError: the average is of another model.
@@ -42,5 +42,5 @@ def restore_ema(ema: ModelEmaV3, model: nn.Module, state: Mapping[str, Tensor] |
     try:
         ema.module.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:
-        reason = (str(error).splitlines() or [""])[-1].strip()
+        reason = (str(error).splitlines() or [""])[-1].strip()  # torch names the first tensors in the last line
         raise ValueError(f"the averaged weights of the checkpoint do not fit ({reason}): start anew with --finetune") from None

@@ -10,30 +10,16 @@ import torch
 from .ranks import Ranks
 
 
-def rng_state() -> dict[str, Any]:
-    """Return the state of torch's generators, on the CPU and on the CUDA device of this process."""
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore `rng_state()`, as far as there is a CUDA device now and was one then."""
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and state["cuda"]:  # earlier versions saved those of all devices
-        index = torch.cuda.current_device()
-        torch.cuda.set_rng_state(state["cuda"][index if index < len(state["cuda"]) else 0])
-
-
 def seed_from(*numbers: int) -> None:
     """Seed torch's generators with a hash of `numbers`."""
     torch.manual_seed(int.from_bytes(blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1)
 
 
 class RandomState:
-    """The generators of all processes, as the entry `rng` of a checkpoint.
+    """States of torch's generators (CPU, CUDA device of the process) in all processes: the entry `rng` of a checkpoint.
 
     Args:
-        ranks: this process and the others.
+        ranks: the processes.
         seed: of the run, for processes that a checkpoint has no state of.
     """
 
@@ -42,12 +28,17 @@ class RandomState:
 
     def state_dict(self) -> dict[str, Any]:
         """Gather the states; every process calls it."""
-        return {"rng": self.ranks.gather(rng_state())}
+        cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+        return {"rng": self.ranks.gather({"cpu": torch.get_rng_state(), "cuda": cuda})}
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
-        """Restore this process's state; without one seed by the run, the rank and the step."""
+        """Restore this process's state; without one, seed by the run, the rank and the step."""
         states = checkpoint.get("rng") or []
-        if self.ranks.rank < len(states):
-            set_rng_state(states[self.ranks.rank])
-        else:
+        if self.ranks.rank >= len(states):
             seed_from(self.seed, self.ranks.rank, checkpoint.get("step") or 0)
+            return
+        state = states[self.ranks.rank]
+        torch.set_rng_state(state["cpu"])
+        if torch.cuda.is_available() and state["cuda"]:  # earlier versions saved those of all devices
+            index = torch.cuda.current_device()
+            torch.cuda.set_rng_state(state["cuda"][index if index < len(state["cuda"]) else 0])

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import launcher
 from .errors import RunFailed
 from .launcher import ProcessInfo
 from .stopping import SIGNALS, Stopped, StopRequest
@@ -25,18 +24,18 @@ N = TypeVar("N", int, Tensor)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process and the others of its run. A method is collective: all processes call it, or none.
+    """Processes of a run, as one of them sees them. A method is collective: all processes call it, or none.
 
-    Methods that evaluation calls leave inference mode, in whose tensors older versions of torch receive nothing.
+    Methods that evaluation calls leave inference mode: older versions of torch cannot receive into its tensors.
 
     Attributes:
         process: rank, number of processes, and rank on this machine.
         cuda_group: nccl's process group, for tensors on CUDA. All else uses gloo, which does not make the host wait for a GPU.
-        slow_group: gloo's process group with a long timeout, for operations before which some ranks work longer than others.
-        request: of a signal to stop, which `gather_in_order` obeys in all processes or in none.
+        slow_group: gloo's process group with a long timeout, for ranks that work for unequal times.
+        request: signal to stop, at which `gather_in_order` stops all processes.
     """
 
-    process: ProcessInfo = launcher.ALONE
+    process: ProcessInfo = ProcessInfo()
     cuda_group: Any = None
     slow_group: Any = None
     request: StopRequest | None = None
@@ -65,7 +64,7 @@ class Ranks:
 
     @torch.inference_mode(False)
     def sum(self, value: N) -> N:
-        """Sum a whole number, or a tensor (on its device; it stays as it is), over all processes."""
+        """Return the sum of an integer, or of a tensor (on its device), over all processes."""
         if self.size == 1:
             return value
         total = torch.tensor(value) if isinstance(value, int) else value.detach().to("cpu", copy=True)
@@ -95,30 +94,29 @@ class Ranks:
         self.gather(None, slow=True)
 
     def gather_in_order(self, results: Iterable[T]) -> Iterator[T]:
-        """Yield the results of all processes to all of them, in turns of one result a rank.
+        """Yield the results of all processes to all of them, in rounds of one result per rank.
 
-        Where each process computes the results of `items[rank::size]`, they come in the order of the items. For each of its own
-        results a process waits until the others have theirs, so that a lost process is noticed and all stop at one place.
+        Where each process computes the results of `items[rank::size]`, they come in the order of the items. All processes wait
+        for each other in every round, so that a lost process is noticed, and all stop in the same round.
 
         Args:
-            results: this process's, computed as they are asked for; on the CPU. Ranks may have different numbers of them.
+            results: of this process, on the CPU, computed lazily. Ranks may have different numbers of them.
 
         Raises:
-            Stopped: a process has a `request`; after the results of this turn.
+            Stopped: a process has received a signal; after the results of the round.
         """
         iterator = iter(results)
         while True:
-            turn = list(islice(iterator, 1))
-            everybody = self.gather((turn, self.request and self.request.number), slow=True)
-            for part, _ in everybody:
+            gathered = self.gather((list(islice(iterator, 1)), self.request and self.request.number), slow=True)
+            for part, _ in gathered:
                 yield from part
-            if number := max((asked or 0 for _, asked in everybody), key=SIGNALS.index):
-                raise Stopped(number, "stopped; the same command continues from what is done")
-            if not any(part for part, _ in everybody):
+            if number := max((signal or 0 for _, signal in gathered), key=SIGNALS.index):
+                raise Stopped(number, "stopped; the same command resumes from what is done")
+            if not any(part for part, _ in gathered):
                 return
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the processes; all are of one type and on one device."""
+        """Replace each tensor by its mean over the processes; all have one dtype and device."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -128,14 +126,9 @@ class Ranks:
             tensor.copy_(mean.view_as(tensor))
 
     def ddp(self, module: nn.Module, unused: bool = False) -> DistributedDataParallel:
-        """Wrap `module` so that its gradients are means over the processes (DistributedDataParallel).
-
-        Args:
-            module: on its device, with its weights; all ranks start from rank 0's.
-            unused: some of its parameters get no gradient.
-        """
+        """Wrap `module`, on its device, in DistributedDataParallel; `unused`: some of its parameters get no gradient."""
         device = next(module.parameters()).device
-        # Buffers that change are averaged after the step; newer versions of torch call the option by another name.
+        # Buffers that change are averaged after the step; newer versions of torch renamed the option.
         names = inspect.signature(DistributedDataParallel).parameters
         buffers: Any = {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
         return DistributedDataParallel(
@@ -148,11 +141,7 @@ class Ranks:
         )
 
     def check_same(self, tensors: Mapping[str, Tensor], when: str) -> None:
-        """Compare `tensors` bit by bit with those of rank 0.
-
-        Raises:
-            RunFailed: a process has others.
-        """
+        """Raise RunFailed if `tensors` differ by a bit from those of rank 0; `when` is part of the message."""
         if self.size == 1:
             return
         hashes = self.gather(fingerprint(tensors))
@@ -164,11 +153,11 @@ class Ranks:
         return self.cuda_group if device.type == "cuda" else None
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of names, shapes and bits."""
+    """Return a hash of names, shapes and bits of tensors."""
     digest = blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR2 as a request: the run stops at its next step boundary, when its state is whole."""
+"""Signals to stop (Ctrl-C, SIGTERM, SIGUSR2), recorded so that a run stops at its next step boundary, with a whole state."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from types import FrameType
 from typing import Any
 
-from util.launcher import ALONE, ProcessInfo
+from .launcher import ProcessInfo
 
-ECHO = 2.0  # seconds
-SIGNALS = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # 0: nobody asked; the last one asks to be started again
+DUPLICATE_SECONDS = 2.0  # a launcher forwards a Ctrl-C that its processes received already
+SIGNALS = (0, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # by priority; 0: none; after SIGUSR2 a job is requeued
 
 
 class Stopped(Exception):
-    """A run that was asked to stop did so; `signal_name` asked, `exit_code` is the shell's for it (128 + signal)."""
+    """A run stopped after a signal, `signal_name`; `exit_code` is the shell's for it (128 + number)."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -25,39 +25,34 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While it is entered, SIGINT, SIGTERM and SIGUSR2 (a cluster's notice) are noted in `number`.
+    """Context that records SIGINT, SIGTERM and SIGUSR2 (a cluster's notice) in `number`, by the priority of `SIGNALS`.
 
-    Of several the one that asks for most is kept. A second Ctrl-C interrupts at once. Signals are Python's to handle in the
-    main thread only: entered in another one it notes nothing.
+    A second Ctrl-C raises KeyboardInterrupt at once; one of several processes ignores it for two seconds, in which it may be the
+    launcher's duplicate. Outside the main thread, where Python handles no signals, nothing is recorded.
 
     Args:
-        place: of this process among the others. A launcher hands Ctrl-C on to processes that have got it already: of several
-            processes each takes a second one for an echo for the first two seconds.
+        process: rank and number of processes; rank 0 prints.
     """
 
-    def __init__(self, place: ProcessInfo = ALONE) -> None:
+    def __init__(self, process: ProcessInfo) -> None:
         self.number: int | None = None
-        self.place, self.since = place, 0.0
+        self._process, self._received = process, 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS[1:]:
-                self._previous[number] = signal.signal(number, self._note)
+            self._previous = {number: signal.signal(number, self._record) for number in SIGNALS[1:]}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._previous.clear()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and number == signal.SIGINT:
-            if self.place.size > 1 and time.monotonic() - self.since < ECHO:
+            if self._process.size > 1 and time.monotonic() - self._received < DUPLICATE_SECONDS:
                 return
             raise KeyboardInterrupt
-        self.number, self.since = max(self.number or 0, number, key=SIGNALS.index), time.monotonic()
-        if self.place.rank > 0:
-            return
-        # Not print(): a signal may come in the middle of one.
-        os.write(2, f"\n{signal.Signals(number).name}: stopping after this step (Ctrl-C: at once)\n".encode())
+        self.number, self._received = max(self.number or 0, number, key=SIGNALS.index), time.monotonic()
+        if self._process.rank == 0:  # not print(): a signal may arrive in the middle of one
+            os.write(2, f"\n{signal.Signals(number).name}: stopping after this step (Ctrl-C: at once)\n".encode())

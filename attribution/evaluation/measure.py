@@ -20,13 +20,18 @@ from attribution.metrics.batch import Columns, Unit, leading
 from attribution.metrics.columns import compute_columns
 from datasets.pairs import PairPicture, load_masks
 from util.progress import Progress
-from util.ranks import ALONE, Ranks
+from util.ranks import SINGLE_PROCESS, Ranks
 
 Loader = Callable[[int], Unit]
 
 
 def measure_maps(
-    harness: Harness, methods: Sequence[Method], units: Sequence[int], load: Loader, cache: ResultCache, ranks: Ranks = ALONE
+    harness: Harness,
+    methods: Sequence[Method],
+    units: Sequence[int],
+    load: Loader,
+    cache: ResultCache,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> None:
     """Measure every method on every unit, but for the parts that are in the cache.
 
@@ -62,7 +67,7 @@ def measure_pairs(
     batches: Sequence[Sequence[int]],
     load: Callable[[Sequence[PairPicture]], Tensor],
     cache: ResultCache,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Measure maps of both classes of images with two objects by the masks of both.
 

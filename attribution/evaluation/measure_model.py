@@ -13,7 +13,7 @@ from attribution.methods.registry import Method
 from attribution.metrics.batch import Columns, ModelBatch
 from attribution.metrics.metric import Metric
 from attribution.metrics.registry import METRICS
-from util.ranks import ALONE, Ranks
+from util.ranks import SINGLE_PROCESS, Ranks
 
 
 def measure_model(
@@ -22,7 +22,7 @@ def measure_model(
     labelled: Callable[[int | None], Iterable[tuple[Tensor, Tensor]]],
     units: Sequence[int],
     load: Loader,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, Columns]:
     """Compute the metrics of the model in the harness's families.
 

@@ -13,7 +13,7 @@ from attribution.metrics.faithfulness import Score
 from datasets import ImageBatch
 from models import ICN
 from util.progress import Progress
-from util.ranks import ALONE, Ranks
+from util.ranks import SINGLE_PROCESS, Ranks
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def score_split(
     images: int,
     classes: int,
     device: torch.device,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, Tensor]:
     """Score every image of a split once.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from datasets.planes import PARTS, SLOTS, counterfactual
 from datasets.planes.annotations import Record
 from datasets.planes.presets import Variants
-from util.ranks import ALONE, Ranks
+from util.ranks import SINGLE_PROCESS, Ranks
 
 Prepare = Callable[[Tensor], Tensor]  # an image uint8 [3, S, S] -> input of the network [3, H, W], normalised
 Logits = Callable[[Tensor], Tensor]  # [B, 3, H, W] -> [B, C]
@@ -62,7 +62,7 @@ def score_counterfactuals(
     logits: Logits,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[RemovalTable, Tensor]:
     """Score N images with every subset of their parts removed, and with their parts swapped for those of other classes.
 
@@ -86,7 +86,7 @@ def score_renders(
     logits: Logits,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Tensor:
     """Render counterfactuals and score them.
 

@@ -26,7 +26,7 @@ from attribution.planes.parts import (
 )
 from attribution.resize import pool_to
 from datasets.planes.annotations import PlanesSplit, check_picture
-from util.ranks import ALONE, Ranks
+from util.ranks import SINGLE_PROCESS, Ranks
 
 FOLDS = 5
 RELIANCE = 0.1  # a model relies on the roundel if the probability of the class drops by this without it
@@ -69,7 +69,7 @@ class PlanesMetrics:
         size: int | None = None,
         batch_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.split, self.slots = split, split.slots
         self.records = [split.record(path) for path in paths]

@@ -224,7 +224,7 @@ def test_a_measurement_is_a_job_that_goes_on(cluster: Cluster, colours: Path, tm
     cluster.command("scontrol", "requeue", job)
     until(lambda: cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED"), lambda: cluster.state(job) + said())
     assert cluster.state(job) == "COMPLETED", said()
-    assert "stopped; the same command goes on from what is done" in said()
+    assert "stopped; the same command resumes from what is done" in said()
     assert made and all(part.stat().st_mtime_ns == then for part, then in made.items())
     assert json.loads((tmp_path / "attribution.json").read_text())["settings"]["images"] == 12
 
@@ -245,9 +245,9 @@ def test_which_gpu_each_task_takes(cluster: Cluster, tmp_path: Path) -> None:
         "visible = os.environ['CUDA_VISIBLE_DEVICES'].split(',')\n"
         "torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: len(visible)\n"
         "torch.cuda.set_device = lambda device: None\n"
-        "place = read_launcher_env()\n"
-        "index = select_device('cuda', place).index\n"
-        "print(place.rank, place.size, len(visible), visible[index or 0])\n"
+        "process = read_launcher_env()\n"
+        "index = select_device('cuda', process).index\n"
+        "print(process.rank, process.size, len(visible), visible[index or 0])\n"
     )
     for option, seen in (("--gpus-per-node=2", 2), ("--gpus-per-task=1", 1)):
         script = tmp_path / "probe.sh"

@@ -26,6 +26,7 @@ from tests.tools.test_prepare_dataset import write_idx
 from tools import evaluate_attribution, prepare_dataset
 from util.cli import Parser, launch
 from util.distributed import gpu_name, init_distributed, shared_gpu
+from util.launcher import ProcessInfo
 from util.stopping import Stopped, StopRequest
 
 
@@ -38,7 +39,7 @@ def together(scenes: list[tuple[int, int]]) -> list[tuple[list[int], str]]:
     found = []
     with init_distributed() as ranks:
         for count, last in scenes:
-            request, came, end = StopRequest(), [], ""
+            request, came, end = StopRequest(ProcessInfo()), [], ""
             object.__setattr__(ranks, "request", request)
 
             def mine(count: int = count, last: int = last, request: StopRequest = request) -> Iterator[int]:
@@ -169,7 +170,7 @@ def test_measurement_is_that_of_one_process_and_goes_on_with_another_number(tmp_
     assert alone.end() == [0], alone.err()
     some = Launched(3, tmp_path / "log", measure, [*argv, str(tmp_path / "more")], tmp_path / "some", 3)
     assert some.end() == [143] * 3, some.err()
-    assert "stopped; the same command goes on from what is done" in some.err(0) and some.err(1) == some.err(2) == ""
+    assert "stopped; the same command resumes from what is done" in some.err(0) and some.err(1) == some.err(2) == ""
     assert not (tmp_path / "more" / "attribution.json").exists()
     rest = Launched(2, tmp_path / "log", measure, [*argv, str(tmp_path / "more")], tmp_path / "rest")
     assert rest.end() == [0, 0], rest.err()
@@ -207,7 +208,7 @@ def test_two_processes_do_not_share_a_gpu_silently(tmp_path: Path) -> None:
 def test_names_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not shared_gpu(["", ""]) and not shared_gpu(["GPU-a", "GPU-b", "GPU-c"])
     assert shared_gpu(["GPU-a", "GPU-b", "GPU-c", "GPU-b"]).startswith("ranks 1, 3 would share one GPU (GPU-b): ")
-    assert shared_gpu(["GPU-a", "", "GPU-b"]).startswith("rank 1 finds no GPU, the others do: ")
+    assert shared_gpu(["GPU-a", "", "GPU-b"]).startswith("rank 1 has no GPU, the others do: ")
     monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: type("Properties", (), {"uuid": "ab"})())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")

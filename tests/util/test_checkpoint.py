@@ -11,7 +11,6 @@ import torch
 from util.checkpoint import LAST, milestone, save_checkpoint
 from util.errors import RunFailed
 from util.logging import RunLog
-from util.random_state import rng_state, set_rng_state
 
 
 def test_names_share_one_file_and_no_temporary_stays(tmp_path: Path) -> None:
@@ -44,13 +43,6 @@ def test_without_hard_links_the_file_is_copied(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "link", refuse)
     save_checkpoint({"model": {}, "epoch": 3}, tmp_path, ["checkpoint_best.pth"])
     assert _load(tmp_path / "checkpoint_best.pth")["epoch"] == 3 and len(list(tmp_path.iterdir())) == 2
-
-
-def test_random_state_returns() -> None:
-    state = rng_state()
-    first = torch.rand(3)
-    set_rng_state(state)
-    assert torch.equal(torch.rand(3), first)
 
 
 def test_log_without_folder_writes_nothing_and_tensorboard_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import main
 from util.cli import launch
 from util.device import select_device
 from util.errors import RunFailed
-from util.launcher import ALONE, ProcessInfo, read_launcher_env, rendezvous_url
+from util.launcher import ProcessInfo, read_launcher_env, rendezvous_url
 from util.run_table import run_table
 from util.stopping import StopRequest
 from util.sweep import parse_seeds
@@ -43,26 +43,26 @@ LOCAL = {
 
 
 @pytest.mark.parametrize(
-    "environment, place",
+    "environment, process",
     [
-        ({}, ALONE),
+        ({}, ProcessInfo()),
         (TORCHRUN, ProcessInfo(3, 4, 1)),
-        ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ALONE),
-        (ALLOCATION, ALONE),  # python main.py without srun, in an allocation for 16 tasks
+        ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, ProcessInfo()),
+        (ALLOCATION, ProcessInfo()),  # python main.py without srun, in an allocation for 16 tasks
         ({**ALLOCATION, **STEP}, ProcessInfo(9, 16, 1)),
         ({**ALLOCATION, **STEP, **TORCHRUN}, ProcessInfo(3, 4, 1)),  # srun torchrun ...
-        ({**ALLOCATION, **STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, ALONE),
+        ({**ALLOCATION, **STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, ProcessInfo()),
         (LOCAL, ProcessInfo(1, 2, 1)),
         ({**ALLOCATION, **STEP, **LOCAL}, ProcessInfo(1, 2, 1)),
     ],
 )
-def test_place(environment: dict[str, str], place: ProcessInfo) -> None:
-    assert read_launcher_env(environment) == place
+def test_place(environment: dict[str, str], process: ProcessInfo) -> None:
+    assert read_launcher_env(environment) == process
 
 
 @pytest.mark.parametrize("wrong", [{"RANK": "4"}, {"WORLD_SIZE": "x"}, {"RANK": "-1"}])
 def test_a_place_that_makes_no_sense(wrong: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="the variables of the launcher make no sense: RANK="):
+    with pytest.raises(ValueError, match="the variables of the launcher are inconsistent: RANK="):
         read_launcher_env({**TORCHRUN, **wrong})
 
 
@@ -83,20 +83,20 @@ def test_meeting_point() -> None:
 
 
 @pytest.mark.parametrize(
-    "visible, place, index",
-    [(2, ALONE, None), (8, ProcessInfo(9, 16, 1), 1), (1, ProcessInfo(9, 16, 1), 0), (2, ProcessInfo(1, 2, 1), 1)],
+    "visible, process, index",
+    [(2, ProcessInfo(), None), (8, ProcessInfo(9, 16, 1), 1), (1, ProcessInfo(9, 16, 1), 0), (2, ProcessInfo(1, 2, 1), 1)],
 )
-def test_device_of_a_rank(monkeypatch: pytest.MonkeyPatch, visible: int, place: ProcessInfo, index: int | None) -> None:
+def test_device_of_a_rank(monkeypatch: pytest.MonkeyPatch, visible: int, process: ProcessInfo, index: int | None) -> None:
     taken = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
     monkeypatch.setattr("torch.cuda.set_device", taken.append)
-    assert select_device("cuda", place) == (torch.device("cuda") if index is None else torch.device("cuda", index))
-    assert select_device("cpu", place).type == "cpu" and len(taken) == 1
-    if place.size > 1:
+    assert select_device("cuda", process) == (torch.device("cuda") if index is None else torch.device("cuda", index))
+    assert select_device("cpu", process).type == "cpu" and len(taken) == 1
+    if process.size > 1:
         with pytest.raises(ValueError, match="each of .* processes takes a GPU of its own"):
-            select_device("cuda:0", place)
-        with pytest.raises(ValueError, match="process 4 of this machine finds only 2 GPUs: start as many"):
+            select_device("cuda:0", process)
+        with pytest.raises(ValueError, match="process 4 of this machine has only 2 GPUs: start as many"):
             monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
             select_device("cuda", ProcessInfo(11, 16, 3))
 

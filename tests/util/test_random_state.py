@@ -1,0 +1,28 @@
+"""States of the random number generators in a checkpoint."""
+
+from __future__ import annotations
+
+import torch
+
+from util.launcher import ProcessInfo
+from util.random_state import RandomState, seed_from
+from util.ranks import SINGLE_PROCESS, Ranks
+
+
+def test_a_restored_state_draws_the_same_numbers() -> None:
+    generators = RandomState(SINGLE_PROCESS, seed=3)
+    checkpoint = {**generators.state_dict(), "step": 7}
+    assert list(checkpoint["rng"][0]) == ["cpu", "cuda"] and len(checkpoint["rng"]) == 1
+    first = torch.rand(3)
+    generators.load_state_dict(checkpoint)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_without_a_state_the_seed_depends_on_run_rank_and_step() -> None:
+    drawn = []
+    for seed, rank, step in ((3, 0, 7), (3, 0, 7), (4, 0, 7), (3, 1, 7), (3, 0, 8)):
+        RandomState(Ranks(ProcessInfo(rank, 2, rank)), seed).load_state_dict({"rng": [], "step": step})
+        drawn.append(torch.rand(3).tolist())
+    assert drawn[0] == drawn[1] and len({str(numbers) for numbers in drawn}) == 4
+    seed_from(3, 0, 7)
+    assert torch.rand(3).tolist() == drawn[0]
