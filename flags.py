@@ -216,10 +216,14 @@ def fill_from_checkpoint(args: Flags, saved: Mapping[str, Any], groups: Iterable
     """Take the flags of argument groups from a checkpoint's, unless the user typed them.
 
     Raises:
-        ValueError: the checkpoint has a value that the command line would refuse.
+        ValueError: the checkpoint has a value that the command line would refuse, or an explicit flag of the model contradicts
+            it.
     """
-    changes = {}
-    for action in get_args_parser().flags_of(*groups):
+    parser, changes = get_args_parser(), {}
+    for name in {action.dest for action in parser.flags_of("model")} & args.explicit - ARCHITECTURE.keys():
+        if saved.get(name, getattr(args, name)) != getattr(args, name):
+            raise ValueError(f"--{name} {getattr(args, name)} contradicts {args.resume}, which has {saved[name]}: leave it out")
+    for action in parser.flags_of(*groups):
         name, value = action.dest, saved.get(action.dest)
         if name in args.explicit or value is None or name not in args:
             continue
@@ -297,9 +301,6 @@ def _resolve_resumed_model(args: Flags, classes: Sequence[str], resumed: Mapping
             f"{len(classes)}{_names(classes)}: they must be the same (other classes: --finetune)"
         )
     model = {action.dest for action in get_args_parser().flags_of("model") if action.dest in args}
-    for name in model - ARCHITECTURE.keys():
-        if name in args.explicit and resumed["args"].get(name, getattr(args, name)) != getattr(args, name):
-            raise ValueError(f"--{name} {getattr(args, name)} contradicts {args.resume}, which has {resumed['args'][name]}")
     start_epoch = next_epoch(dict(resumed), args.start_epoch)
     return args.replace(start_epoch=start_epoch, **{name: known[name] for name in model if name in known})
 

@@ -130,8 +130,6 @@ class Encoder(nn.Module):
 class QueryDecoder(nn.Module):
     """Base class of decoders: from class queries and memory to a vector per class.
 
-    One with attention but no layers computes its weights in `attention_weights(query, key, valid)`, which measurements replace.
-
     Attributes:
         num_attention_layers: layers with a cross-attention, whose weights `forward` returns on request.
         checkpointing: recompute layers in the backward pass.
@@ -161,6 +159,20 @@ class QueryDecoder(nn.Module):
             One vector per class `[B, C, D]`, and one `[1, B, heads, C, h, w]` per layer of `attention_layers`, in their order.
         """
         raise NotImplementedError
+
+    def attention_weights(self, query: Tensor, key: Tensor, valid: Tensor | None) -> Tensor:
+        """Compute the cross-attention weights in `forward`: what a measurement of reliance on attention replaces.
+
+        A decoder with attention but no layers has this, and calls it whenever weights are requested.
+
+        Args:
+            query, key: of any shape.
+            valid: bool `[B, 1, 1, S]`, False on padding, or None.
+
+        Returns:
+            `[B, heads, Q, S]`, each row sums to 1.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has attention, but no attention_weights(query, key, valid)")
 
     def evidence(self, query: Tensor, weight: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Compute what each cell adds to the logits of Q classes per image; only additive decoders have this.

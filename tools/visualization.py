@@ -95,7 +95,13 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     args = fill_from_checkpoint(args, meta.args)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     # Where the logit is a sum over cells, what each of them added is drawn, not the attention.
-    layers = 0 if model.decoder_spec.is_additive else model.num_decoder_layers
+    spec = model.decoder_spec
+    layers = 0 if spec.is_additive else model.num_decoder_layers
+    if not layers and not spec.is_additive:
+        raise ValueError(
+            f"--resume {args.resume}: the {spec.name} decoder has neither attention nor evidence; its map, {spec.default_map}, "
+            "is drawn by predictor.Predictor and by tools.evaluate_attribution"
+        )
     check_flags(args, classes, layers)
     layer = None if not layers else layers - 1 if args.dec_layer_index is None else args.dec_layer_index
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=args.class_index)
