@@ -55,7 +55,7 @@ def test_a_program_that_nobody_reads_any_more_ends_in_one_line() -> None:
     done = subprocess.Popen([sys.executable, "-c", told], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert done.stdout is not None and done.stderr is not None
     done.stdout.close()
-    assert done.stderr.read() == "main.py: error: what read the output is gone\n" and done.wait() == 1
+    assert done.stderr.read() == "main.py: error: the reader of the output closed it\n" and done.wait() == 1
 
 
 def test_errors_of_one_of_several_processes_name_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -68,7 +68,7 @@ def test_errors_of_one_of_several_processes_name_it(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(KeyError):
         launch(fail, Parser("main.py"), [])
-    assert capsys.readouterr().err == "main.py: error: rank 0: this was not foreseen:\n"
+    assert capsys.readouterr().err == "main.py: error: rank 0: unexpected error:\n"
 
 
 def train(capsys: pytest.CaptureFixture, data: Path, *more: object) -> str:

@@ -43,7 +43,7 @@ def test_a_further_decoder_is_built_trained_saved_and_loaded(gated: DecoderSpec,
     sum(Criterion(0.1, locality=0.5)(model, model(IMAGES), IMAGES, torch.tensor([0, 2])).values()).backward()
     optimizer.step()
     assert not torch.equal(before, model.query_embed.weight)
-    torch.save({"model": model.state_dict(), "args": vars(args)}, tmp_path / "gated.pth")
+    torch.save({"model": model.state_dict(), "args": {**vars(args), "explicit": None}}, tmp_path / "gated.pth")
     loaded, meta = load_checkpoint(tmp_path / "gated.pth", overrides={"decoder": "gated"})
     assert meta.args["decoder"] == "gated"
     with torch.no_grad():
@@ -76,7 +76,9 @@ def test_the_alias_is_the_same_in_flags_and_files(tmp_path: Path) -> None:
     assert args.decoder == "average"
     model = build_model(args)
     for saved, explicit in (("none", "average"), ("average", "none"), ("none", "none")):
-        torch.save({"model": model.state_dict(), "args": {**vars(args), "decoder": saved}}, tmp_path / "old.pth")
+        torch.save(
+            {"model": model.state_dict(), "args": {**vars(args), "decoder": saved, "explicit": None}}, tmp_path / "old.pth"
+        )
         loaded, meta = load_checkpoint(tmp_path / "old.pth", overrides={"decoder": explicit})
         assert loaded.decoder_name == meta.args["decoder"] == "average"
     with pytest.raises(ParameterError, match="detr contradicts .*old.pth, which has average"):
