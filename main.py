@@ -24,7 +24,7 @@ from flags import check_flags, explicit_flags, fill_from_checkpoint, output_fold
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
 from models.loading import VERSION, read_checkpoint
 from trainer import Trainer, build_trainer, compile_model
-from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone, remove_leftovers
+from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone, remove_temporary_files
 from util.device import select_device
 from util.distributed import init_distributed
 from util.failures import describe_failures
@@ -112,7 +112,7 @@ def train_epochs(
     ranks, model, folder = trainer.ranks, trainer.model, checkpointer.folder
     log = RunLog(folder, args.tensorboard, args.start_epoch) if ranks.main else RunLog(None)
     if folder is not None and ranks.main:
-        remove_leftovers(folder)
+        remove_temporary_files(folder)
     line: dict[str, Any] = {}
     for index in range(args.start_epoch, args.epochs):
         state.begin_epoch(index)

@@ -167,7 +167,7 @@ def test_asked_to_stop(colours: Path, tmp_path: Path, undisturbed: Path, number:
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, out + err
     last = err.strip().splitlines()[-1]
-    assert last.startswith("main.py: stopped after step") and "checkpoint.pth (continue with --resume auto)" in last
+    assert last.startswith("main.py: stopped after step") and "checkpoint.pth (resume with --resume auto)" in last
     assert "Traceback" not in err
     process = start(words(colours, tmp_path, *LONG, "--num_workers", 0))
     out, err = process.communicate(timeout=PATIENCE)

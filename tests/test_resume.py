@@ -75,7 +75,7 @@ def life(colours: Path, out: Path, flags: str, *more: object, steps: int | None 
         try:
             return main.main(tiny_flags(*words, "--dataset_path", colours, "--output_dir", out, *more))
         except Stopped as stop:
-            assert stop.exit_code == 128 + signal.SIGTERM and "continue with --resume auto" in str(stop)
+            assert stop.exit_code == 128 + signal.SIGTERM and "resume with --resume auto" in str(stop)
             return None
         finally:
             life.steps = done  # type: ignore[attr-defined]

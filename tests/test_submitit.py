@@ -129,7 +129,7 @@ def test_a_rank_that_is_killed(
 
 def test_another_run_is_not_written_over(colours: Path, whole: Path) -> None:
     """Before anything is submitted."""
-    with pytest.raises(ValueError, match="checkpoint.pth exists already: go on from it with --resume auto"):
+    with pytest.raises(ValueError, match="checkpoint.pth exists already: resume it with --resume auto"):
         run_with_submitit.main(parse(run_with_submitit.get_args_parser(), words(colours, whole)))
 
 

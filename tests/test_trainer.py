@@ -159,7 +159,7 @@ def test_weights_that_are_not_finite_are_not_saved() -> None:
 def test_precision_is_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_precision("fp32", CPU).dtype == torch.float32 and select_precision("bf16", CPU).dtype == torch.bfloat16
     for has, name in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("util.precision._multiplies_bf16", lambda device, has=has: has)
+        monkeypatch.setattr("util.precision._supports_bf16", lambda device, has=has: has)
         assert select_precision("auto", CPU).name == name
     for name in ("tf32", "fp16"):
         with pytest.raises(ValueError, match=f"--precision {name}"):

@@ -1,10 +1,9 @@
-"""Checkpoint files of a run: written so that a kill at any moment leaves a whole file behind, and found again."""
+"""Checkpoint files of a run: atomic saving, and finding the one to resume from."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,40 +13,39 @@ from typing import Any, Protocol
 import torch
 
 from .atomic import atomic_write, replacing
-from .errors import RunFailed
+from .errors import RunFailed, first_line
 from .ranks import SINGLE_PROCESS, Ranks
 from .stopping import SIGNALS, Stopped, StopRequest
 
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"
-STEP = re.compile(r"checkpoint_step(\d+)\.pth")
 
-Read = Callable[[Path], dict[str, Any]]  # content of a checkpoint file; ValueError for one that is not whole
+Read = Callable[[Path], dict[str, Any]]  # returns the content of a checkpoint file; ValueError for a damaged one
 
 
 class Stateful(Protocol):
-    """A part of a training whose state is part of a checkpoint."""
+    """Part of a training whose state is part of a checkpoint."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
 
 class Stepping(Stateful, Protocol):
-    """The part whose state has `step`: the trainer."""
+    """Part that counts optimizer steps: the trainer; its state has `step`."""
 
     steps: int
 
 
 class Checkpointer:
-    """Saves the checkpoints of one run.
+    """Saving of a run's checkpoints: the merged `state_dict()`s of `parts` and `trainer`, with `constants`.
 
     Args:
         folder: of the run; None saves nothing.
-        trainer, parts: their `state_dict()`s together, with `constants`, are a checkpoint.
-        constants: entries that do not change during the run.
-        request: of a signal to stop.
-        keep_last: how many of the latest checkpoints are kept.
-        every_steps: also save within epochs, after so many optimizer steps; 0: not.
-        ranks: this process and the others.
+        trainer, parts: what changes during the run.
+        constants: entries that do not.
+        request: signal to stop.
+        keep_last: number of latest checkpoints that are kept.
+        every_steps: optimizer steps after which to save within epochs; 0: never.
+        ranks: the processes.
     """
 
     def __init__(
@@ -64,8 +62,8 @@ class Checkpointer:
         self.folder, self.trainer, self.parts, self.constants = folder, trainer, parts, constants
         self.request, self.keep_last, self.every_steps, self.ranks = request, keep_last, every_steps, ranks
 
-    def save(self, also: Iterable[str] = ()) -> None:
-        """Write the checkpoint, also under further names. Every process calls it, at the same step; rank 0 writes.
+    def save(self, extra_names: Iterable[str] = ()) -> None:
+        """Save a checkpoint, also under further names. Every process calls it, at the same step; rank 0 writes.
 
         Raises:
             FloatingPointError: a weight or the loss is not finite; nothing is written.
@@ -77,46 +75,42 @@ class Checkpointer:
         for part in (*self.parts, self.trainer):
             state |= part.state_dict()
         if self.ranks.main:
-            save_checkpoint(state, self.folder, also, self.keep_last)
+            save_checkpoint(state, self.folder, extra_names, self.keep_last)
 
     def after_step(self) -> None:
-        """Stop if a signal asks for it; save every `every_steps`. Every process calls it after an optimizer step."""
+        """Stop after a signal; save every `every_steps`. Every process calls it after an optimizer step."""
         self.stop_if_requested()
         if self.every_steps and self.trainer.steps % self.every_steps == 0:
             self.save()
 
     def stop_if_requested(self) -> None:
-        """Save and stop, in every process, if one of them received a signal; called at a step boundary.
-
-        Raises:
-            Stopped: after the checkpoint is saved.
-        """
+        """Save, then raise Stopped in every process if one of them received a signal; called at a step boundary."""
         number = SIGNALS[self.ranks.max(SIGNALS.index(self.request.number or 0))]
         if number:
             self.save()
-            self.ranks.barrier()  # none leaves before the file has its name
+            self.ranks.barrier()  # no process ends before the file is renamed
             raise Stopped(number, f"stopped after step {self.trainer.steps}; {self.describe_last()}")
 
     def describe_last(self) -> str:
         """Return a phrase that names the last checkpoint and how to resume from it."""
         if self.folder is None or not (self.folder / LAST).exists():
             return "no checkpoint was saved"
-        return f"the last checkpoint is {self.folder / LAST} (continue with --resume auto)"
+        return f"the last checkpoint is {self.folder / LAST} (resume with --resume auto)"
 
 
 def milestone(epoch: int) -> str:
-    """Return the file name of the checkpoint that is kept for an epoch (counted from 0), as in DETR."""
+    """Return the file name of the checkpoint that is kept of an epoch (counted from 0), as in DETR."""
     return f"checkpoint{epoch:04d}.pth"
 
 
-def save_checkpoint(state: dict[str, Any], folder: Path, also: Iterable[str] = (), keep_last: int = 1) -> Path:
-    """Write `state` atomically as the last checkpoint of `folder`, and under further names without a second write.
+def save_checkpoint(state: dict[str, Any], folder: Path, extra_names: Iterable[str] = (), keep_last: int = 1) -> Path:
+    """Write `state` atomically as the last checkpoint of `folder`; hard-link it under further names.
 
     Args:
         state: has `step`.
-        folder: made if it does not exist.
-        also: further names.
-        keep_last: how many of the latest checkpoints stay; those before the last are `checkpoint_step<step>.pth`.
+        folder: created if it does not exist.
+        extra_names: further names.
+        keep_last: number of latest checkpoints that are kept; those before the last are `checkpoint_step<step>.pth`.
 
     Raises:
         RunFailed: the folder cannot be written to, or the disk is full; the previous checkpoint is intact.
@@ -126,7 +120,7 @@ def save_checkpoint(state: dict[str, Any], folder: Path, also: Iterable[str] = (
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb", durable=True) as file:
             torch.save(state, file)
-        for name in [*also, *([f"checkpoint_step{state['step']:08d}.pth"] if keep_last > 1 else [])]:
+        for name in [*extra_names, *([f"checkpoint_step{state['step']:08d}.pth"] if keep_last > 1 else [])]:
             with replacing(folder / name) as temporary:
                 temporary.unlink()
                 try:
@@ -134,13 +128,11 @@ def save_checkpoint(state: dict[str, Any], folder: Path, also: Iterable[str] = (
                 except OSError:  # a file system without hard links
                     shutil.copyfile(path, temporary)
         if keep_last > 1:
-            for old in sorted(file for file in folder.iterdir() if STEP.fullmatch(file.name))[:-keep_last]:
+            for old in sorted(folder.glob(f"checkpoint_step{'[0-9]' * 8}.pth"))[:-keep_last]:
                 old.unlink()
         _sync(folder)
     except (OSError, RuntimeError) as error:
-        raise RunFailed(
-            f"the checkpoint cannot be written to {folder} ({_reason(error)}); what was there before is intact"
-        ) from error
+        raise RunFailed(f"the checkpoint cannot be written to {folder} ({_reason(error)}); earlier ones are intact") from error
     return path
 
 
@@ -148,7 +140,7 @@ def find_checkpoint(resume: str, folder: Path | None, read: Read) -> tuple[str, 
     """Find the checkpoint that `--resume` names.
 
     Args:
-        resume: a path, an address, `auto` for the newest whole checkpoint of `folder`, or '' for none.
+        resume: a path, a URL, `auto` for the newest undamaged checkpoint of `folder`, or '' for none.
         folder: of the run; None if it writes nothing.
         read: reads a file.
 
@@ -169,17 +161,13 @@ def find_checkpoint(resume: str, folder: Path | None, read: Read) -> tuple[str, 
 
 
 def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest whole checkpoint of a run and its content; None where there is no checkpoint.
-
-    Args:
-        folder: of a run; need not exist.
-        read: reads a file. A file that is not whole is named on stderr and skipped.
+    """Return the newest undamaged checkpoint of a folder and its content, None without one; warn of damaged ones on stderr.
 
     Raises:
-        ValueError: there are checkpoints, and not one of them is whole.
+        ValueError: all checkpoints are damaged.
     """
-    names = [file for file in folder.glob("checkpoint*.pth") if file.is_file()] if folder.is_dir() else []
-    files = sorted(names, key=lambda file: (file.stat().st_mtime_ns, file.name == LAST), reverse=True)
+    files = [file for file in folder.glob("checkpoint*.pth") if file.is_file()]
+    files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name == LAST), reverse=True)
     for file in files:
         try:
             return file, read(file)
@@ -193,11 +181,11 @@ def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None
 
 
 def is_same_run(resume: str, folder: Path | None) -> bool:
-    """Return whether the checkpoint that is resumed lies in the folder that is written to."""
+    """Return whether the resumed checkpoint is in the folder that is written to."""
     return bool(resume) and folder is not None and Path(resume).resolve().parent == folder.resolve()
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Remove the temporary files of a run that was killed while it saved."""
     for file in folder.glob(".checkpoint*.tmp"):
         with contextlib.suppress(OSError):
@@ -208,8 +196,8 @@ def _refuse_to_overwrite(resume: str, content: dict[str, Any] | None, folder: Pa
     """Raise a ValueError where this run would overwrite an earlier one, or later steps of its own."""
     if content is None or not is_same_run(resume, folder):
         raise ValueError(
-            f"{folder / LAST} exists already: continue it with --resume auto, "
-            "or choose another --output_sub_dir; nothing was overwritten"
+            f"{folder / LAST} exists already: resume it with --resume auto, or choose another --output_sub_dir; "
+            "nothing was overwritten"
         )
     if not os.path.samefile(resume, folder / LAST):
         last = read(folder / LAST)
@@ -221,8 +209,8 @@ def _refuse_to_overwrite(resume: str, content: dict[str, Any] | None, folder: Pa
 
 
 def _sync(folder: Path) -> None:
-    """Flush the new names to the disk, too."""
-    with contextlib.suppress(OSError):  # not every file system opens a folder
+    """Flush the names of a folder's files to the disk (fsync)."""
+    with contextlib.suppress(OSError):  # not every file system can open a folder
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -231,6 +219,6 @@ def _sync(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    # torch's writer hides the disk's own words behind those of its archive.
+    """Return the message of the operating system, which torch's writer replaces by one of its archive."""
     cause = error if isinstance(error, OSError) else error.__context__
-    return cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else first_line(error)

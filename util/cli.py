@@ -16,11 +16,7 @@ from .stopping import Stopped
 
 
 class Flags(argparse.Namespace):
-    """Parsed flags, read-only: an assignment raises AttributeError; `replace` returns a changed copy.
-
-    Attributes:
-        explicit: names of the flags (argparse's `dest`) that the user typed, as opposed to defaults.
-    """
+    """Parsed flags, read-only; `explicit` are the names (argparse's `dest`) of those that the user typed."""
 
     explicit: frozenset[str]
 
@@ -34,24 +30,18 @@ class Flags(argparse.Namespace):
         raise AttributeError(f"flags are read-only after parsing: {name} cannot be deleted")
 
     def replace(self, **changes: Any) -> Flags:
-        """Return a copy with other values of existing flags.
-
-        Raises:
-            AttributeError: there is no flag of that name.
-        """
+        """Return a copy with other values of existing flags; AttributeError where there is no flag of that name."""
         if unknown := changes.keys() - vars(self).keys():
             raise AttributeError(f"there is no flag {', '.join(sorted(unknown))}")
         return Flags(**{**vars(self), **changes})
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line (exit code 2), whose help shows defaults and that reads @-files."""
+    """Argument parser with one-line errors (exit code 2), defaults in the help, and flags from @-files."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
-        kwargs.setdefault("fromfile_prefix_chars", "@")
-        kwargs.setdefault("allow_abbrev", False)
-        super().__init__(*args, **kwargs)
+        options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter, "fromfile_prefix_chars": "@", "allow_abbrev": False}
+        super().__init__(*args, **{**options, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {_rank_prefix()}{message} (--help lists the flags)\n")
@@ -73,34 +63,17 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> Flags:
     """Parse a command line into read-only flags that know which of them were typed (`explicit`)."""
     values = vars(parser.parse_args(argv))
-    defaults, parser._defaults = parser._defaults, {}
-    actions = {action: action.default for action in parser._actions}
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    try:
-        explicit = frozenset(vars(parser.parse_args(argv)))
-    finally:
-        parser._defaults = defaults
-        for action, default in actions.items():
-            action.default = default
-    return Flags(**values, explicit=explicit)
+    unset = object()  # argparse keeps the value of a name that has one, unless the flag is typed
+    typed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(values, unset))))
+    return Flags(**values, explicit=frozenset(name for name, value in typed.items() if value is not unset))
 
 
 def launch(
-    main: Callable[[Flags], Any],
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None = None,
-    args: Flags | None = None,
+    main: Callable[[Flags], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, args: Flags | None = None
 ) -> None:
-    """Parse the command line and call `main(args)`; an error that the user can fix becomes one line on stderr.
+    """Parse the command line (unless `args` are given) and call `main(args)`; an error that the user can fix becomes one line.
 
-    ICN_DEBUG=1 in the environment shows the traceback instead. One of several processes names its rank.
-
-    Args:
-        main: the program.
-        parser: its flags.
-        argv: the command line; None: that of the process.
-        args: the flags, where they are parsed already.
+    With ICN_DEBUG=1 in the environment the traceback is shown instead. With several processes the line starts with the rank.
 
     Raises:
         SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed or a closed pipe, 130 after
@@ -109,7 +82,7 @@ def launch(
     try:
         main(parse(parser, argv) if args is None else args)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at exit
         parser.exit(1, f"{parser.prog}: error: the reader of the output closed it\n")
     except (ValueError, OSError, RunFailed) as error:
         if os.environ.get("ICN_DEBUG") == "1":
@@ -125,20 +98,20 @@ def launch(
 
 
 def _message(error: Exception) -> str:
-    """Return an error's own words; one raised in a DataLoader worker arrives behind that worker's traceback."""
+    """Return an error's message, without the traceback of the DataLoader worker that raised it, after its flag if it has one."""
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:
         text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
-    parameter = getattr(error, "parameter", None)  # of a model, in whose words the message is
+    parameter = getattr(error, "parameter", None)  # models name a parameter, not a flag
     return f"--{parameter}: {text.strip()}" if parameter else text.strip()
 
 
 def _rank_prefix() -> str:
-    """Return `rank 1: ` in one of several processes, an empty string in a single one."""
+    """Return `rank 1: ` with several processes, else an empty string."""
     try:
         rank, size, _ = read_launcher_env()
-    except ValueError:  # what the error is about
+    except ValueError:  # this is the error
         return ""
     if rank > 0:
-        time.sleep(1)  # mostly all of them fail alike: once rank 0 has printed it, the launcher ends the others
+        time.sleep(1)  # all usually fail alike: once rank 0 has printed its error, the launcher ends the others
     return f"rank {rank}: " if size > 1 else ""

@@ -154,16 +154,10 @@ def lost_process(error: BaseException) -> str:
 
 
 def unused_parameters(model: nn.Module, output: Tensor) -> list[str]:
-    """Return the names of the trained parameters of `model` that `output` does not depend on, from the autograd graph."""
-    visited: set[Any] = set()
-    pending = [output.grad_fn]
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in visited:
-            visited.add(node)
-            pending += [parent for parent, _ in node.next_functions]
-    used = {id(getattr(node, "variable", None)) for node in visited}
-    return [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in used]
+    """Return the names of the trained parameters of `model` that `output` does not depend on."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad(output.sum(), list(trained.values()), allow_unused=True)
+    return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
 def _reason(error: object) -> str:

@@ -1,4 +1,4 @@
-"""Errors in the middle of a training, as one line that names the last good checkpoint."""
+"""Errors during a training, turned into one line that names the last checkpoint."""
 
 from __future__ import annotations
 
@@ -17,15 +17,7 @@ from .train_state import TrainState
 
 @contextmanager
 def describe_failures(checkpointer: Checkpointer, state: TrainState) -> Iterator[None]:
-    """Turn an error of the enclosed training into a RunFailed whose message names its last checkpoint.
-
-    Args:
-        checkpointer: of the run.
-        state: has the epoch in progress.
-
-    Raises:
-        RunFailed, Stopped: in the place of the original error.
-    """
+    """Turn an error of the enclosed training into a RunFailed or Stopped that names the epoch and the last checkpoint."""
     try:
         yield
     except RunFailed:
@@ -42,7 +34,7 @@ def describe_failures(checkpointer: Checkpointer, state: TrainState) -> Iterator
         reason = first_line(error)
         if reason.startswith("DataLoader worker"):
             if checkpointer.ranks.size == 1:
-                checkpointer.stop_if_requested()  # a signal to all processes ends the workers, too
+                checkpointer.stop_if_requested()  # a signal to the process group ends the workers, too
             cause, advice = f"a process that loads images died ({reason.rstrip('. ')})", ""
         elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
             cause = "out of memory"
@@ -55,5 +47,5 @@ def describe_failures(checkpointer: Checkpointer, state: TrainState) -> Iterator
 
 
 def _ignore_dying_workers() -> None:
-    """Remove the loader's SIGCHLD handler, which would raise once more for every other worker."""
+    """Reset the DataLoader's SIGCHLD handler, which would raise again for every other worker."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,7 +1,8 @@
-"""What a run writes beside its checkpoints: log.txt, one JSON object per epoch, and TensorBoard's files on request."""
+"""Log of a run: log.txt, one JSON object per epoch, and optionally TensorBoard's event files."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from .atomic import atomic_write
 
 
 class RunLog:
-    """log.txt of a run (and TensorBoard with `tensorboard`).
+    """Writer of log.txt and, with `tensorboard`, of TensorBoard's event files.
 
     Args:
-        folder: where log.txt stands; None writes nothing.
-        tensorboard: also write TensorBoard's files into `folder`.
-        start_epoch: lines of this epoch and later ones are dropped: a resumed run writes them again.
+        folder: of the run; None writes nothing.
+        tensorboard: also write event files.
+        start_epoch: lines of this epoch and later ones are removed: a resumed run writes them again.
 
     Raises:
         ValueError: TensorBoard is not installed, or the folder cannot be written to.
@@ -27,7 +28,8 @@ class RunLog:
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._forget(start_epoch)
+                if self.path.exists():
+                    _truncate(self.path, start_epoch)
             except OSError as error:
                 raise ValueError(f"--output_dir: {self.path.parent} cannot be written to ({error.strerror})") from None
         if tensorboard:
@@ -54,15 +56,13 @@ class RunLog:
         if self.writer is not None:
             self.writer.close()
 
-    def _forget(self, start_epoch: int) -> None:
-        if self.path is None or not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line).get("epoch", -1) < start_epoch:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, AttributeError):  # a line that a kill cut short
-                continue
-        with atomic_write(self.path) as file:
-            file.writelines(kept)
+
+def _truncate(path: Path, start_epoch: int) -> None:
+    """Remove the lines of `start_epoch` and later epochs, and those that a kill cut short."""
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(json.JSONDecodeError, AttributeError):
+            if json.loads(line).get("epoch", -1) < start_epoch:
+                kept.append(line + "\n")
+    with atomic_write(path) as file:
+        file.writelines(kept)

@@ -13,39 +13,17 @@ from torch import Tensor
 from .ranks import Ranks
 
 
-def top_k_correct(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return whether the label is among the `k` highest logits (top-k accuracy).
-
-    Args:
-        logits: `[B, C]`.
-        labels: `[B]`.
-        k: at most C.
-
-    Returns:
-        bool `[B]`; False where a logit is not finite.
-
-    Raises:
-        ValueError: there are fewer than `k` classes.
-    """
-    if k > logits.shape[1]:
-        raise ValueError(f"acc@{k} needs at least {k} classes, there are {logits.shape[1]}")
-    hit = (logits.topk(k, dim=1).indices == labels[:, None]).any(1)
-    return hit & logits.isfinite().all(1)
-
-
 class Sums:
-    """Losses and hits summed on the device; reading them waits for it.
-
-    `acc5` is None with fewer than 5 classes, where it would be a hit by definition.
+    """Losses and top-k hits, summed on the device; reading them waits for it.
 
     Args:
         device: of the sums.
-        num_classes: C.
+        num_classes: C; with fewer than 5, where every image would be a hit, `acc5` is None.
         terms: names of the loss terms; empty: only their sum is kept.
 
     Attributes:
         values: float64 `[3 + T]`: loss, top-1 hits, top-5 hits, and the T terms.
-        images: how many were counted.
+        images: number of images.
     """
 
     def __init__(self, device: torch.device, num_classes: int, terms: Sequence[str] = ()) -> None:
@@ -55,31 +33,25 @@ class Sums:
         self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor, losses: Mapping[str, Tensor]) -> None:
-        """Count a batch.
-
-        Args:
-            logits: `[B, C]`.
-            labels: `[B]`.
-            losses: each term, summed over the images of the batch; scalars.
-        """
+        """Add a batch: logits `[B, C]`, labels `[B]`, and each loss term, summed over its images (scalars)."""
         logits = logits.detach().float()
-        hits = top_k_correct(logits, labels, 1).sum()
-        hits5 = top_k_correct(logits, labels, 5).sum() if self.top5 else hits
+        hits = _top_k_hits(logits, labels, 1)
+        hits5 = _top_k_hits(logits, labels, 5) if self.top5 else hits
         terms = {name: loss.detach().double() for name, loss in losses.items()}
         total = torch.stack(list(terms.values())).sum()
         self.values += torch.stack([total, hits.double(), hits5.double(), *(terms[name] for name in self.terms)])
         self.images += len(labels)
 
     def over(self, ranks: Ranks) -> Sums:
-        """Return the sums of all processes together; in a single process, these."""
+        """Return the sums over all processes; in a single process, `self`."""
         if ranks.size == 1:
             return self
-        together = copy(self)
-        together.values, together.images = ranks.sum(self.values), ranks.sum(self.images)
-        return together
+        total = copy(self)
+        total.values, total.images = ranks.sum(self.values), ranks.sum(self.images)
+        return total
 
     def restore(self, values: Tensor, images: int, terms: Sequence[str]) -> None:
-        """Continue from saved sums; without values of their own (earlier versions) the loss counts as the term `class`."""
+        """Load saved sums; without values per term (earlier versions) the loss counts as the term `class`."""
         self.values[:3] = values[:3]
         saved = dict(zip(terms, values[3:] if len(values) > 3 else values[:1], strict=True))
         for index, name in enumerate(self.terms, 3):
@@ -87,29 +59,30 @@ class Sums:
         self.images = images
 
     def means(self) -> dict[str, Any]:
-        """Return `loss` (nats per image), `acc1`, `acc5` (percent) and `loss_<term>`, over all images so far."""
+        """Return the means over all images so far: `loss`, `loss_<term>` (nats), `acc1` and `acc5` (percent)."""
         loss, hits, hits5, *terms = (self.values / max(self.images, 1)).tolist()
         accuracies = {"loss": loss, "acc1": 100 * hits, "acc5": 100 * hits5 if self.top5 else None}
         return accuracies | {f"loss_{name}": term for name, term in zip(self.terms, terms, strict=True)}
 
     def finite_means(self, where: str = "") -> dict[str, Any]:
-        """Return `means()`.
-
-        Raises:
-            FloatingPointError: the loss is not finite; names the terms that are not, and `where`.
-        """
+        """Return `means()`; raise FloatingPointError, with the names of the terms and `where`, if the loss is not finite."""
         stats = self.means()
         if not math.isfinite(stats["loss"]):
-            wrong = [name for name in self.terms if not math.isfinite(stats[f"loss_{name}"])]
-            terms = f" (term {', '.join(wrong)})" if wrong and len(self.terms) > 1 else ""
+            names = [name for name in self.terms if not math.isfinite(stats[f"loss_{name}"])]
+            terms = f" (term {', '.join(names)})" if names and len(self.terms) > 1 else ""
             raise FloatingPointError(f"the loss is {stats['loss']}{terms}{where}")
         return stats
 
 
 def format_stats(stats: dict[str, Any]) -> str:
     """Format means for a progress line: `loss 0.1234 (class 0.1000, mosaic 0.0234)  acc@1 91.20 %  acc@5 99.10 %`."""
-    acc5 = stats["acc5"]
-    last = "acc@5 n/a (fewer than 5 classes)" if acc5 is None else f"acc@5 {acc5:.2f} %"
+    acc5 = "n/a (fewer than 5 classes)" if stats["acc5"] is None else f"{stats['acc5']:.2f} %"
     terms = {name.removeprefix("loss_"): value for name, value in stats.items() if name.startswith("loss_")}
     detail = f" ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})" if len(terms) > 1 else ""
-    return f"loss {stats['loss']:.4f}{detail}  acc@1 {stats['acc1']:.2f} %  {last}"
+    return f"loss {stats['loss']:.4f}{detail}  acc@1 {stats['acc1']:.2f} %  acc@5 {acc5}"
+
+
+def _top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Return the number of images whose label is among the `k` highest logits; an image with a non-finite logit is no hit."""
+    hits = (logits.topk(k, dim=1).indices == labels[:, None]).any(1)  # [B]
+    return (hits & logits.isfinite().all(1)).sum()

@@ -1,4 +1,4 @@
-"""AdamW as DETR sets it up, and what recipes refine: which weights decay, and how fast each stage of the backbone learns."""
+"""AdamW with DETR's parameter groups, optionally without weight decay of norms, and with layer-wise learning-rate decay."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ def make_optimizer(
     layer_decay: float = 1.0,
     fused: bool = False,
 ) -> torch.optim.AdamW:
-    """AdamW over what is trained, the backbone in groups of its own.
+    """Build AdamW over the trained parameters, those of the backbone in groups of their own.
 
-    The first two groups are INTR's, `rest` and `backbone`, there also when they are empty (a frozen backbone), so that the
-    optimizer state in its files fits. Each group has a `name`, and keeps its largest rate as `base_lr`.
+    The first two groups are INTR's, `rest` and `backbone`, even if they are empty (a frozen backbone), so that INTR's optimizer
+    states fit. Each group has a `name` and its largest rate as `base_lr`.
 
     Args:
         model: an ICN.
         lr: rate of everything but the backbone.
         lr_backbone: rate of the backbone's last stage, that of the feature map, and of learned position encodings.
         weight_decay: of AdamW (decoupled: `w -= rate * weight_decay * w`).
-        norm_decay: False: no decay of norms and biases (all that has one dimension), class queries and position embeddings.
-            These are added or scale, they are not multiplied with an input: decay does not make them simpler, and queries
-            that shrink to 0 become one and the same class.
-        layer_decay: the rate of a stage that lies d stages before the feature map is `lr_backbone * layer_decay ** d`.
+        norm_decay: False: no decay of norms and biases (parameters of one dimension), class queries and position embeddings:
+            they are not multiplied with an input, and queries that shrink to 0 become equal.
+        layer_decay: the rate of a stage that is d stages before the feature map is `lr_backbone * layer_decay ** d`.
         fused: one kernel for all parameters.
 
     Raises:
-        ValueError: `layer_decay` is no factor, or the backbone does not say which parameters form a stage.
+        ValueError: `layer_decay` is out of range, or the stages of the backbone are not known.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"--layer_decay {layer_decay} must be above 0 and at most 1 (1: the whole backbone at one rate)")
@@ -53,7 +52,7 @@ def make_optimizer(
         if key not in groups:
             groups[key] = _group(key, rate, 0.0 if name in exempt else weight_decay)
         groups[key]["params"].append(parameter)
-    # None leaves torch its own choice; False would be its slowest way.
+    # None lets torch choose; False would force its slowest implementation.
     return torch.optim.AdamW(groups.values(), fused=True if fused else None)
 
 
@@ -61,20 +60,20 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     """Load the moments of a saved state (ICN's or INTR's); rates, weight decay and options stay those of `optimizer`.
 
     Raises:
-        ValueError: the state belongs to other parameters; `optimizer` is as it was.
+        ValueError: the state belongs to other parameters; `optimizer` is unchanged.
     """
     try:
         saved = state["param_groups"]
         sizes, own = ([len(group["params"]) for group in groups] for groups in (saved, optimizer.param_groups))
         if sizes != own:
             raise ValueError(f"its groups hold {sizes} parameters, those of this run {own}")
-        for mine, theirs in zip(optimizer.param_groups, saved, strict=True):
-            for parameter, index in zip(mine["params"], theirs["params"], strict=True):
+        for group, other in zip(optimizer.param_groups, saved, strict=True):
+            for parameter, index in zip(group["params"], other["params"], strict=True):
                 moment = state["state"].get(index, {}).get("exp_avg", parameter)
                 if moment.shape != parameter.shape:
                     raise ValueError(f"it is of a parameter {list(moment.shape)} where {list(parameter.shape)} is trained")
-        # With our options, since torch places the step counts as the options of the state demand (fused).
-        groups = [{**mine, "params": theirs["params"]} for mine, theirs in zip(optimizer.param_groups, saved, strict=True)]
+        # With the options of `optimizer`: torch places the step counts where those of the loaded state demand (fused).
+        groups = [{**group, "params": other["params"]} for group, other in zip(optimizer.param_groups, saved, strict=True)]
         optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -88,11 +87,9 @@ def _group(name: str, lr: float, weight_decay: float) -> dict[str, Any]:
 
 
 def _without_decay(model: nn.Module) -> set[str]:
-    """Names of the parameters that `norm_decay=False` exempts; a timm backbone knows its own besides."""
+    """Return the names of the parameters that `norm_decay=False` exempts, with those that a timm backbone names."""
     names = {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
-    for prefix, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            names.add(f"{prefix}.weight")
+    names |= {f"{prefix}.weight" for prefix, module in model.named_modules() if isinstance(module, nn.Embedding)}
     body: Any = model.backbone[0].body  # type: ignore[index, union-attr]
     patterns: set[str] = getattr(getattr(body, "model", None), "no_weight_decay", set)()
     prefix = "backbone.0.body.model."
@@ -100,14 +97,14 @@ def _without_decay(model: nn.Module) -> set[str]:
 
 
 def _stage_distances(model: nn.Module) -> dict[str, int]:
-    """For each parameter of the backbone's network: how many stages lie between its own and the feature map."""
+    """Return the number of stages between each parameter of the backbone's network and the feature map."""
     body: Any = model.backbone[0].body  # type: ignore[index, union-attr]
     names = [name for name, _ in body.named_parameters()]
     if not hasattr(body, "model"):  # torchvision's ResNet: conv1 and bn1 are the stem, then layer1, layer2, ...
         stages = {name: int(name[5]) if name.startswith("layer") else 0 for name in names}
         last = max(stages.values())
     else:
-        # timm puts what belongs to no stage behind the last one; older versions keep a final norm there that is not used.
+        # timm puts parameters without a stage after the last one; older versions have an unused final norm there.
         named = [(name.removeprefix("model."), None) for name in [*names, "head"]]
         try:
             stages = group_with_matcher(iter(named), body.model.group_matcher(coarse=True), reverse=True)
@@ -116,7 +113,7 @@ def _stage_distances(model: nn.Module) -> dict[str, int]:
         last = stages.pop("head") - 1
         if last < 1:
             raise ValueError(
-                f"--layer_decay: timm does not say which layers of {type(body.model).__name__} form a stage: "
+                f"--layer_decay: timm does not know the stages of {type(body.model).__name__}: "
                 "leave the flag out, or choose another --backbone"
             )
         stages = {f"model.{name}": stage for name, stage in stages.items()}

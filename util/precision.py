@@ -1,4 +1,4 @@
-"""Numerical precision of the forward pass: fp32, tf32, bf16 or fp16. Imports torch only when it is used, for quick --help."""
+"""Numerical precision of the forward pass: fp32, tf32, bf16 or fp16. Imports torch only in functions, for a fast --help."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of a forward pass on a device.
+    """Precision of a forward pass on a device; norms, softmax of the maps and the loss are always in float32.
 
     Attributes:
         name: fp32, tf32, bf16 or fp16.
-        dtype: of convolutions and matrix products; norms, softmax of the maps and the loss are always in float32.
+        dtype: of convolutions and matrix products.
         device: the device.
     """
 
@@ -28,13 +28,13 @@ class Precision:
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context of a forward pass."""
+        """Return the context of a forward pass (torch.autocast)."""
         import torch
 
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return a gradient scaler, which keeps small gradients above fp16's smallest number; disabled in other precisions."""
+        """Return a gradient scaler, which prevents underflow in fp16; disabled in other precisions."""
         import torch
 
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -43,13 +43,11 @@ class Precision:
 def select_precision(name: str, device: torch.device) -> Precision:
     """Resolve `--precision` for a device, and set torch's global TF32 switches.
 
-    Args:
-        name: `fp32`; `tf32`: float32 with 10 bits of mantissa in matrix products, for CUDA devices from 8.0; `bf16`;
-            `fp16` with a scaled loss; `auto`: bf16 where the hardware multiplies in it, else fp32.
-        device: the device.
+    `tf32` is float32 with 10 bits of mantissa in matrix products; `fp16` scales the loss; `auto` is bf16 where the hardware
+    supports it, else fp32.
 
     Raises:
-        ValueError: unknown name, or one that the device cannot compute in.
+        ValueError: unknown name, or a precision that the device does not support.
     """
     import torch
 
@@ -57,7 +55,7 @@ def select_precision(name: str, device: torch.device) -> Precision:
         raise ValueError(f"--precision {name!r} is not known: choose {', '.join(PRECISIONS)}")
     cuda = device.type == "cuda"
     if name == "auto":
-        name = "bf16" if _multiplies_bf16(device) else "fp32"
+        name = "bf16" if _supports_bf16(device) else "fp32"
     if name == "tf32" and not (cuda and torch.cuda.get_device_capability(device) >= (8, 0)):
         raise ValueError("--precision tf32 needs a CUDA device from compute capability 8.0: use fp32, or auto")
     if name == "fp16" and not cuda:
@@ -68,12 +66,13 @@ def select_precision(name: str, device: torch.device) -> Precision:
     return Precision(name, dtype, device)
 
 
-def _multiplies_bf16(device: torch.device) -> bool:
+def _supports_bf16(device: torch.device) -> bool:
+    """Return whether the hardware has bf16 matrix products."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    try:  # torch tells this of CPUs only under private names that change
+    try:  # torch has only private functions for this
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False

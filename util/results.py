@@ -1,20 +1,25 @@
-"""The files of an evaluation: results.json, per_class.csv, confusion_matrix.csv and its picture."""
+"""Files of an evaluation: results.json, per_class.csv, confusion_matrix.csv and confusion_matrix.png."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .atomic import atomic_write, replacing
+
+PER_CLASS = ["index", "class", "images", "correct", "acc1", "precision", "most_confused_with", "times"]
+
 
 def write_results(folder: Path, classes: list[str], labels: np.ndarray, predictions: np.ndarray, stats: dict[str, Any]) -> None:
-    """Write what an evaluation found.
+    """Write the results of an evaluation, each file atomically.
 
     Args:
-        folder: made if it does not exist.
+        folder: created if it does not exist.
         classes: names in logit order.
         labels, predictions: class index per image `[N]`.
         stats: numbers for results.json.
@@ -24,45 +29,36 @@ def write_results(folder: Path, classes: list[str], labels: np.ndarray, predicti
     """
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)  # [true, predicted]
     np.add.at(matrix, (labels, predictions), 1)
+    confusion = ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(stats, indent=2) + "\n")
-        _write_per_class(folder / "per_class.csv", classes, matrix)
-        with (folder / "confusion_matrix.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["true \\ predicted", *classes])
-            writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+        with atomic_write(folder / "results.json") as file:
+            file.write(json.dumps(stats, indent=2) + "\n")
+        _write_csv(folder / "per_class.csv", PER_CLASS, _per_class(classes, matrix))
+        _write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes], confusion)
         _draw(folder / "confusion_matrix.png", classes, matrix)
     except OSError as error:
         raise ValueError(f"--output_dir: {folder} cannot be written to ({error.strerror})") from None
 
 
-def _write_per_class(path: Path, classes: list[str], matrix: np.ndarray) -> None:
-    """One row per class: its images, hits, recall, precision and the class it is most often taken for."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "class", "images", "correct", "acc1", "precision", "most_confused_with", "times"])
-        for index, name in enumerate(classes):
-            images, correct, predicted = matrix[index].sum(), matrix[index, index], matrix[:, index].sum()
-            wrong = matrix[index].copy()
-            wrong[index] = 0
-            rival = int(wrong.argmax())
-            writer.writerow(
-                [
-                    index,
-                    name,
-                    images,
-                    correct,
-                    f"{100 * correct / images:.2f}" if images else "",
-                    f"{100 * correct / predicted:.2f}" if predicted else "",
-                    classes[rival] if wrong[rival] else "",
-                    wrong[rival],
-                ]
-            )
+def _write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with atomic_write(path) as file:
+        csv.writer(file).writerows([heads, *rows])
+
+
+def _per_class(classes: list[str], matrix: np.ndarray) -> Iterator[list[Any]]:
+    """Yield a row per class: its images, hits, recall, precision and the class that it is most often confused with."""
+    for index, name in enumerate(classes):
+        images, correct, predicted = matrix[index].sum(), matrix[index, index], matrix[:, index].sum()
+        recall, precision = (f"{100 * correct / count:.2f}" if count else "" for count in (images, predicted))
+        errors = matrix[index].copy()
+        errors[index] = 0
+        most = int(errors.argmax())
+        yield [index, name, images, correct, recall, precision, classes[most] if errors[most] else "", errors[most]]
 
 
 def _draw(path: Path, classes: list[str], matrix: np.ndarray) -> None:
-    """The confusion matrix as a picture, each row a share of its class."""
+    """Draw the confusion matrix, each row divided by the images of its class."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -77,7 +73,8 @@ def _draw(path: Path, classes: list[str], matrix: np.ndarray) -> None:
     axes.set_ylabel("true")
     if count <= 50:
         names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
-        # A class name is no formula, whatever dollar signs it has.
+        # parse_math: dollar signs in a class name are no formula.
         axes.set_xticks(range(count), names, rotation=90, fontsize=7, parse_math=False)
         axes.set_yticks(range(count), names, fontsize=7, parse_math=False)
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))

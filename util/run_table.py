@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from .tables import aligned_table
+
 SEED = re.compile(r"_seed\d+$")
-HEADS = ["run", "epochs", "last acc@1", "best acc@1"]
 
 
 def run_table(folders: Sequence[Path]) -> str:
-    """Return a table of the epochs, the last and the best accuracy of each run, read from its log.txt.
+    """Return a table of the epochs, the last and the best accuracy (percent) of each run, read from its log.txt.
 
-    Runs whose names differ only in `_seed<n>` at the end are a group; where no name ends so, all runs are one group. A group
-    of several runs has a row of means and standard deviations (of a sample: n - 1).
+    Runs whose names differ only in a final `_seed<n>` are a group; without such names all runs are one group. A group of several
+    runs has a row of means and sample standard deviations (n - 1).
 
     Raises:
         ValueError: a folder has no log of a finished epoch.
@@ -34,9 +35,7 @@ def run_table(folders: Sequence[Path]) -> str:
             prefix = f"{group}: " if len(groups) > 1 else ""
             spread = [f"{mean(values):.2f} +- {stdev(values):.2f}" for values in list(zip(*results, strict=True))[1:]]
             rows.append([f"{prefix}mean +- sd of {len(members)}", "", *spread])
-    widths = [max(map(len, column)) for column in zip(HEADS, *rows, strict=True)]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [HEADS, *rows]]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    return aligned_table(["run", "epochs", "last acc@1", "best acc@1"], rows)
 
 
 def _read_last_epoch(folder: Path) -> tuple[int, float, float]:

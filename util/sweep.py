@@ -11,7 +11,7 @@ from .cli import Flags, Parser, parse
 
 
 class RecipeParser(Parser):
-    """The flags of a program in a file; what is wrong with them is a ValueError that names the file."""
+    """Parser of a file of flags; its errors are ValueErrors that name the file."""
 
     def __init__(self, file: str, flags: Parser) -> None:
         super().__init__(parents=[flags], add_help=False)
@@ -22,14 +22,14 @@ class RecipeParser(Parser):
 
 
 def expand_runs(args: Flags, make_parser: Callable[[], Parser]) -> list[Flags]:
-    """Return the flags of every run: each recipe with each seed, in an output folder of its own; `args` without a sweep.
+    """Return the flags of every run: each recipe with each seed, in an output folder of its own; `args` alone without a sweep.
 
     Args:
-        args: with `seeds` and `recipes`, lists as on the command line.
-        make_parser: makes the parser of a recipe's flags.
+        args: with `seeds` and `recipes`, as on the command line.
+        make_parser: returns a parser of a recipe's flags.
 
     Raises:
-        ValueError: flags that do not go together, a file that is no recipe, two recipes of one name.
+        ValueError: flags that exclude each other, a file that is no recipe, two recipes of one name.
     """
     if not (args.seeds or args.recipes):
         return [args]
@@ -38,7 +38,7 @@ def expand_runs(args: Flags, make_parser: Callable[[], Parser]) -> list[Flags]:
         raise ValueError(f"{flag} is for trainings: leave it out with {other}")
     names = [Path(file).stem for file in args.recipes]
     if len(set(names)) < len(names):
-        raise ValueError(f"--recipes {' '.join(args.recipes)}: two have one name, and so would their folders; rename one")
+        raise ValueError(f"--recipes {' '.join(args.recipes)}: two have one name, and would have one folder; rename one")
     runs = []
     for base in [apply_recipe(args, file, make_parser()) for file in args.recipes] or [args]:
         for seed in parse_seeds(args.seeds) if args.seeds else [base.seed]:
@@ -48,7 +48,7 @@ def expand_runs(args: Flags, make_parser: Callable[[], Parser]) -> list[Flags]:
 
 
 def apply_recipe(args: Flags, file: str, flags: Parser) -> Flags:
-    """Return `args` with the flags of a recipe, except those that were typed; its name is appended to the folder's."""
+    """Return `args` with the flags of a recipe, unless they were typed, and its name appended to the output folder's."""
     recipe = parse(RecipeParser(file, flags), [f"@{file}"])
     changes = {name: getattr(recipe, name) for name in recipe.explicit - args.explicit}
     changes.setdefault("output_sub_dir", args.output_sub_dir)
@@ -57,11 +57,7 @@ def apply_recipe(args: Flags, file: str, flags: Parser) -> Flags:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Parse a list of seeds: `0-2,7` is `[0, 1, 2, 7]`.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """Parse a list of seeds, a ValueError otherwise: `0-2,7` is `[0, 1, 2, 7]`."""
     numbers: list[int] = []
     for piece in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", piece.strip())

@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Tables as text: Markdown for files, aligned columns for a terminal."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int | None = None) -> str:
-    """Return a Markdown table, without a newline at its end.
-
-    Args:
-        heads: the title of each column.
-        rows: one cell for each column.
-        text_columns: how many of the first columns are aligned to the left; the others, numbers, to the right. None: all.
-    """
+    """Return a Markdown table; columns after the first `text_columns` (None: all) are numbers, aligned to the right."""
     count = len(heads) if text_columns is None else text_columns
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     return "\n".join([lines[0], "|" + "---|" * count + "---:|" * (len(heads) - count), *lines[1:]])
+
+
+def aligned_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose columns are padded to one width."""
+    cells = [heads, *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

@@ -16,14 +16,7 @@ from .ranks import Ranks
 
 @dataclass
 class Epoch:
-    """Progress within an epoch.
-
-    Attributes:
-        index: this epoch, counted from 0.
-        count: epochs of the whole training.
-        sums: losses and hits over the images so far.
-        batches: batches done.
-    """
+    """Progress within an epoch: its index (from 0) of `count` epochs, losses and hits so far, and number of batches done."""
 
     index: int
     count: int
@@ -32,20 +25,20 @@ class Epoch:
 
 
 class TrainState:
-    """What a checkpoint holds besides weights, optimizer and generators.
+    """State of a training besides weights, optimizer and random numbers: epoch in progress, best accuracy, elapsed time.
 
     Args:
         epochs: of the whole training.
         start_epoch: first epoch, counted from 0.
         num_classes: C.
         terms: names of the loss terms.
-        settings: `batch_size`, `accumulate`, `train_images` and `seed`, which cut an epoch into its batches.
+        settings: `batch_size`, `accumulate`, `train_images` and `seed`, which determine the batches of an epoch.
         device: of the sums.
-        ranks: this process and the others.
+        ranks: the processes.
 
     Attributes:
         epoch: the epoch in progress.
-        finished: the last epoch that was trained and scored; None before the first.
+        finished: index of the last epoch that was trained and evaluated; None before the first.
         best: `{"acc1": percent, "epoch": index}`, both None before the first.
     """
 
@@ -70,12 +63,12 @@ class TrainState:
         return Epoch(index, self.epochs, Sums(self.device, self.num_classes, self.terms))
 
     def begin_epoch(self, index: int) -> None:
-        """Start an epoch; one that is in progress continues."""
+        """Start an epoch, unless it is in progress already."""
         if index != self.epoch.index:
             self.epoch = self._new_epoch(index)
 
     def finish_epoch(self, acc1: float) -> bool:
-        """Count the epoch in progress as trained and scored; return whether its accuracy (percent) is the best so far."""
+        """Mark the epoch in progress as trained and evaluated; return whether its accuracy (percent) is the best so far."""
         self.finished = self.epoch.index
         is_best = self.best["acc1"] is None or acc1 > self.best["acc1"]
         if is_best:
@@ -83,20 +76,16 @@ class TrainState:
         return is_best
 
     def elapsed(self) -> float:
-        """Return the seconds of training so far, those before a resume included."""
+        """Return the seconds of training so far, including those before a resume."""
         return self.seconds_before + time.monotonic() - self.start
 
     def steps(self, steps_per_epoch: int) -> int:
-        """Return how many optimizer steps are done."""
+        """Return the number of optimizer steps done."""
         return self.epoch.index * steps_per_epoch + math.ceil(self.epoch.batches / self.settings["accumulate"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the entries of a checkpoint; every process calls it.
-
-        Raises:
-            FloatingPointError: the loss of the epoch in progress is not finite.
-        """
-        epoch, settings = self.epoch, self.settings
+        """Return the entries of a checkpoint; every process calls it. FloatingPointError if the loss is not finite."""
+        epoch = self.epoch
         sums = epoch.sums.over(self.ranks)
         in_epoch = None
         if epoch.index != self.finished:
@@ -105,10 +94,10 @@ class TrainState:
             in_epoch = {
                 "epoch": epoch.index,
                 "batches": epoch.batches,
-                "batch_size": settings["batch_size"],
+                "batch_size": self.settings["batch_size"],
                 "world_size": self.ranks.size,
-                "accumulate": settings["accumulate"],
-                "train_images": settings["train_images"],
+                "accumulate": self.settings["accumulate"],
+                "train_images": self.settings["train_images"],
                 "images": sums.images,
                 "sums": sums.values.cpu(),
                 "terms": list(self.terms),
@@ -116,15 +105,15 @@ class TrainState:
         return {"epoch": self.finished, "in_epoch": in_epoch, "best": self.best, "elapsed": self.elapsed()}
 
     def load_state_dict(self, checkpoint: dict[str, Any], source: str, same_best: bool = True) -> None:
-        """Continue from a checkpoint.
+        """Restore the state of a checkpoint.
 
         Args:
             checkpoint: its content.
             source: its path, for errors.
-            same_best: whether its best accuracy counts here: it is of this folder and this split.
+            same_best: restore its best accuracy, too: that of the same folder and split.
 
         Raises:
-            ValueError: it was saved within an epoch that these settings cut into other batches.
+            ValueError: it was saved within an epoch whose batches differ under the current settings.
         """
         if isinstance(checkpoint.get("epoch"), int):
             self.finished = checkpoint["epoch"]
@@ -134,33 +123,29 @@ class TrainState:
         self.begin_epoch(next_epoch(checkpoint, self.epoch.index))
         if in_epoch:
             self.epoch.batches = in_epoch["batches"]
-            if self.ranks.main:  # they are the sums of all processes
+            if self.ranks.main:  # the saved sums are those of all processes
                 self.epoch.sums.restore(in_epoch["sums"], in_epoch["images"], in_epoch.get("terms", ["class"]))
         if same_best:
             self.best = checkpoint.get("best") or self.best
         self.seconds_before = float(checkpoint.get("elapsed") or 0)
 
     def _check_same_batches(self, in_epoch: dict[str, Any], source: str, seed: int) -> None:
-        now, world_size = self.settings, in_epoch.get("world_size", 1)
-        then_and_now = {
-            "--batch_size": (in_epoch["batch_size"], now["batch_size"]),
-            "number of processes": (world_size, self.ranks.size),
-            "--accumulate": (in_epoch["accumulate"], now["accumulate"]),
-            "--seed": (seed, now["seed"]),
-            "number of training images": (in_epoch["train_images"], now["train_images"]),
-        }
-        if in_epoch["batch_size"] * world_size == now["batch_size"] * self.ranks.size:
-            del then_and_now["--batch_size"], then_and_now["number of processes"]
-        for name, (then, current) in then_and_now.items():
-            if then != current:
+        """Raise a ValueError if the rest of the epoch would have other batches than it was begun with."""
+        saved = {"world_size": 1, "seed": seed, **in_epoch}
+        current = {**self.settings, "world_size": self.ranks.size}
+        labels = {"accumulate": "--accumulate", "seed": "--seed", "train_images": "number of training images"}
+        if saved["batch_size"] * saved["world_size"] != current["batch_size"] * current["world_size"]:
+            labels = {"batch_size": "--batch_size", "world_size": "number of processes", **labels}
+        for name, label in labels.items():
+            if saved[name] != current[name]:
                 raise ValueError(
-                    f"{source} was saved in the middle of an epoch with {name} {then}, now it is {current}: "
-                    "finish the epoch as it was begun, or resume from a checkpoint at its end"
+                    f"{source} was saved in the middle of an epoch with {label} {saved[name]}, now it is {current[name]}: "
+                    "finish the epoch with the same settings, or resume from a checkpoint at its end"
                 )
 
 
 def next_epoch(checkpoint: dict[str, Any], default: int = 0) -> int:
-    """Return the epoch that training continues with after a checkpoint; `default` where it names none (DETR's)."""
+    """Return the epoch at which training resumes from a checkpoint; `default` where it has none (DETR's)."""
     if checkpoint.get("in_epoch"):
         return checkpoint["in_epoch"]["epoch"]
     return checkpoint["epoch"] + 1 if isinstance(checkpoint.get("epoch"), int) else default

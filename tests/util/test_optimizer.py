@@ -136,9 +136,7 @@ def test_a_backbone_without_stages_is_refused() -> None:
     model = tiny_model()
     model.backbone[0].body = nn.Module()
     model.backbone[0].body.model = nn.Conv2d(3, 8, 1)
-    with pytest.raises(
-        ValueError, match="--layer_decay: timm does not say which layers of Conv2d form a stage: leave the flag out"
-    ):
+    with pytest.raises(ValueError, match="--layer_decay: timm does not know the stages of Conv2d: leave the flag out"):
         make_optimizer(model, 1, 1, 0, layer_decay=0.5)
     assert make_optimizer(model, 1, 1, 0)
 
