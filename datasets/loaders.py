@@ -47,10 +47,7 @@ def build_datasets(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
 
 
 def build_loader(
-    args: argparse.Namespace,
-    dataset: ImageFolder,
-    sampler: Sampler[list[Sample]] | Sampler[list[int]],
-    device: torch.device,
+    args: argparse.Namespace, dataset: ImageFolder, sampler: Sampler[list[Sample]] | Sampler[list[int]], device: torch.device
 ) -> DataLoader:
     """Build the loader of the batches that `sampler` chooses, in pinned memory for a GPU."""
     kill_workers_at_exit()

@@ -29,13 +29,7 @@ class TrainSampler(Sampler[list[Sample]]):
     """
 
     def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        seed: int,
-        sizes: Sequence[int] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        self, n: int, batch_size: int, seed: int, sizes: Sequence[int] | None = None, rank: int = 0, world_size: int = 1
     ) -> None:
         _check_batch_size(batch_size)
         if n < world_size:
@@ -89,12 +83,7 @@ class EvalSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        shapes: Sequence[tuple[int, int]] | None = None,
+        self, n: int, batch_size: int, rank: int = 0, world_size: int = 1, shapes: Sequence[tuple[int, int]] | None = None
     ) -> None:
         _check_batch_size(batch_size)
         if shapes is None:

@@ -25,13 +25,7 @@ def class_maps(attention: Tensor, classes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention(
-    model: ICN,
-    images: Tensor,
-    classes: Tensor,
-    *,
-    padding_mask: Tensor | None = None,
-    layer: int = -1,
-    head: int | None = None,
+    model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, layer: int = -1, head: int | None = None
 ) -> Tensor:
     """Return the cross-attention of one decoder layer for the query of a class (INTR, Paul et al., ICLR 2024).
 

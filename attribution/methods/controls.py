@@ -19,13 +19,7 @@ Grid = tuple[int, int]
 
 
 def random(
-    model: object,
-    images: Tensor,
-    classes: Tensor,
-    *,
-    padding_mask: Tensor | None = None,
-    grid: Grid | None = None,
-    seed: int = 0,
+    model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, grid: Grid | None = None, seed: int = 0
 ) -> Tensor:
     """Draw uniform noise at the grid of the map (pooled noise would be grey).
 
@@ -71,13 +65,7 @@ def edges(
 
 
 def oracle(
-    model: object,
-    images: Tensor,
-    classes: Tensor,
-    *,
-    masks: Tensor,
-    padding_mask: Tensor | None = None,
-    grid: Grid | None = None,
+    model: object, images: Tensor, classes: Tensor, *, masks: Tensor, padding_mask: Tensor | None = None, grid: Grid | None = None
 ) -> Tensor:
     """Return the ground truth of the object: the share of each cell that the mask covers.
 

@@ -178,9 +178,7 @@ def _start_graph(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _hook_attention(
-    module: MultiheadAttention,
-    prepare: Callable[[Inputs], Inputs],
-    finish: Callable[[Inputs, Tensor, Tensor], Tensor],
+    module: MultiheadAttention, prepare: Callable[[Inputs], Inputs], finish: Callable[[Inputs, Tensor, Tensor], Tensor]
 ) -> list[RemovableHandle]:
     """Make an attention compute its weights, on inputs from `prepare`; `finish` has inputs, output and weights, and may replace
     the output."""

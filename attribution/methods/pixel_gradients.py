@@ -32,13 +32,7 @@ DESCENT_WEIGHT = 1 / 2  # of the descent, which continues past the point where t
 
 
 def additive_pixels(
-    model: ICN,
-    images: Tensor,
-    classes: Tensor,
-    *,
-    siblings: Tensor,
-    padding_mask: Tensor | None = None,
-    steps: int = STEPS,
+    model: ICN, images: Tensor, classes: Tensor, *, siblings: Tensor, padding_mask: Tensor | None = None, steps: int = STEPS
 ) -> Tensor:
     """Compute the pixels that the evidence of a class comes from, with more weight where it exceeds that of its sibling.
 

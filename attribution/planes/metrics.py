@@ -17,13 +17,7 @@ from torch import Tensor
 from attribution.metrics.localisation import average_precision, energy, pointing
 from attribution.planes.counterfactuals import Logits, Prepare, score_counterfactuals
 from attribution.planes.ground_truth import Comparison, compare, difference_mask, part_masks
-from attribution.planes.parts import (
-    part_importance,
-    prediction_scores,
-    rank_agreement,
-    single_deletion,
-    target_sensitivity,
-)
+from attribution.planes.parts import part_importance, prediction_scores, rank_agreement, single_deletion, target_sensitivity
 from attribution.resize import pool_to
 from datasets.planes.annotations import PlanesSplit, check_picture
 from util.ranks import SINGLE_PROCESS, Ranks

@@ -14,10 +14,7 @@ from datasets.prepare.writing import write_dataset
 if TYPE_CHECKING:
     from util.distributed import Ranks
 
-CLASSES = (
-    *("t-shirt_top", "trouser", "pullover", "dress", "coat"),
-    *("sandal", "shirt", "sneaker", "bag", "ankle_boot"),
-)
+CLASSES = (*("t-shirt_top", "trouser", "pullover", "dress", "coat"), *("sandal", "shirt", "sneaker", "bag", "ankle_boot"))
 PREFIXES = {"train": "train", "val": "t10k"}  # of the files of each split
 SHAPE = (28, 28)
 
