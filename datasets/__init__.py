@@ -10,30 +10,21 @@ if TYPE_CHECKING:
     from datasets.batch import ImageBatch, collate
     from datasets.decode import ImageError, decode_image, image_size
     from datasets.image_folder import ImageFolder, class_names, open_split
+    from datasets.loaders import worker_init
     from datasets.samplers import EvalSampler, TrainSampler
-    from datasets.shapes import eval_shapes
+    from datasets.scan import eval_shapes, verify_images
     from datasets.transforms import eval_transform, train_transform, training_scales
-    from datasets.verify import verify_images
-    from datasets.workers import worker_init
 
-_MODULES = {
-    "EvalSampler": "samplers",
-    "ImageBatch": "batch",
-    "ImageError": "decode",
-    "ImageFolder": "image_folder",
-    "TrainSampler": "samplers",
-    "class_names": "image_folder",
-    "collate": "batch",
-    "decode_image": "decode",
-    "eval_shapes": "shapes",
-    "eval_transform": "transforms",
-    "image_size": "decode",
-    "open_split": "image_folder",
-    "train_transform": "transforms",
-    "training_scales": "transforms",
-    "verify_images": "verify",
-    "worker_init": "workers",
+_NAMES = {
+    "batch": ("ImageBatch", "collate"),
+    "decode": ("ImageError", "decode_image", "image_size"),
+    "image_folder": ("ImageFolder", "class_names", "open_split"),
+    "loaders": ("worker_init",),
+    "samplers": ("EvalSampler", "TrainSampler"),
+    "scan": ("eval_shapes", "verify_images"),
+    "transforms": ("eval_transform", "train_transform", "training_scales"),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [*_MODULES]
 
 

@@ -8,24 +8,20 @@ from torchvision.transforms import RandomErasing
 from torchvision.transforms.v2 import ColorJitter, InterpolationMode, RandAugment
 from torchvision.transforms.v2 import functional as F
 
-MAX_MAGNITUDE = 10  # RandAugment's scale, as in the paper: 10 turns by up to 30 degrees and shears by 0.3
-NUM_OPERATIONS = 2
+NUM_OPERATIONS, MAX_MAGNITUDE = 2, 10  # RandAugment's scale, as in the paper: 10 turns by up to 30 degrees and shears by 0.3
 GREY = [124, 116, 104]  # fill colour: the mean of ImageNet, near 0 once normalised
-AREA = (0.02, 1 / 3)
-RATIO = (0.3, 3.3)
+AREA, RATIO = (0.02, 1 / 3), (0.3, 3.3)
 
 
 class Augment:
-    """Random augmentation of a picture that was cropped, flipped and resized; draws from torch's generator only.
+    """Random augmentation of a picture that was cropped, flipped and resized; draws from torch's generator only. 0: off.
 
     Args:
         color_jitter: strength s: brightness, contrast and saturation by a factor from 1 - s to 1 + s, hue by up to s / 4
             of the colour circle, in random order; these proportions are those of SimCLR (Chen et al. 2020, appendix A).
-            0: off.
         randaugment: magnitude M, 1 to 10, of two random operations (RandAugment, Cubuk et al. 2020), on the paper's scale
-            and timm's; torchvision's own goes to 30, so that its 9 is a 3 here. 0: off.
+            and timm's; torchvision's own goes to 30, so that its 9 is a 3 here.
         random_erasing: probability that a rectangle of 2 to 33 % of the area becomes noise (Zhong et al. 2020, RE-R).
-            0: off.
 
     Raises:
         ValueError: `color_jitter` or `random_erasing` outside [0, 1], `randaugment` no integer from 0 to 10.
@@ -56,9 +52,8 @@ class Augment:
 
 
 def _erase(image: Tensor) -> Tensor:
-    """Replace a random rectangle by noise, as torchvision draws it; not in a picture too small for one."""
     top, left, height, width, value = RandomErasing.get_params(image, AREA, RATIO, [0.0])
-    if value is image:
+    if value is image:  # too small for a rectangle
         return image
     noise = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     return F.erase(image, top, left, height, width, noise)

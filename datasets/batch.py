@@ -37,14 +37,9 @@ class ImageBatch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def normalise(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """Compute the model's input: `(images / 255 - mean) / std`, exactly 0 on padding, as INTR pads after it normalised.
+        """Compute the model's input `(images / 255 - mean) / std`: float32 `[B, 3, H, W]` in channels_last memory.
 
-        Args:
-            mean: three means, of pixels from 0 to 1.
-            std: three standard deviations, likewise.
-
-        Returns:
-            float32 `[B, 3, H, W]` in channels_last memory.
+        It is exactly 0 on padding, as INTR pads after it normalised. `mean` and `std` are those of pixels from 0 to 1.
         """
         batch, _, height, width = self.images.shape
         shift, scale = (row.repeat(width) for row in _constants(tuple(mean), tuple(std), self.images.device))  # [W * 3]
@@ -61,8 +56,7 @@ class ImageBatch:
 
 @lru_cache(maxsize=8)
 def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return shift and scale of a byte: two `[3]`."""
-    # Cached: a fresh copy to the GPU would make the host wait for it at every step.
+    # Shift and scale of a byte, two [3]. Cached: a fresh copy to the GPU would make the host wait for it at every step.
     shift = torch.tensor([255 * value for value in mean], device=device)
     return shift, torch.tensor([1 / (255 * value) for value in std], device=device)
 

@@ -26,18 +26,11 @@ Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 # An allow-list: without it PIL would start Ghostscript for a file named .jpg that holds PostScript.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
-ORIENTATION_TAG = 0x0112
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+ORIENTATION_TAG, SIDEWAYS = 0x0112, (5, 6, 7, 8)
+_T = Image.Transpose
+_TURNS = (_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM, _T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90)
+UPRIGHT = dict(enumerate(_TURNS, start=2))  # EXIF orientation -> what turns the picture upright
 
-SIDEWAYS = (5, 6, 7, 8)
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
 PNG_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
@@ -111,10 +104,7 @@ def check_image(path: str | os.PathLike[str]) -> None:
     """Check that a file is a whole image, in a fraction of the time of `decode_image`.
 
     A JPEG is decoded at an eighth of its size (which reads all of it), the other formats at full size: a PNG's checksums
-    can be right although its stream is damaged.
-
-    Raises:
-        ImageError: as `decode_image`.
+    can be right although its stream is damaged. Raises ImageError as `decode_image`.
     """
     with _open_image(path) as image:
         image.draft(None, (1, 1))
@@ -124,10 +114,7 @@ def check_image(path: str | os.PathLike[str]) -> None:
 def _decode_jpeg(path: str | os.PathLike[str]) -> Tensor | None:
     """Decode a JPEG with OpenCV, in a quarter less time: the same libjpeg without PIL's three copies of the pixels.
 
-    For damaged but decodable data libjpeg writes a line to stderr.
-
-    Returns:
-        None where PIL must decide: a file without the end marker of a JPEG, which OpenCV would fill up with grey.
+    None where PIL must decide: a file without the end marker of a JPEG, which OpenCV would fill up with grey.
     """
     if JPEG_TO_RGB is None:
         return None
@@ -190,7 +177,6 @@ def _check_range(image: Image.Image, name: str) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8; 1 where there is none."""
     try:
         # Not image.getexif(): that of a PNG decodes the picture, to find metadata after the pixels.
         return Image.Image.getexif(image).get(ORIENTATION_TAG, 1)

@@ -13,10 +13,8 @@ from torch.utils.data import Dataset
 
 from datasets.decode import decode_image
 
-IMAGE_EXTENSIONS = {
-    *(".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
-    *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-}
+EXTENSIONS = ".bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp"
+IMAGE_EXTENSIONS = frozenset(EXTENSIONS.split())
 LAYOUT = "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>"
 SHOWN = 5  # names listed in an error
 
@@ -42,7 +40,6 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         only_class: index of the only class to scan; the files of the others are not read.
 
     Attributes:
-        root, classes: as above.
         paths, labels: file and class index of every image.
         ignored: number of files left out because they are hidden or not named like an image.
 
@@ -58,12 +55,13 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         transform: Transform | None = None,
         only_class: int | None = None,
     ) -> None:
-        self.root = Path(root)
-        folders = list_classes(self.root)
-        if classes is not None:
-            _check_known(self.root, folders, classes)
-        self.classes = list(folders if classes is None else classes)
+        self.root = root = Path(root)
         self.transform = transform
+        folders = list_classes(self.root)
+        self.classes = list(folders if classes is None else classes)
+        if unknown := sorted(set(folders) - set(self.classes)):
+            known = f"the {len(self.classes)} classes of the training split or checkpoint ({_quoted(self.classes)})"
+            raise ValueError(f"{root}: folder {_quoted(unknown)} is not among {known}; remove or rename it")
         self.paths: list[Path] = []
         self.labels: list[int] = []
         self.ignored = sum(entry.is_file() for entry in os.scandir(self.root))
@@ -72,20 +70,17 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         if only_class is not None:
             if only_class not in wanted:
                 allowed = f"0 to {len(wanted) - 1} ({len(wanted)} classes)"
-                raise ValueError(f"class index {only_class} is out of range; allowed for {self.root}: {allowed}")
+                raise ValueError(f"class index {only_class} is out of range; allowed for {root}: {allowed}")
             wanted = range(only_class, only_class + 1)
-        present, empty = set(folders), []
+        present = set(folders)
         for label in wanted:
-            name = self.classes[label]
-            before = len(self.paths)
-            if name in present:
-                self._scan(self.root / name, label)
-            if len(self.paths) == before:
-                empty.append(name)
+            if self.classes[label] in present:
+                self._scan(self.root / self.classes[label], label)
+        empty = [self.classes[label] for label in sorted(set(wanted) - set(self.labels))]
         if empty and (classes is None or only_class is not None):
-            raise ValueError(f"{self.root}: no image in class {_quoted(empty)}; expected {_extensions()}")
+            raise ValueError(f"{root}: no image in class {_quoted(empty)}; expected files ending in {EXTENSIONS}")
         if not self.paths:
-            raise ValueError(f"{self.root}: no image in any of {len(folders)} class folders; expected {_extensions()}")
+            raise ValueError(f"{root}: no image in any of {len(folders)} class folders; expected files ending in {EXTENSIONS}")
 
     def _scan(self, folder: Path, label: int) -> None:
         images = []
@@ -127,7 +122,7 @@ def list_classes(split_dir: str | os.PathLike[str]) -> list[str]:
     root = Path(split_dir)
     if not root.is_dir():
         raise ValueError(f"no folder {root}; expected {LAYOUT}")
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    names = _folder_names(root)
     for name in names:
         if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise ValueError(f"{root}: the name of the class folder {name!r} is not UTF-8; rename it")
@@ -146,11 +141,7 @@ def open_split(
     transform: Transform | None = None,
     only_class: int | None = None,
 ) -> ImageFolder:
-    """Open the split `<dataset_path>/<dataset_name>/<split>`.
-
-    Raises:
-        ValueError: a folder of the path is missing (the message lists its siblings), or as `ImageFolder`.
-    """
+    """Open the split `<dataset_path>/<dataset_name>/<split>`; raises a ValueError as `split_folder` and `ImageFolder`."""
     return ImageFolder(split_folder(dataset_path, dataset_name, split), classes, transform, only_class)
 
 
@@ -164,10 +155,8 @@ def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: 
     folder = split_folder(dataset_path, dataset_name, source)
     names = list_classes(folder)
     if len(names) != count:
-        raise ValueError(
-            f"the checkpoint has {count} classes and no names for them, {folder} has {len(names)} class folders: "
-            "there must be as many"
-        )
+        here = f"{folder} has {len(names)} class folders"
+        raise ValueError(f"the checkpoint has {count} classes and no names for them, {here}: there must be as many")
     return names
 
 
@@ -185,36 +174,22 @@ def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
                 yield from _walk(entry.path, ancestors | {identity})
 
 
-def _check_known(root: Path, folders: list[str], classes: Sequence[str]) -> None:
-    unknown = sorted(set(folders) - set(classes))
-    if unknown:
-        known = f"the {len(classes)} classes of the training split or checkpoint ({_quoted(classes)})"
-        raise ValueError(f"{root}: folder {_quoted(unknown)} is not among {known}; remove or rename it")
-
-
 def split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split: str) -> Path:
-    base = Path(dataset_path)
-    _check_folder("--dataset_path", base)
-    _check_folder("--dataset_name", base / dataset_name)
-    _check_folder("split", base / dataset_name / split)
-    return base / dataset_name / split
+    """Return the folder of a split; a ValueError names the first folder of the path that is missing, and its siblings."""
+    dataset = Path(dataset_path) / dataset_name
+    for what, folder in (("--dataset_path", Path(dataset_path)), ("--dataset_name", dataset), ("split", dataset / split)):
+        if not folder.is_dir():
+            siblings = ""
+            if folder.parent.is_dir():
+                siblings = f"; folders in {folder.parent}: {_quoted(_folder_names(folder.parent)) or 'none'}"
+            raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{siblings}")
+    return dataset / split
 
 
-def _check_folder(what: str, folder: Path) -> None:
-    if folder.is_dir():
-        return
-    siblings = ""
-    if folder.parent.is_dir():
-        names = sorted(e.name for e in os.scandir(folder.parent) if e.is_dir() and not e.name.startswith("."))
-        siblings = f"; folders in {folder.parent}: {_quoted(names) or 'none'}"
-    raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{siblings}")
+def _folder_names(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _quoted(names: Sequence[str]) -> str:
-    """Join the first names for an error message."""
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(map(repr, names[:SHOWN])) + rest
-
-
-def _extensions() -> str:
-    return "files ending in " + " ".join(sorted(IMAGE_EXTENSIONS))

@@ -1,8 +1,12 @@
-"""From flags to data sets and loaders: the only file of this package that sees `args`."""
+"""From flags to data sets and loaders, and the lifetime of loader workers: the only file of this package that sees `args`."""
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing.util
+import signal
+import sys
+from types import TracebackType
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -10,9 +14,8 @@ from torch.utils.data import DataLoader, Sampler
 from datasets.batch import collate
 from datasets.image_folder import ImageFolder, Sample, list_classes, open_split, split_folder
 from datasets.samplers import EvalSampler
-from datasets.shapes import eval_shapes
+from datasets.scan import eval_shapes
 from datasets.transforms import eval_transform, train_transform
-from datasets.workers import kill_workers_at_exit, preemption_worker_init
 
 
 def training_classes(args: argparse.Namespace) -> list[str]:
@@ -70,5 +73,43 @@ def build_eval_loader(
 
     Without padding no image changes the score of another in its batch.
     """
-    shapes = eval_shapes(dataset, max(1, args.num_workers))
+    shapes = eval_shapes(dataset, args.num_workers)
     return build_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size, shapes), device)
+
+
+def worker_init(worker_id: int) -> None:
+    """Set up a worker (`DataLoader(worker_init_fn=)`): one thread, and Ctrl-C is left to the main process.
+
+    Ctrl-C reaches every process of a terminal: each worker would print a traceback of its own. So would its thread that
+    passes tensors on when the main process dies in the middle of that.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _ignore_lost_connection
+
+
+def preemption_worker_init(worker_id: int) -> None:
+    """Set up a worker as `worker_init` does, and leave the signals of preemption, SIGTERM and SIGUSR2, to the main process.
+
+    A cluster sends them to every process of a job, while its main processes still need the batches of their step.
+    """
+    worker_init(worker_id)
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def kill_workers_at_exit() -> None:
+    """Kill the remaining workers when this process exits: multiprocessing would send SIGTERM, which they ignore, and wait."""
+
+    def kill() -> None:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
+
+    multiprocessing.util.Finalize(None, kill, exitpriority=100)
+
+
+def _ignore_lost_connection(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print uncaught errors (`sys.excepthook`) but those of a main process that ended; errors of the data do not come here."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -20,20 +20,16 @@ from datasets.decode import decode_image, image_size
 def read_mask(path: Path, *, allow_uniform: bool = False) -> Tensor:
     """Read a mask file as bool `[H, W]`: True above the middle of its range.
 
-    Args:
-        path: a file of any format that `decode_image` reads; the values 0 and 1 do as well as 0 and 255.
-        allow_uniform: accept a mask that is empty or covers all of the picture.
-
     Raises:
-        ValueError: the mask is empty, covers all of the picture, is transparent in places, or cannot be read.
+        ValueError: the mask is transparent in places, cannot be read, or (without `allow_uniform`) is empty or covers all of
+            the picture.
     """
     image_size(path)  # raises if the file is not an image
     with Image.open(path) as image:
         if "A" in image.getbands() or "transparency" in image.info:
             raise ValueError(f"{path}: has transparent pixels; save the mask as grey: 0 outside the object, 255 on it")
         # Labels and 1-bit masks keep their values: 0 and 1 do as well as 0 and 255.
-        indexed = image.mode in ("1", "L", "P")
-        grey = np.asarray(image) if indexed else decode_image(path).amax(0).numpy()  # [H, W]
+        grey = np.asarray(image) if image.mode in ("1", "L", "P") else decode_image(path).amax(0).numpy()  # [H, W]
     mask = torch.from_numpy(grey > grey.max() / 2)
     if allow_uniform and grey.max() == grey.min():  # one value: an object that fills the picture, or none
         return torch.full(grey.shape, bool(grey.max()))
@@ -86,11 +82,7 @@ def check_masks(folder: Path, split_root: Path, pictures: Sequence[Path]) -> int
 
 
 def object_masks(folder: Path, split_root: Path, pictures: Sequence[Path], size: tuple[int, int]) -> Tensor:
-    """Return the masks of pictures at the network's input size: bool `[N, *size]`, empty where a picture has none.
-
-    Raises:
-        ValueError: a mask is transparent in places, or cannot be read.
-    """
+    """Return the masks of pictures at the network's input size, bool `[N, *size]`, empty without one; raises as `read_mask`."""
     masks = torch.zeros(len(pictures), *size, dtype=torch.bool)
     for index, picture in enumerate(pictures):
         path = mask_path(folder, split_root, picture)

@@ -18,7 +18,7 @@ from torch import Tensor
 from datasets.decode import image_size
 from datasets.masks import read_mask, resize_mask
 
-SIDES = ("A", "B")
+FORM = 'expected [{"file": "street.jpg", "A": "bus", "B": "tram"}, ...]'
 SHOWN = 5  # class names listed in an error
 
 
@@ -31,10 +31,9 @@ class PairPicture(NamedTuple):
 
 
 def read_pairs(path: Path, classes: Sequence[str]) -> list[PairPicture]:
-    """Read pairs.json, and check that the files it names exist and fit.
+    """Read pairs.json (or that of a folder), and check that the files it names exist and fit.
 
     Args:
-        path: the file, or the folder of a file of that name.
         classes: names in the order of the model's logits.
 
     Raises:
@@ -42,24 +41,22 @@ def read_pairs(path: Path, classes: Sequence[str]) -> list[PairPicture]:
             missing or damaged, a class is not the model's, both are the same, or a mask has another size than its picture.
     """
     path = path / "pairs.json" if path.is_dir() else path
-    form = 'expected [{"file": "street.jpg", "A": "bus", "B": "tram"}, ...]'
     try:
         entries = json.loads(path.read_text())
     except OSError as error:
-        raise ValueError(f"--pairs {path}: {error.strerror}; {form}") from None
+        raise ValueError(f"--pairs {path}: {error.strerror}; {FORM}") from None
     except ValueError as error:
-        raise ValueError(f"--pairs {path}: is not JSON ({error}); {form}") from None
+        raise ValueError(f"--pairs {path}: is not JSON ({error}); {FORM}") from None
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"--pairs {path}: {'an empty list' if entries == [] else 'not a list'}; {form}")
-    return [_read_entry(path, number, entry, classes, form) for number, entry in enumerate(entries, start=1)]
+        raise ValueError(f"--pairs {path}: {'an empty list' if entries == [] else 'not a list'}; {FORM}")
+    return [_read_entry(path, number, entry, classes) for number, entry in enumerate(entries, start=1)]
 
 
-def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str], form: str) -> PairPicture:
-    """Check an entry; `form` is the expected form, for the error."""
+def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str]) -> PairPicture:
     where = f"--pairs {path}: entry {number}"
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in ("file", *SIDES)):
-        raise ValueError(f"{where} lacks the text 'file', 'A' or 'B'; {form}")
-    for side in SIDES:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in ("file", "A", "B")):
+        raise ValueError(f"{where} lacks the text 'file', 'A' or 'B'; {FORM}")
+    for side in ("A", "B"):
         if entry[side] not in classes:
             close = difflib.get_close_matches(entry[side], classes, SHOWN) or list(classes)[:SHOWN]
             shown = ", ".join(map(repr, close)) + (", ..." if len(close) < len(classes) else "")
@@ -79,9 +76,5 @@ def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str], 
 
 
 def load_masks(pair: PairPicture, size: tuple[int, int]) -> Tensor:
-    """Return the masks of A and B at the network's input size: bool `[2, *size]`; see `resize_mask`.
-
-    Raises:
-        ValueError: a mask is empty, covers all of the picture, is transparent in places, or cannot be read.
-    """
+    """Return the masks of A and B at the network's input size, bool `[2, *size]`; raises as `read_mask`."""
     return torch.stack([resize_mask(read_mask(path), size) for path in pair.masks])

@@ -14,18 +14,12 @@ from datasets.image_folder import Sample
 class TrainSampler(Sampler[list[Sample]]):
     """Random batches of training images: a pure function of (seed, epoch), whatever the number of ranks and workers.
 
-    Rank r takes the r-th slice of a global batch of `batch_size * world_size` images. The last images that fill no
-    batch are dropped; a data set smaller than one global batch gives one short batch.
-
-    Args:
-        n: images in the data set.
-        batch_size: images per rank.
-        seed: of the run; with the epoch it decides order, scales and augmentation.
-        sizes: scales of which one is drawn per batch; None leaves the scale to the transform.
-        rank, world_size: this process, and how many there are.
+    Rank r takes the r-th slice of a global batch of `batch_size * world_size` images, of the data set's `n`. The last images
+    that fill no batch are dropped; a data set smaller than one global batch gives one short batch. `sizes` are scales of which
+    one is drawn per batch; None leaves the scale to the transform.
 
     Raises:
-        ValueError: no images, fewer images than ranks, or a batch size below 1.
+        ValueError: fewer images than ranks, or a batch size below 1.
     """
 
     def __init__(
@@ -34,8 +28,7 @@ class TrainSampler(Sampler[list[Sample]]):
         _check_batch_size(batch_size)
         if n < world_size:
             raise ValueError(f"{n} training images are too few for {world_size} processes; each needs at least one")
-        self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.sizes = list(sizes) if sizes else None
+        self.n, self.batch_size, self.seed, self.sizes = n, batch_size, seed, sizes
         self.rank, self.world_size = rank, world_size
         self.set_epoch(0)
 
@@ -64,19 +57,14 @@ class TrainSampler(Sampler[list[Sample]]):
 
 
 class EvalSampler(Sampler[list[int]]):
-    """Batches for evaluation: every image is in exactly one, over all ranks; deterministic.
+    """Batches for evaluation: each of `n` images is in exactly one, over all ranks; deterministic.
 
-    With `shapes` the images of a batch have one shape, so that none is padded: padding reaches the convolutions, and a
-    score would depend on the other images of its batch. The largest shapes come first, and rank r takes batches r,
-    r + world_size, ...; without `shapes` the batches are in order, of images r, r + world_size, ...
+    With `shapes`, (height, width) of every image as it is scored (see `eval_shapes`), the images of a batch have one shape, so
+    that none is padded: padding reaches the convolutions, and a score would depend on the other images of its batch. The
+    largest shapes come first, and rank r takes batches r, r + world_size, ...; without `shapes` the batches are in order, of
+    images r, r + world_size, ...
 
     No image is repeated to give all ranks as many: ranks may differ by one batch, and a rank may have none.
-
-    Args:
-        n: images in the data set.
-        batch_size: images per batch, at most.
-        rank, world_size: this process, and how many there are.
-        shapes: (height, width) of every image as it is scored; see `eval_shapes`.
 
     Raises:
         ValueError: a batch size below 1.
@@ -87,7 +75,7 @@ class EvalSampler(Sampler[list[int]]):
     ) -> None:
         _check_batch_size(batch_size)
         if shapes is None:
-            self.batches = list(_chunks(range(rank, n, world_size), batch_size))
+            self.batches = _chunks(range(rank, n, world_size), batch_size)
             return
         assert len(shapes) == n, f"{len(shapes)} shapes of {n} images"
         by_shape: dict[tuple[int, int], list[int]] = {}
@@ -109,10 +97,8 @@ def _hash(*parts: int | str) -> int:
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def _chunks(indices: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Yield consecutive chunks of `size` indices; the last may be shorter."""
-    for start in range(0, len(indices), size):
-        yield list(indices[start : start + size])
+def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
+    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
 
 
 def _check_batch_size(batch_size: int) -> None:

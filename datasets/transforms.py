@@ -15,12 +15,9 @@ from datasets.augment import Augment
 REFERENCE_SIZE = 800
 LONGEST = 1333
 SCALES = (480, 544, 608, 672, 736, 800)  # every other of INTR's 11: few shapes keep cudnn and compiled code warm
-ZOOMS = (400, 500, 600)
-CROPS = (384, 600)
-
-MAX_SIDE = 8192
-MIN_SIDE = 32  # one cell of a stride-32 feature map
-ASPECT_RATIOS = (3 / 4, 4 / 3)
+ZOOMS, CROPS = (400, 500, 600), (384, 600)
+MIN_SIDE, MAX_SIDE = 32, 8192  # the smaller is one cell of a stride-32 feature map
+ASPECT_RATIOS = [3 / 4, 4 / 3]
 
 
 def training_scales(image_size: int) -> list[int]:
@@ -37,17 +34,17 @@ def train_transform(
     randaugment: int = 0,
     random_erasing: float = 0.0,
 ) -> Callable[[Tensor, int | None], Tensor]:
-    """Build the random augmentation of a uint8 `[3, H, W]` image; it draws from torch's generator only.
+    """Build the random augmentation of an image; it draws from torch's generator only.
 
     Args:
         image_size: short side (or both sides, if `square`), in pixels, at the largest scale.
         square: random resized crop to a square; otherwise INTR's recipe.
         crop_min: smallest crop as a share of the picture's area (square only).
         hflip: probability of a horizontal flip.
-        color_jitter, randaugment, random_erasing: see `Augment`; each 0 is off.
+        color_jitter, randaugment, random_erasing: see `Augment`.
 
     Returns:
-        `transform(image, size)` -> uint8 `[3, h, w]`; `size` is the scale of the batch, None for `image_size`.
+        `transform(image, size)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` is the scale of the batch, None for `image_size`.
 
     Raises:
         ValueError: `image_size` below 32, `crop_min` outside (0, 1], `hflip` outside [0, 1], or as `Augment`.
@@ -86,9 +83,9 @@ class AspectTrain:
         if torch.rand(()) < 0.5:
             zoom = ZOOMS[int(torch.randint(len(ZOOMS), ()))]
             # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
-            image = resize_short_side(image, _scaled(zoom, self.image_size), longest=10 * self.image_size)
+            image = _resize_short_side(image, _scaled(zoom, self.image_size), longest=10 * self.image_size)
             image = _random_crop(image, *(_scaled(side, self.image_size) for side in CROPS))
-        return self.augment(resize_short_side(image, size or self.image_size, _scaled(LONGEST, self.image_size)))
+        return self.augment(_resize_short_side(image, size or self.image_size, _scaled(LONGEST, self.image_size)))
 
 
 class AspectEval:
@@ -98,7 +95,7 @@ class AspectEval:
         self.image_size = image_size
 
     def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
-        """Return height and width of a picture of `height` x `width` after the transform."""
+        """Return height and width after the transform."""
         size = size or self.image_size
         return short_side_size(height, width, size, _scaled(LONGEST, size))
 
@@ -114,7 +111,7 @@ class SquareTrain:
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
         size = size or self.image_size
-        box = RandomResizedCrop.get_params(image, [self.crop_min, 1.0], list(ASPECT_RATIOS))
+        box = RandomResizedCrop.get_params(image, [self.crop_min, 1.0], ASPECT_RATIOS)
         return self.augment(_random_flip(_resize(F.crop(image, *box), size, size), self.hflip))
 
 
@@ -150,8 +147,7 @@ def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[
     return (new_small, new_large) if height <= width else (new_large, new_small)
 
 
-def resize_short_side(image: Tensor, short: int, longest: int) -> Tensor:
-    """Resize `[3, H, W]` to `[3, h, w]`, sizes as `short_side_size`."""
+def _resize_short_side(image: Tensor, short: int, longest: int) -> Tensor:
     return _resize(image, *short_side_size(image.shape[1], image.shape[2], short, longest))
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
 from datasets import EvalSampler, TrainSampler, collate, worker_init
-from datasets.workers import kill_workers_at_exit, preemption_worker_init
+from datasets.loaders import kill_workers_at_exit, preemption_worker_init
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from torch.utils.data import DataLoader
 
-import datasets.shapes
+import datasets.scan
 from datasets import EvalSampler, ImageError, ImageFolder, collate, decode_image, eval_shapes, eval_transform, image_size
 
 SIZES = [(1, 1), (1, 90), (90, 1), (37, 53), (53, 37), (64, 64), (48, 64), (333, 500), (21, 211)]
@@ -142,7 +142,7 @@ def test_shapes_are_those_of_the_pictures_that_come(mixed, square, workers):
 
 def test_squares_need_no_file(mixed, monkeypatch):
     mixed.transform = eval_transform(96, square=True)
-    monkeypatch.setattr(datasets.shapes, "image_size", None)
+    monkeypatch.setattr(datasets.scan, "image_size", None)
     assert eval_shapes(mixed) == [(96, 96)] * len(mixed)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets.verify
-from datasets.verify import verify_images
+import datasets.scan
+from datasets.scan import verify_images
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def paths(tmp_path) -> list[Path]:
 def opened(monkeypatch) -> list:
     """The files that were really opened."""
     seen = []
-    check = datasets.verify.check_image
-    monkeypatch.setattr(datasets.verify, "check_image", lambda path: seen.append(path) or check(path))
+    check = datasets.scan.check_image
+    monkeypatch.setattr(datasets.scan, "check_image", lambda path: seen.append(path) or check(path))
     return seen
 
 
@@ -107,12 +107,12 @@ def test_a_cache_that_cannot_be_written_is_no_error(paths, opened, home):
 def test_progress_counts_every_file(paths, monkeypatch):
     counts = []
 
-    class Counted(datasets.verify.Progress):
+    class Counted(datasets.scan.Progress):
         def step(self, count: int = 1, note: str = "") -> None:
             super().step(count, note)
             counts.append((self.done, self.total))
 
-    monkeypatch.setattr(datasets.verify, "Progress", Counted)
+    monkeypatch.setattr(datasets.scan, "Progress", Counted)
     verify_images(paths, workers=3)
     assert counts[-1] == (40, 40)
     assert [done for done, _ in counts] == sorted(done for done, _ in counts)
