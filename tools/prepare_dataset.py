@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/prepare_dataset.py` works too
 
 from datasets.prepare import SOURCES
-from datasets.prepare.writing import dataset_folder
 from util.cli import Parser, launch
 from util.distributed import init_distributed
 
@@ -24,8 +23,8 @@ def get_args_parser() -> Parser:
     parser = Parser("prepare_dataset", description="Writes a public data set as <out>/<name>/<split>/<class>/<image>")
     commands = parser.add_subparsers(title="data sets", dest="dataset", required=True, metavar="<data set>")
     for name, source in SOURCES.items():
-        command = commands.add_parser(name, help=source.help, description=source.description)
-        for flag, keywords in source.flags.items():
+        command = commands.add_parser(name, help=source.HELP, description=source.DESCRIPTION)
+        for flag, keywords in source.FLAGS.items():
             command.add_argument(f"--{flag}", **keywords)
         command.add_argument("--out", type=Path, required=True, help="folder of data sets: main.py's --dataset_path")
         command.add_argument("--name", default=name, help=f"folder to write in it: --dataset_name (default: {name})")
@@ -36,14 +35,15 @@ def main(args: argparse.Namespace) -> None:
     """Write the data set that the sub-command names.
 
     Raises:
-        ValueError: a source that is missing or damaged, or a folder that cannot be written to.
+        ValueError: a source that is missing or damaged, a name that is not that of one folder, or one that cannot be written.
         RunFailed: another process is gone.
     """
     source = SOURCES[args.dataset]
     try:
         with init_distributed() as ranks:
-            flags = {flag: getattr(args, flag) for flag in source.flags}
-            source.prepare(dataset_folder(args.out, args.name), ranks, **flags)
+            if args.name in ("", ".", "..") or Path(args.name).name != args.name:
+                raise ValueError(f"--name {args.name!r} must be the name of one folder, without slashes")
+            source.prepare(args.out / args.name, ranks, **{flag: getattr(args, flag) for flag in source.FLAGS})
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None
 

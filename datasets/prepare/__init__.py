@@ -1,10 +1,13 @@
-"""Public data sets in ICN's layout: one file per source, and `SOURCES`, from which the command line is made."""
+"""Public data sets in ICN's layout: a module per source in `SOURCES`, from which the command line is made.
+
+A module has `HELP` and `DESCRIPTION`, `FLAGS` (name without dashes -> keywords of `ArgumentParser.add_argument`), and
+`prepare(target, ranks, **values of the flags)`, which writes the folder `target`.
+"""
 
 from __future__ import annotations
 
-from datasets.prepare.fashion_mnist import FASHION_MNIST
-from datasets.prepare.source import Source
+from types import ModuleType
 
-SOURCES: dict[str, Source] = {"fashion-mnist": FASHION_MNIST}
+from datasets.prepare import fashion_mnist
 
-__all__ = ["SOURCES", "Source"]
+SOURCES: dict[str, ModuleType] = {"fashion-mnist": fashion_mnist}

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.prepare.idx import read_idx
-from datasets.prepare.source import Source
 from datasets.prepare.writing import write_dataset
 
 if TYPE_CHECKING:
     from util.distributed import Ranks
 
-CLASSES = (*("t-shirt_top", "trouser", "pullover", "dress", "coat"), *("sandal", "shirt", "sneaker", "bag", "ankle_boot"))
+HELP = "70,000 grey pictures of clothes, 28 x 28 pixels, 10 classes (Xiao et al. 2017)"
+DESCRIPTION = (
+    "Fashion-MNIST from its four IDX files. `train` holds the 60,000 training images, `val` the 10,000 test images; there is "
+    "no `test`, since the data set has only two splits."
+)
+SOURCE_HELP = "folder of the four IDX files, plain or .gz (as in Debian's package dataset-fashion-mnist)"
+FLAGS: dict[str, dict[str, Any]] = {
+    "source": {"type": Path, "required": True, "help": SOURCE_HELP},
+    "train_images": {"type": int, "help": "only the first N/10 training images of each class"},
+}
+CLASSES = ["t-shirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot"]
 PREFIXES = {"train": "train", "val": "t10k"}  # of the files of each split
-SHAPE = (28, 28)
 
 
 def prepare(target: Path, ranks: Ranks, *, source: Path, train_images: int | None = None) -> None:
@@ -31,38 +41,29 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, train_images: int | Non
         ValueError: `train_images` is not a multiple of 10 or too large, a file is missing or damaged, or `target` holds
             another number of training images.
     """
-    per_class = None
-    if train_images is not None:
-        if train_images < 1 or train_images % len(CLASSES):
-            raise ValueError(f"--train_images {train_images} must be a positive multiple of 10, as many per class")
-        per_class = train_images // len(CLASSES)
+    if train_images is not None and (train_images < 1 or train_images % len(CLASSES)):
+        raise ValueError(f"--train_images {train_images} must be a positive multiple of 10, as many per class")
     if target.exists():
         existing = sum(1 for _ in target.glob("train/*/*.png"))
         if train_images not in (None, existing):
-            raise ValueError(
-                f"{target} is already there with {existing} training images, not --train_images {train_images}; "
-                "choose another --name or remove it"
-            )
+            here = f"{target} is already there with {existing} training images, not --train_images {train_images}"
+            raise ValueError(f"{here}; choose another --name or remove it")
         print(f"already there: {target}, {existing} training images")
         return
     pictures = []
     for split, prefix in PREFIXES.items():
         images, labels = _read_split(source, prefix)
-        chosen = range(len(labels)) if split == "val" else _first_of_each_class(labels, per_class, source)
+        chosen = range(len(labels)) if split == "val" else _first_of_each_class(labels, train_images, source)
         pictures += [(f"{split}/{CLASSES[labels[i]]}/{i:05}.png", images[i]) for i in chosen]
     write_dataset(target, pictures, ranks)
 
 
 def _read_split(source: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read images uint8 `[N, 28, 28]` and labels uint8 `[N]` of a split.
-
-    Raises:
-        ValueError: a file is missing or damaged, or the two do not belong together.
-    """
+    """Read images uint8 `[N, 28, 28]` and labels uint8 `[N]` of a split."""
     image_file = _find_file(source, f"{prefix}-images-idx3-ubyte")
     label_file = _find_file(source, f"{prefix}-labels-idx1-ubyte")
     images, labels = read_idx(image_file), read_idx(label_file)
-    if images.ndim != 3 or images.shape[1:] != SHAPE:
+    if images.ndim != 3 or images.shape[1:] != (28, 28):
         raise ValueError(f"{image_file}: holds an array of shape {images.shape}; expected (images, 28, 28)")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"{label_file}: holds an array of shape {labels.shape}; expected ({len(images)},)")
@@ -71,12 +72,12 @@ def _read_split(source: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def _first_of_each_class(labels: np.ndarray, per_class: int | None, source: Path) -> list[int]:
-    """Return the indices of the first `per_class` images of each class, in order; all of them if None."""
-    smallest = int(np.bincount(labels).min())
-    if per_class is not None and per_class > smallest:
-        most = smallest * len(CLASSES)
-        raise ValueError(f"--train_images {per_class * len(CLASSES)} is more than {source} has: at most {most}")
+def _first_of_each_class(labels: np.ndarray, count: int | None, source: Path) -> list[int]:
+    """Return the indices of `count` images in order, the first ones of each class; all of them if None."""
+    most = int(np.bincount(labels).min()) * len(CLASSES)
+    if count is not None and count > most:
+        raise ValueError(f"--train_images {count} is more than {source} has: at most {most}")
+    per_class = None if count is None else count // len(CLASSES)
     return sorted(i for label in np.unique(labels) for i in np.flatnonzero(labels == label)[:per_class].tolist())
 
 
@@ -88,17 +89,26 @@ def _find_file(source: Path, name: str) -> Path:
     raise ValueError(f"--source {source}: {what}; expected Fashion-MNIST's four IDX files")
 
 
-FASHION_MNIST = Source(
-    prepare,
-    help="70,000 grey pictures of clothes, 28 x 28 pixels, 10 classes (Xiao et al. 2017)",
-    description="Fashion-MNIST from its four IDX files. `train` holds the 60,000 training images, `val` the 10,000 "
-    "test images; there is no `test`, since the data set has only two splits.",
-    flags={
-        "source": {
-            "type": Path,
-            "required": True,
-            "help": "folder of the four IDX files, plain or .gz (as in Debian's package dataset-fashion-mnist)",
-        },
-        "train_images": {"type": int, "help": "only the first N/10 training images of each class"},
-    },
-)
+def read_idx(path: Path) -> np.ndarray:
+    """Read a uint8 array from an IDX file, plain or gzipped.
+
+    IDX: two zero bytes, the type, the number of dimensions, the dimensions as big-endian uint32, the data.
+
+    Raises:
+        ValueError: damaged gzip, another magic number or type, or data shorter or longer than the shape says.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); copy it again") from None
+    if len(data) < 4 or data[:2] != b"\0\0":
+        raise ValueError(f"{path}: is not an IDX file; its first four bytes are {data[:4].hex() or 'missing'}")
+    if data[2] != 0x08:
+        raise ValueError(f"{path}: holds IDX type 0x{data[2]:02x}; expected 0x08, unsigned bytes")
+    start = 4 + 4 * data[3]
+    shape = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, min(start, len(data)), 4))
+    if len(data) != start + math.prod(shape):
+        raise ValueError(f"{path}: is {len(data)} bytes long; its header {shape} means {start + math.prod(shape)}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

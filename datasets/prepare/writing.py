@@ -22,17 +22,6 @@ CHUNK = 64  # pictures per task
 Picture = tuple[str, np.ndarray]  # path below the data set's folder, uint8 [H, W] or BGR [H, W, 3]
 
 
-def dataset_folder(out: Path, name: str) -> Path:
-    """Return the folder `out/name` of a data set.
-
-    Raises:
-        ValueError: `name` is more than the name of one folder.
-    """
-    if name in ("", ".", "..") or Path(name).name != name:
-        raise ValueError(f"--name {name!r} must be the name of one folder, without slashes")
-    return out / name
-
-
 def write_dataset(target: Path, pictures: Sequence[Picture], ranks: Ranks) -> None:
     """Write all pictures as PNG, or nothing: they go to a hidden folder beside `target` that is renamed at the end."""
     partial = target.with_name(f".{target.name}.partial-{ranks.broadcast(os.getpid())}")
@@ -58,7 +47,6 @@ def write_dataset(target: Path, pictures: Sequence[Picture], ranks: Ranks) -> No
 
 
 def write_pngs(folder: Path, pictures: Sequence[Picture]) -> int:
-    """Write pictures below a folder; return their number."""
     for name, image in pictures:
         encoded, png = cv2.imencode(".png", image)
         assert encoded, name

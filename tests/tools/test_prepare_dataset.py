@@ -10,8 +10,7 @@ import pytest
 
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
-from datasets.prepare.fashion_mnist import CLASSES
-from datasets.prepare.idx import read_idx
+from datasets.prepare.fashion_mnist import CLASSES, read_idx
 from tools.prepare_dataset import get_args_parser, main
 from util.cli import launch
 
