@@ -17,14 +17,17 @@ from datasets.planes import PARTS, get_preset, render
 from datasets.planes.export import FORMATS, SPLITS, export
 from datasets.planes.pairs import export_pairs
 from datasets.planes.presets import Preset
-from datasets.planes.renderer import MIN_SIZE, Render
+from datasets.planes.renderer import MIN_SIZE
 from util.atomic import atomic_write
 from util.cli import Parser, launch
 from util.progress import Progress
 
 MAX_SIZE = 4096
-# One colour a part, RGB: fuselage, wings, nose, engines, wingtip, tail, roundel.
-PART_COLOURS = ((150, 150, 150), (95, 95, 95), (230, 60, 60), (250, 170, 30), (60, 180, 75), (60, 120, 230), (220, 60, 220))
+# Colours of the part map, RGB: background, fuselage, wings, nose, engines, wingtip, tail, roundel.
+PALETTE = np.array(
+    [(20, 20, 28), (150, 150, 150), (95, 95, 95), (230, 60, 60), (250, 170, 30), (60, 180, 75), (60, 120, 230), (220, 60, 220)],
+    np.uint8,
+)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -35,9 +38,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--out", type=Path, help="folder of data sets in which <name> is made")
     output.add_argument("--name", help="name of the data set")
     output.add_argument("--format", default="png", choices=FORMATS, help="png keeps the pictures exact; jpg is smaller")
-    output.add_argument(
-        "--pairs", type=int, help="make this many pictures of two aeroplanes, with pairs.json, instead of a data set"
-    )
+    pairs_help = "make this many pictures of two aeroplanes, with pairs.json, instead of a data set"
+    output.add_argument("--pairs", type=int, help=pairs_help)
     output.add_argument("--sheet", type=Path, help="write a picture with one aeroplane of each class and its parts in colour")
     data = parser.add_argument_group("data")
     data.add_argument("--size", type=int, default=224, help=f"side of a picture in pixels, at least {MIN_SIZE}")
@@ -49,23 +51,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _colour_parts(drawn: Render) -> np.ndarray:
-    """Return the part map in colours: uint8 [H, W, 3] RGB."""
-    palette = np.array([(20, 20, 28), *PART_COLOURS], np.uint8)
-    return palette[drawn.parts]
-
-
 def contact_sheet(preset: Preset, size: int, seed: int) -> np.ndarray:
     """Render one aeroplane of each class, with its parts in colour and its name beneath: uint8 [H, W, 3] RGB."""
     count = len(preset.classes)
     columns = min((c for c in range(1, count + 1) if count % c == 0), key=lambda c: abs(c - (count / 2) ** 0.5))
     tiles = []
-    for index, (name, variants) in enumerate(preset.classes.items()):
-        z = seed * 1000 + index
+    for z, (name, variants) in enumerate(preset.classes.items(), start=seed * 1000):
         drawn = render(variants, z, size, roundel=preset.roundel_of(name, z))
         caption = np.full((18, 2 * size, 3), 255, np.uint8)
         cv2.putText(caption, name, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-        tiles.append(np.vstack([np.hstack([drawn.image, _colour_parts(drawn)]), caption]))
+        tiles.append(np.vstack([np.hstack([drawn.image, PALETTE[drawn.parts]]), caption]))
     return np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
 
 
@@ -81,29 +76,21 @@ def _write_sheet(path: Path, preset: Preset, size: int, seed: int) -> None:
     print(f"wrote {path} (parts: {', '.join(PARTS)})")
 
 
-def _write_pairs(args: argparse.Namespace, preset: Preset) -> None:
-    if args.out is None:
-        raise ValueError("--pairs needs --out: the folder in which <name> is made")
-    if args.pairs < 1:
-        raise ValueError(f"--pairs {args.pairs} must be at least 1")
-    root = args.out / (args.name or f"planes-{preset.name}-pairs")
-    try:
-        with Progress(args.pairs, f"drawing {root.name}") as line:
-            made = export_pairs(root, preset, args.pairs, args.size, args.seed, line.step)
-    except OSError as error:
-        raise ValueError(f"--out {root}: {error.strerror}") from None
-    print(f"{root}: {'made' if made else 'already there'}, {args.pairs} pictures and pairs.json")
-
-
-def _write_dataset(args: argparse.Namespace, preset: Preset) -> None:
-    root = args.out / (args.name or f"planes-{preset.name}")
+def _write_data(args: argparse.Namespace, preset: Preset) -> None:
+    """Write the pairs or the data set."""
+    root = args.out / (args.name or f"planes-{preset.name}" + "-pairs" * (args.pairs is not None))
     counts = {split: getattr(args, split) for split in SPLITS}
+    total = sum(counts.values()) if args.pairs is None else args.pairs
     try:
-        with Progress(sum(counts.values()), f"drawing {root.name}") as line:
-            made = export(root, preset, args.size, counts, args.seed, args.num_workers, args.format, line.step)
+        with Progress(total, f"drawing {root.name}") as line:
+            if args.pairs is None:
+                made = export(root, preset, args.size, counts, args.seed, args.num_workers, args.format, line.step)
+            else:
+                made = export_pairs(root, preset, args.pairs, args.size, args.seed, line.step)
     except OSError as error:
         raise ValueError(f"--out {root}: {error.strerror}") from None
-    print(f"{root}: {'made' if made else 'already there'}, {len(preset.classes)} classes")
+    what = f"{len(preset.classes)} classes" if args.pairs is None else f"{args.pairs} pictures and pairs.json"
+    print(f"{root}: {'made' if made else 'already there'}, {what}")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -124,9 +111,12 @@ def main(args: argparse.Namespace) -> None:
     if args.sheet is not None:
         _write_sheet(args.sheet, preset, args.size, args.seed)
     if args.pairs is not None:
-        _write_pairs(args, preset)
-    elif args.out is not None:
-        _write_dataset(args, preset)
+        if args.out is None:
+            raise ValueError("--pairs needs --out: the folder in which <name> is made")
+        if args.pairs < 1:
+            raise ValueError(f"--pairs {args.pairs} must be at least 1")
+    if args.out is not None:
+        _write_data(args, preset)
 
 
 if __name__ == "__main__":

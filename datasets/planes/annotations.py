@@ -17,7 +17,6 @@ from datasets.planes.presets import Preset, class_name, get_preset
 from datasets.planes.renderer import VERSION, counterfactual
 
 Record = Mapping[str, Any]
-
 TOLERANCE = 3  # grey levels by which another JPEG library may differ
 
 
@@ -25,11 +24,7 @@ TOLERANCE = 3  # grey levels by which another JPEG library may differ
 class PlanesSplit:
     """The annotations of one split of a planes data set.
 
-    root: folder of the data set.
-    split: train, val or test.
-    preset: its classes and slots.
-    classes: names in the order of the logits.
-    records: `<split>/<class>/<stem>.<format>` -> record.
+    `classes` are names in the order of the logits; `records` maps `<split>/<class>/<stem>.<format>` to a record.
     """
 
     root: Path
@@ -44,11 +39,7 @@ class PlanesSplit:
         return tuple(slot for slot, variants in self.preset.slots.items() if len(variants) > 1)
 
     def record(self, path: Path | str) -> Record:
-        """Return the record of a picture.
-
-        Raises:
-            ValueError: the picture is not one of the split's.
-        """
+        """Return the record of a picture; raises a ValueError unless it is one of the split's."""
         key = "/".join(Path(path).parts[-3:])
         if key not in self.records:
             raise ValueError(f"{path}: not in {self.root}/annotations/{self.split}.jsonl; remove it, or make the data set again")
@@ -65,18 +56,16 @@ def is_planes(root: Path) -> bool:
 
 
 def open_planes(root: Path, split: str, classes: Sequence[str] | None = None) -> PlanesSplit:
-    """Read the annotations of a split.
+    """Read the annotations of a split of a data set of tools.make_planes.
 
     Args:
-        root: folder of a data set of tools.make_planes.
-        split: train, val or test.
         classes: the model's class names in the order of its logits; None for the data set's own.
 
     Raises:
         ValueError: a file is missing or damaged, was made by another version of the renderer, or the classes are others.
     """
     again = "make the data set again with tools.make_planes"
-    description = _read_description(root / "planes.json")
+    description = _read_description(root / "planes.json", again)
     if description.get("version") != VERSION:
         raise ValueError(f"{root}/planes.json: renderer version {description.get('version')}, not {VERSION}: {again}")
     preset = get_preset(str(description.get("preset")))
@@ -113,13 +102,13 @@ def check_picture(split: PlanesSplit, record: Record) -> None:
         raise ValueError(f"{path}: is not what its record renders to: it was changed; make the data set again")
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def _read_description(path: Path, again: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; expected the folder of a data set of tools.make_planes") from None
     except ValueError:
-        raise ValueError(f"{path}: is not JSON; make the data set again with tools.make_planes") from None
+        raise ValueError(f"{path}: is not JSON; {again}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: is no JSON object; make the data set again with tools.make_planes")
+        raise ValueError(f"{path}: is no JSON object; {again}")
     return content

@@ -15,8 +15,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +24,10 @@ import numpy as np
 
 from datasets.planes.parts import PARTS
 from datasets.planes.presets import Preset, get_preset
-from datasets.planes.renderer import MIN_SIZE, VERSION, render
+from datasets.planes.renderer import VERSION, render
 from util.atomic import new_folder
 
-SPLITS = ("train", "val", "test")
-FORMATS = ("png", "jpg")
+SPLITS, FORMATS = ("train", "val", "test"), ("png", "jpg")
 JPG_QUALITY = 95
 
 
@@ -58,21 +56,29 @@ def export(
     """Write the data set `root`, whole or not at all; return False when it exists, complete and with the same settings.
 
     Args:
-        root: its folder.
         size: side of a picture in pixels.
         counts: pictures of each split, 0 for no split.
         seed: decides every picture.
         num_workers: processes; the files do not depend on it.
-        image_format: `png` or `jpg`.
+        image_format: one of `FORMATS`.
         progress: called after every picture.
 
     Raises:
         ValueError: `root` is something else, or settings that cannot be met.
         OSError: a file cannot be written, or `root` appeared in the meantime.
     """
-    _check_settings(preset, size, counts, seed, num_workers, image_format)
-    description = describe(preset, root.name, size, counts, seed, image_format)
-    if is_complete(root, description):
+    classes = preset.classes
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}: it must not be negative")
+    for split, count in counts.items():
+        least = len(classes) if split == "train" else 0
+        if count < least:
+            raise ValueError(f"{split} is {count}: it must be at least {least}, preset {preset.name} has {len(classes)} classes")
+    slots = {slot: list(variants) for slot, variants in preset.slots.items()}
+    description = {"name": root.name, "preset": preset.name, "version": VERSION, "seed": seed, "size": size}
+    description |= {"format": image_format, "counts": counts, "slots": slots, "classes": classes}
+    description |= {"parts": list(PARTS), "roundel_rate": preset.rate}
+    if _is_complete(root, description):
         return False
     with new_folder(root) as draft:
         jobs = [
@@ -90,23 +96,6 @@ def export(
             (draft / "annotations" / f"{split}.jsonl").write_text("".join(text))
         (draft / "planes.json").write_text(json.dumps(description, indent=1) + "\n")
     return True
-
-
-def _check_settings(preset: Preset, size: int, counts: dict[str, int], seed: int, num_workers: int, image_format: str) -> None:
-    if size < MIN_SIZE:
-        raise ValueError(f"size is {size}: it must be at least {MIN_SIZE} pixels")
-    if image_format not in FORMATS:
-        raise ValueError(f"format is '{image_format}': choose from {', '.join(FORMATS)}")
-    if num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}: it must not be negative")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: it must not be negative")
-    for split, count in counts.items():
-        if count < 0 or (split == "train" and count < len(preset.classes)):
-            least = len(preset.classes) if split == "train" else 0
-            raise ValueError(
-                f"{split} is {count}: it must be at least {least}, preset {preset.name} has {len(preset.classes)} classes"
-            )
 
 
 def plan_split(preset: Preset, split: str, count: int, seed: int) -> list[tuple[int, str]]:
@@ -129,50 +118,27 @@ def write_picture(job: Job) -> dict[str, Any]:
     folder, stem, root = Path(job.split) / job.class_name, f"{job.z:012x}", Path(job.root)
     file = folder / f"{stem}.{job.format}"
     options = [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY] if job.format == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    _write(root / file, drawn.image[..., ::-1], options)
+    write_image(root / file, drawn.image[..., ::-1], options)
     amodal = np.zeros(drawn.parts.shape, np.uint8)
     for part, mask in drawn.amodal.items():
         amodal |= mask.astype(np.uint8) << PARTS.index(part)
-    name = f"{stem}.png"
-    _write(root / "parts" / folder / name, drawn.parts)
-    _write(root / "amodal" / folder / name, amodal)
-    _write(root / "masks" / folder / name, drawn.mask.astype(np.uint8) * 255)
+    for kind, image in (("parts", drawn.parts), ("amodal", amodal), ("masks", drawn.mask * np.uint8(255))):
+        write_image(root / kind / folder / f"{stem}.png", image)
     record = drawn.record | {"file": file.as_posix(), "split": job.split}
     if roundel is not None:
         record["roundel_is_of_class"] = roundel == list(preset.classes).index(job.class_name)
     return record
 
 
-def describe(preset: Preset, name: str, size: int, counts: dict[str, int], seed: int, image_format: str) -> dict[str, Any]:
-    """Return the content of planes.json."""
-    return {
-        "name": name,
-        "preset": preset.name,
-        "version": VERSION,
-        "seed": seed,
-        "size": size,
-        "format": image_format,
-        "counts": counts,
-        "slots": {slot: list(variants) for slot, variants in preset.slots.items()},
-        "classes": preset.classes,
-        "parts": list(PARTS),
-        "roundel_rate": preset.rate,
-    }
-
-
-def is_complete(root: Path, description: dict[str, Any]) -> bool:
-    """Return whether `root` is this very data set, with all pictures; False where there is nothing.
-
-    Raises:
-        ValueError: `root` is something else, or a part of the data set.
-    """
+def _is_complete(root: Path, description: dict[str, Any]) -> bool:
+    """Return whether `root` is this very data set; False where there is nothing, a ValueError where it is something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     advice = "give another --name, or remove it first"
     try:
         existing = json.loads((root / "planes.json").read_text())
     except (OSError, ValueError):
-        raise ValueError(f"{root} exists and is not a finished planes data set: {advice}") from None
+        existing = None
     if not isinstance(existing, dict):
         raise ValueError(f"{root} exists and is not a finished planes data set: {advice}")
     differing = [key for key in description if existing.get(key) != description[key]]
@@ -181,15 +147,16 @@ def is_complete(root: Path, description: dict[str, Any]) -> bool:
         what = f" ({key} is {existing.get(key)}, not {description[key]})" if key not in ("classes", "slots") else ""
         raise ValueError(f"{root} holds a data set made with other settings{what}: {advice}")
     for split, count in description["counts"].items():
-        pictures = Counter(path.parent.parent.name for path in root.glob(f"{split}/*/*.{description['format']}"))[split]
+        pictures = sum(1 for _ in root.glob(f"{split}/*/*.{description['format']}"))
         if pictures != count:
             raise ValueError(f"{root} is incomplete ({split} has {pictures} of {count} pictures): {advice}")
     return True
 
 
-def _write(path: Path, image: np.ndarray, options: list[int] | None = None) -> None:
+def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> None:
+    """Write a picture uint8 BGR [H, W, 3] or grey [H, W] in the format of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, image, options or [])[1].tobytes())
+    path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
 
 
 def _start_worker() -> None:

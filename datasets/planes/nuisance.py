@@ -58,12 +58,8 @@ def _pose(rng: np.random.Generator, jitter: dict[str, Jitter]) -> tuple[np.ndarr
     flip = np.diag([1.0 if rng.random() < 0.5 else -1.0, 1.0])
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     camera = turn @ shear @ flip @ oblique
-    corners = (
-        np.concatenate(
-            [attach(points, anchors, jitter.get(name), sweep, span) for name, (points, anchors) in _all_corners().items()]
-        )
-        @ camera.T
-    )
+    attached = [attach(points, anchors, jitter.get(name), sweep, span) for name, (points, anchors) in _all_corners().items()]
+    corners = np.concatenate(attached) @ camera.T
     low, high = corners.min(axis=0), corners.max(axis=0)
     room = 1 - 2 * MARGIN
     scale = rng.uniform(0.68, 1.0) * room / float((high - low).max())
@@ -73,17 +69,11 @@ def _pose(rng: np.random.Generator, jitter: dict[str, Jitter]) -> tuple[np.ndarr
 
 
 def _distractors(rng: np.random.Generator) -> tuple[Shape, ...]:
-    kinds = list(UNIT_SHAPES)
-    return tuple(
-        Shape(
-            kinds[int(rng.random() * len(kinds))],
-            rng.random(2),
-            rng.uniform(0.015, 0.085, 2),
-            rng.uniform(0, math.pi),
-            _paint(rng),
-        )
-        for _ in range(int(rng.random() * 6))
-    )
+    shapes, kinds = [], list(UNIT_SHAPES)
+    for _ in range(int(rng.random() * 6)):
+        kind, centre = kinds[int(rng.random() * len(kinds))], rng.random(2)
+        shapes.append(Shape(kind, centre, rng.uniform(0.015, 0.085, 2), rng.uniform(0, math.pi), _paint(rng)))
+    return tuple(shapes)
 
 
 def _occluders(rng: np.random.Generator, scene: Scene) -> tuple[Shape, ...]:
@@ -96,11 +86,8 @@ def _occluders(rng: np.random.Generator, scene: Scene) -> tuple[Shape, ...]:
     for _ in range(int(rng.random() * 4)):
         for _ in range(6):
             kind = "ellipse" if rng.random() < 0.5 else "bar"
-            radii = (
-                rng.uniform(0.02, 0.07, 2)
-                if kind == "ellipse"
-                else np.array([rng.uniform(0.05, 0.22), rng.uniform(0.006, 0.018)])
-            )
+            low_radii, high_radii = ([0.02] * 2, [0.07] * 2) if kind == "ellipse" else ([0.05, 0.006], [0.22, 0.018])
+            radii = rng.uniform(low_radii, high_radii)
             shape = Shape(kind, low + rng.random(2) * (high - low), radii, rng.uniform(0, math.pi), _paint(rng))
             candidate = covered | shape.covers(projected)
             if (average @ candidate).max() <= MAX_OCCLUDED:
@@ -115,27 +102,25 @@ def _all_corners() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return corners [n, 3] and anchors [n, 3] of every variant of each slot, and of the body."""
     groups = {slot: [p for v in variants for p in slot_pieces(slot, v)] for slot, variants in SLOTS.items()}
     groups["body"] = list(body_pieces())
-    return {
-        name: (
-            np.concatenate([p.points for p in pieces]),
-            np.concatenate([np.tile(p.anchor, (len(p.points), 1)) for p in pieces]),
-        )
-        for name, pieces in groups.items()
-    }
+    corners = {}
+    for name, pieces in groups.items():
+        anchors = [np.tile(p.anchor, (len(p.points), 1)) for p in pieces]
+        corners[name] = np.concatenate([p.points for p in pieces]), np.concatenate(anchors)
+    return corners
 
 
 @cache
 def _all_samples() -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """Return sample points and anchors of all variants of each slot and of the roundel, and the matrix [variants, points] that
-    averages a bool vector over the area of each variant."""
+    averages a bool vector over the area of each."""
     shapes = {slot: [slot_pieces(slot, v) for v in variants] for slot, variants in SLOTS.items()}
     shapes["roundel"] = [roundel_pieces()]
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     weights: list[np.ndarray] = []
     for part, variants in shapes.items():
-        drawn = [_sample_area(pieces) for pieces in variants]
-        points[part] = (np.concatenate([d[0] for d in drawn]), np.concatenate([d[1] for d in drawn]))
-        weights += [d[2] for d in drawn]
+        sampled, anchors, areas = zip(*map(_sample_area, variants), strict=True)
+        points[part] = np.concatenate(sampled), np.concatenate(anchors)
+        weights += areas
     average = np.zeros((len(weights), sum(map(len, weights))))
     start = 0
     for row, weight in zip(average, weights, strict=True):
@@ -147,7 +132,7 @@ def _all_samples() -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray
 def _sample_area(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sample the area of pieces: points [m, 3], their anchors [m, 3] and weights [m] of sum 1; m = 0 without pieces.
 
-    Each solid piece is filled with a lattice in the two coordinates in which it is widest; its weight is its bounding box there.
+    Each solid piece is filled with a lattice in its two widest coordinates; its weight is its bounding box there.
     """
     points, anchors, weights = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
     for piece in pieces:
@@ -157,12 +142,11 @@ def _sample_area(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.nd
         axes = sorted(np.argsort(size)[1:])
         flat = piece.points[:, axes]
         lattice = np.stack(np.meshgrid(*((np.arange(14) + 0.5) / 14,) * 2), axis=-1).reshape(-1, 2) * size[axes] + low[axes]
-        outline = flat.astype(np.float32)
-        inside = np.array([cv2.pointPolygonTest(outline, (float(a), float(b)), False) >= 0 for a, b in lattice])
+        inside = np.array([cv2.pointPolygonTest(flat.astype(np.float32), point, False) >= 0 for point in lattice.tolist()])
         plane = np.linalg.lstsq(np.column_stack([flat, np.ones(len(flat))]), piece.points, rcond=None)[0]  # [3, 3]
         filled = np.column_stack([lattice[inside], np.ones(inside.sum())]) @ plane
         points.append(filled)
-        anchors.append(np.tile(np.asarray(piece.anchor), (len(filled), 1)))
+        anchors.append(np.tile(piece.anchor, (len(filled), 1)))
         weights.append(np.full(len(filled), size[axes].prod()))
     weight = np.concatenate(weights)
     return np.concatenate(points), np.concatenate(anchors), weight / max(weight.sum(), 1e-12)
@@ -183,17 +167,12 @@ def _sky(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
     """Draw top, bottom and cloud colour: day, dusk, overcast or any hue."""
     kind, h, s, v, light = rng.random(5)
     if kind < 0.45:
-        return (
-            _hsv(0.54 + 0.1 * h, 0.4 + 0.4 * s, 0.55 + 0.4 * v),
-            _hsv(0.53 + 0.08 * h, 0.12 + 0.2 * s, 0.85 + 0.15 * light),
-            _hsv(0.6, 0.03, 0.9 + 0.1 * light),
-        )
+        top = _hsv(0.54 + 0.1 * h, 0.4 + 0.4 * s, 0.55 + 0.4 * v)
+        return top, _hsv(0.53 + 0.08 * h, 0.12 + 0.2 * s, 0.85 + 0.15 * light), _hsv(0.6, 0.03, 0.9 + 0.1 * light)
     if kind < 0.65:
-        return (
-            _hsv(0.6 + 0.18 * h, 0.35 + 0.35 * s, 0.25 + 0.35 * v),
-            _hsv(0.02 + 0.1 * h, 0.3 + 0.45 * s, 0.7 + 0.3 * light),
-            _hsv(0.95 + 0.1 * h, 0.25, 0.6 + 0.3 * light),
-        )
+        top = _hsv(0.6 + 0.18 * h, 0.35 + 0.35 * s, 0.25 + 0.35 * v)
+        bottom = _hsv(0.02 + 0.1 * h, 0.3 + 0.45 * s, 0.7 + 0.3 * light)
+        return top, bottom, _hsv(0.95 + 0.1 * h, 0.25, 0.6 + 0.3 * light)
     if kind < 0.85:
         return _hsv(h, 0.08 * s, 0.4 + 0.45 * v), _hsv(h, 0.08 * s, 0.6 + 0.35 * light), _hsv(h, 0.05, 0.5 + 0.5 * light)
     return _hsv(h, 0.2 + 0.5 * s, 0.3 + 0.6 * v), _hsv(h + 0.1, 0.1 + 0.4 * s, 0.4 + 0.6 * light), _hsv(h, 0.1, 0.5 + 0.5 * light)

@@ -20,17 +20,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from datasets.planes.drawing import apply_sensor, to_pixels
+from datasets.planes.export import write_image
 from datasets.planes.nuisance import draw_scene
 from datasets.planes.parts import SLOTS
 from datasets.planes.presets import Preset, Variants, class_name
-from datasets.planes.renderer import MIN_SIZE, VERSION, Render, difference_mask, render
+from datasets.planes.renderer import VERSION, Render, apply_sensor, difference_mask, fill_shapes, render
 from datasets.planes.scene import Scene, stream
 from util.atomic import new_folder
 
 SUPERSAMPLING = 3
-SHARES = (0.5, 0.66)  # side of the square of an aeroplane, of the picture's
-GAP = 0.02  # free between the two, of the picture's side
+SHARES, GAP = (0.5, 0.66), 0.02  # side of the square of an aeroplane, and what is free between the two, of the picture's side
 TRIES = 200
 
 
@@ -67,15 +66,12 @@ def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> P
     Raises:
         ValueError: as `render`, or the two are of one class.
     """
-    if size < MIN_SIZE:
-        raise ValueError(f"size is {size}: it must be at least {MIN_SIZE} pixels")
-    if class_name(first) == class_name(second):
-        raise ValueError(f"both aeroplanes are {class_name(first)}: give two classes")
-    rng, big = stream(z, "pose"), size * SUPERSAMPLING
-    sky = draw_scene(z)
+    record = {"A": class_name(first), "B": class_name(second), "z": z}
+    if record["A"] == record["B"]:
+        raise ValueError(f"both aeroplanes are {record['A']}: give two classes")
+    rng, big, sky = stream(z, "pose"), size * SUPERSAMPLING, draw_scene(z)
     canvas = sky.background(big)
-    for shape in sky.distractors:
-        cv2.fillPoly(canvas, [to_pixels(shape.outline(), big)], shape.colour)
+    fill_shapes(sky.distractors, canvas)
     drawn = _place_both((first, second), rng, big)
     owner = np.zeros((big, big), np.uint8)
     for index, plane in enumerate(drawn, start=1):
@@ -90,15 +86,12 @@ def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> P
             cv2.fillPoly(owner, [corners], 0)
     image = apply_sensor(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), sky.sensor, z)
     centres = owner[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
-    record = {"A": class_name(first), "B": class_name(second), "z": z, "zs": [plane.scene.z for plane in drawn]}
-    return PairRender(image, np.stack([centres == 1, centres == 2]), record | {"size": size, "version": VERSION})
+    record |= {"zs": [plane.scene.z for plane in drawn], "size": size, "version": VERSION}
+    return PairRender(image, np.stack([centres == 1, centres == 2]), record)
 
 
 def _place_both(variants: tuple[Variants, Variants], rng: np.random.Generator, big: int) -> list[Placed]:
-    """Place two aeroplanes in a square of side `big` such that they do not touch.
-
-    They would not touch as any other class either: the place does not depend on the class.
-    """
+    """Place two aeroplanes in a square of side `big` such that they do not touch, nor would as any other classes."""
     gap = max(1, round(GAP * big))
     near = np.ones((2 * gap + 1, 2 * gap + 1), np.uint8)
     while True:
@@ -113,10 +106,8 @@ def _place_both(variants: tuple[Variants, Variants], rng: np.random.Generator, b
             for (_, whole, _), (x, y), plate in zip(drawn, corners, taken, strict=True):
                 plate[y : y + len(whole), x : x + len(whole)] = whole
             if not cv2.dilate(taken[0], near)[taken[1] > 0].any():
-                return [
-                    Placed(aeroplane.image, aeroplane.mask, scene, int(x), int(y))
-                    for (aeroplane, _, scene), (x, y) in zip(drawn, corners, strict=True)
-                ]
+                placed = zip(drawn, corners, strict=True)
+                return [Placed(plane.image, plane.mask, scene, int(x), int(y)) for (plane, _, scene), (x, y) in placed]
 
 
 def _all_variants_mask(aeroplane: Render) -> np.ndarray:
@@ -130,13 +121,9 @@ def _all_variants_mask(aeroplane: Render) -> np.ndarray:
 def export_pairs(
     root: Path, preset: Preset, count: int, size: int, seed: int = 0, progress: Callable[[], None] | None = None
 ) -> bool:
-    """Write `count` pictures, all or none; return False when they exist, made with the same settings.
+    """Write `count` pictures of `size` pixels a side in the folder `root`, all or none.
 
-    Args:
-        root: their folder.
-        size: side of a picture in pixels.
-        seed: decides every picture.
-        progress: called after every picture.
+    Return False when they exist, made with the same settings. `seed` decides every picture; `progress` is called after each.
 
     Raises:
         ValueError: `root` holds something else, or the preset has a roundel, which would be evidence for both classes.
@@ -144,11 +131,15 @@ def export_pairs(
     """
     if preset.rate is not None:
         raise ValueError(f"preset '{preset.name}' has a roundel: two-object scenes are made of f16, f81, f8 or pair-<slot>")
-    if count < 1:
-        raise ValueError(f"pairs is {count}: it must be at least 1")
     settings = {"preset": preset.name, "seed": seed, "size": size, "count": count, "version": VERSION}
     if root.exists() and any(root.iterdir()):
-        _check_same_settings(root, settings)
+        try:
+            existing = json.loads((root / "settings.json").read_text())
+        except (OSError, ValueError):
+            existing = None
+        if existing != settings:
+            what = f"{root} exists and holds something else than these pairs"
+            raise ValueError(f"{what}: give another --name, or remove it first")
         return False
     rng = np.random.default_rng([seed, 3])  # 0, 1, 2 are train, val, test
     classes = list(preset.classes.values())
@@ -158,21 +149,12 @@ def export_pairs(
             first = classes[int(rng.integers(len(classes)))]
             drawn = render_pair(first, opposite(preset, first, rng), int(rng.integers(2**48)), size)
             stem = f"{drawn.record['z']:012x}"
-            pictures = {"": drawn.image[..., ::-1], ".A": drawn.masks[0] * np.uint8(255), ".B": drawn.masks[1] * np.uint8(255)}
-            for suffix, picture in pictures.items():
-                (draft / f"{stem}{suffix}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-            entries.append({"file": f"{stem}.png"} | drawn.record)
+            write_image(draft / f"{stem}.png", drawn.image[..., ::-1])
+            for side, mask in zip("AB", drawn.masks, strict=True):
+                write_image(draft / f"{stem}.{side}.png", mask * np.uint8(255))
+            entries.append(json.dumps({"file": f"{stem}.png"} | drawn.record))
             if progress:
                 progress()
         (draft / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
-        (draft / "pairs.json").write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")
+        (draft / "pairs.json").write_text("[\n" + ",\n".join(entries) + "\n]\n")
     return True
-
-
-def _check_same_settings(root: Path, settings: dict[str, Any]) -> None:
-    try:
-        existing = json.loads((root / "settings.json").read_text())
-    except (OSError, ValueError):
-        existing = None
-    if existing != settings:
-        raise ValueError(f"{root} exists and holds something else than these pairs: give another --name, or remove it first")

@@ -1,8 +1,7 @@
 """The aeroplane of the factorial planes: flat pieces in space, one list for each variant of each slot.
 
-Aeroplane coordinates: x forward, y towards the viewer, z up; the whole aircraft is about 1.3 long. A piece is a polygon with
-a place in the painting order; round bodies (fuselage, nacelles, nose) are their profile in the plane y = const. Nothing here
-is random: nuisance.py draws what is.
+Aeroplane coordinates: x forward, y towards the viewer, z up; the whole aircraft is about 1.3 long. Round bodies (fuselage,
+nacelles, nose) are their profile in the plane y = const. Nothing here is random: nuisance.py draws what is.
 """
 
 from __future__ import annotations
@@ -20,26 +19,12 @@ SLOTS: dict[str, tuple[str, ...]] = {
 }
 PARTS = ("fuselage", "wings", *SLOTS, "roundel")  # index in a part map = position + 1; 0 is everything that is not aeroplane
 
-NOSE_JOINT = 0.34
-FUSELAGE_RADIUS = 0.105
+NOSE_JOINT, FUSELAGE_RADIUS = 0.34, 0.105
 WING_ROOT, WING_TIP = 0.07, 0.72  # distance from the axis
 
 # Painting order, far to near.
-(
-    FAR_POD,
-    FAR_WING,
-    FAR_TIP,
-    FAR_TAIL,
-    FAR_REAR_POD,
-    FUSELAGE,
-    NOSE,
-    FIN,
-    NEAR_TAIL,
-    NEAR_POD,
-    NEAR_WING,
-    NEAR_REAR_POD,
-    NEAR_TIP,
-) = range(13)
+FAR_POD, FAR_WING, FAR_TIP, FAR_TAIL, FAR_REAR_POD = range(5)
+FUSELAGE, NOSE, FIN, NEAR_TAIL, NEAR_POD, NEAR_WING, NEAR_REAR_POD, NEAR_TIP = range(5, 13)
 
 
 class Piece(NamedTuple):
@@ -60,12 +45,9 @@ def _profile(points: list[tuple[float, float]], y: float = 0.0, z: float = 0.0) 
     return np.stack([flat[:, 0], np.full(len(flat), y), flat[:, 1] + z], axis=1)
 
 
-def _arc(
-    centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, steps: int = 12
-) -> list[tuple[float, float]]:
+def _arc(x: float, z: float, rx: float, rz: float, start: float, stop: float, steps: int) -> list[tuple[float, float]]:
     """Return an elliptic arc in (x, z); angles in degrees, 0 = forward, 90 = up."""
-    angles = np.radians(np.linspace(start, stop, steps))
-    return [(centre[0] + radii[0] * float(np.cos(t)), centre[1] + radii[1] * float(np.sin(t))) for t in angles]
+    return [(x + rx * float(np.cos(t)), z + rz * float(np.sin(t))) for t in np.radians(np.linspace(start, stop, steps))]
 
 
 def _leading_edge(y: float) -> float:
@@ -114,16 +96,15 @@ def body_pieces() -> tuple[Piece, ...]:
 def roundel_pieces() -> tuple[Piece, ...]:
     """Return the pieces of the shortcut: a cockade on the forward fuselage, in colours of its own, not the scene's."""
     discs = ((0.072, "rim"), (0.062, "outer"), (0.034, "inner"))
-    outlines = [(_profile(_arc((0.19, 0.005), (r, r), 0, 345, 24)), paint) for r, paint in discs]
+    outlines = [(_profile(_arc(0.19, 0.005, r, r, 0, 345, 24)), paint) for r, paint in discs]
     return tuple(Piece("roundel", outline, FUSELAGE, paint, solid=paint == "rim") for outline, paint in outlines)
 
 
 def _nose(variant: str) -> list[Piece]:
-    r, start = FUSELAGE_RADIUS - 0.004, NOSE_JOINT - 0.008
-    joint = NOSE_JOINT
+    r, joint, start = FUSELAGE_RADIUS - 0.004, NOSE_JOINT, NOSE_JOINT - 0.008
     if variant == "round":
-        outline = [(start, r), *_arc((joint + 0.04, 0.0), (0.125, r), 88, -88, 17), (start, -r)]
-        shade = [(start, -0.05), (joint + 0.14, -0.05), *_arc((joint + 0.04, 0.0), (0.125, r), -45, -88, 7), (start, -r)]
+        outline = [(start, r), *_arc(joint + 0.04, 0.0, 0.125, r, 88, -88, 17), (start, -r)]
+        shade = [(start, -0.05), (joint + 0.14, -0.05), *_arc(joint + 0.04, 0.0, 0.125, r, -45, -88, 7), (start, -r)]
     elif variant == "pointed":
         outline = [(start, r), (joint + 0.05, r * 0.86), (joint + 0.17, r * 0.42), (joint + 0.33, 0.004)]
         outline += [(x, -z) for x, z in outline[::-1]]
@@ -146,7 +127,7 @@ def _pod(front: float, back: float, radius: float, y: float, z: float, order: in
     upper = [(front, 0.88), (front - 0.3 * length, 1.0), (front - 0.65 * length, 0.86), (back, 0.5)]
     outline = [(x, radius * k) for x, k in upper] + [(x, -radius * k) for x, k in upper[::-1]]
     shade = [(front, -0.3 * radius), (back, -0.2 * radius), *[(x, -radius * k) for x, k in upper[::-1]]]
-    intake = _arc((front, 0.0), (0.3 * radius, 0.88 * radius), 0, 345, 16)
+    intake = _arc(front, 0.0, 0.3 * radius, 0.88 * radius, 0, 345, 16)
     band = [(front - 0.42 * length, radius * 0.96), (front - 0.55 * length, radius * 0.9)]
     band += [(x, -z) for x, z in band[::-1]]
     anchor = ((front + back) / 2, y, z)
@@ -162,25 +143,22 @@ def _engines(variant: str) -> list[Piece]:
     pieces: list[Piece] = []
     for side in (-1, 1):
         if variant == "rear":
-            order = NEAR_REAR_POD if side > 0 else FAR_REAR_POD
-            pieces += _pod(-0.19, -0.43, 0.072, 0.31 * side, 0.06, order)
+            pieces += _pod(-0.19, -0.43, 0.072, 0.31 * side, 0.06, NEAR_REAR_POD if side > 0 else FAR_REAR_POD)
             continue
         places = ((0.5, 0.07, 0.23),) if variant == "underwing" else ((0.34, 0.055, 0.2), (0.58, 0.055, 0.2))
         for y, radius, length in places:
             back = _leading_edge(y) + (0.01 if side > 0 else 0.04)  # the far wing would hide more of its own
-            order = NEAR_POD if side > 0 else FAR_POD
-            pieces += _pod(back + length, back, radius, y * side, _wing_height(y) - 0.035, order)
+            z = _wing_height(y) - 0.035
+            pieces += _pod(back + length, back, radius, y * side, z, NEAR_POD if side > 0 else FAR_POD)
     return pieces
 
 
 def _wingtip(variant: str) -> list[Piece]:
     pieces: list[Piece] = []
     x, z = _leading_edge(WING_TIP), _wing_height(WING_TIP)
-    for side in (-1, 1):
+    for side, order, tone in ((-1, FAR_TIP, 0.88), (1, NEAR_TIP, 1.0)):
         y = WING_TIP * side
-        order = NEAR_TIP if side > 0 else FAR_TIP
         anchor = (x - 0.08, y, z)
-        tone = 1.0 if side > 0 else 0.88
         if variant == "winglet":
             outward = y + 0.05 * side
             blade = [(x, y, z), (x - 0.16, outward, z + 0.09), (x - 0.29, outward, z + 0.22), (x - 0.4, outward, z + 0.22)]
@@ -193,37 +171,30 @@ def _wingtip(variant: str) -> list[Piece]:
 
 
 def _tail(variant: str) -> list[Piece]:
-    anchor = (-0.5, 0.0, 0.08)
     pieces: list[Piece] = []
 
-    def add(
-        points: list[tuple[float, float, float]], order: int, paint: str = "tail", tone: float = 1.0, solid: bool = True
-    ) -> None:
-        pieces.append(Piece("tail", np.array(points), order, paint, tone, solid, anchor))
+    def add(points: list[tuple[float, float, float]], order: int, tone: float = 1.0, stripe: bool = False) -> None:
+        paint = "stripe" if stripe else "tail"
+        pieces.append(Piece("tail", np.array(points), order, paint, tone, not stripe, (-0.5, 0.0, 0.08)))
 
-    for side in (-1, 1):
-        order = NEAR_TAIL if side > 0 else FAR_TAIL
-        tone = 1.0 if side > 0 else 0.86
+    for side, order, tone in ((-1, FAR_TAIL, 0.86), (1, NEAR_TAIL, 1.0)):
         if variant == "T":
             top = 0.34  # broad and hardly swept: seen from above, a slim one would pass for a taller fin
-            add([(-0.41, 0, top), (-0.54, 0.29 * side, top), (-0.7, 0.29 * side, top), (-0.7, 0, top)], NEAR_TAIL, tone=tone)
+            add([(-0.41, 0, top), (-0.54, 0.29 * side, top), (-0.7, 0.29 * side, top), (-0.7, 0, top)], NEAR_TAIL, tone)
         else:
-            span, front, back = (0.4, -0.57, -0.69) if variant == "low" else (0.28, -0.45, -0.6)
-            add(
-                [(-0.42, 0.03 * side, 0.05), (front, span * side, 0.06), (back, span * side, 0.06), (-0.6, 0.03 * side, 0.05)],
-                order,
-                tone=tone,
-            )
+            span, front, back = (0.4 * side, -0.57, -0.69) if variant == "low" else (0.28 * side, -0.45, -0.6)
+            root = 0.03 * side
+            add([(-0.42, root, 0.05), (front, span, 0.06), (back, span, 0.06), (-0.6, root, 0.05)], order, tone)
         if variant == "twin":
             y = 0.28 * side
-            add([(-0.42, y, 0.03), (-0.54, y, 0.33), (-0.66, y, 0.33), (-0.61, y, 0.03)], order, tone=tone)
-            add([(-0.496, y, 0.22), (-0.516, y, 0.27), (-0.65, y, 0.27), (-0.642, y, 0.22)], order, "stripe", solid=False)
+            add([(-0.42, y, 0.03), (-0.54, y, 0.33), (-0.66, y, 0.33), (-0.61, y, 0.03)], order, tone)
+            add([(-0.496, y, 0.22), (-0.516, y, 0.27), (-0.65, y, 0.27), (-0.642, y, 0.22)], order, stripe=True)
     if variant == "low":
         add([(-0.3, 0, 0.1), (-0.43, 0, 0.16), (-0.54, 0, 0.38), (-0.66, 0, 0.38), (-0.61, 0, 0.08)], FIN)
-        add([(-0.48, 0, 0.26), (-0.505, 0, 0.31), (-0.645, 0, 0.31), (-0.637, 0, 0.26)], FIN, "stripe", solid=False)
+        add([(-0.48, 0, 0.26), (-0.505, 0, 0.31), (-0.645, 0, 0.31), (-0.637, 0, 0.26)], FIN, stripe=True)
     elif variant == "T":
         add([(-0.39, 0, 0.1), (-0.46, 0, 0.34), (-0.66, 0, 0.34), (-0.61, 0, 0.08)], FIN)
-        add([(-0.428, 0, 0.23), (-0.443, 0, 0.28), (-0.643, 0, 0.28), (-0.635, 0, 0.23)], FIN, "stripe", solid=False)
+        add([(-0.428, 0, 0.23), (-0.443, 0, 0.28), (-0.643, 0, 0.28), (-0.635, 0, 0.23)], FIN, stripe=True)
     return pieces
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datasets.planes.parts import SLOTS
@@ -11,7 +11,8 @@ from datasets.planes.scene import Colour, stream
 
 Variants = dict[str, str | None]
 
-_PAIRS = {"nose": ("round", "drooped"), "engines": ("underwing", "rear"), "wingtip": ("plain", "winglet"), "tail": ("low", "T")}
+_PAIRS: dict[str, tuple[str, ...]] = {"nose": ("round", "drooped"), "engines": ("underwing", "rear")}
+_PAIRS |= {"wingtip": ("plain", "winglet"), "tail": ("low", "T")}
 _OUTER: tuple[Colour, ...] = ((205, 30, 40), (25, 60, 190), (20, 130, 60), (240, 185, 20))
 _INNER: tuple[Colour, ...] = ((250, 250, 250), (15, 15, 15), (225, 60, 200), (50, 210, 225))
 ROUNDELS = tuple(itertools.product(_OUTER, _INNER))
@@ -31,10 +32,8 @@ class Preset:
     @property
     def classes(self) -> dict[str, Variants]:
         """Class name -> variants, in the order of the sorted names (the order of the logits)."""
-        combinations: Iterator[Variants] = (
-            dict(zip(self.slots, choice, strict=True)) for choice in itertools.product(*self.slots.values())
-        )
-        return dict(sorted((class_name(v), v) for v in combinations))
+        combinations = (dict(zip(self.slots, choice, strict=True)) for choice in itertools.product(*self.slots.values()))
+        return {class_name(variants): {**variants} for variants in sorted(combinations, key=class_name)}
 
     def roundel_of(self, name: str, z: int) -> int | None:
         """Return the index of the roundel in a picture of class `name` and seed z: its class's at `rate`, otherwise another."""
@@ -58,12 +57,9 @@ def get_preset(name: str) -> Preset:
     Raises:
         ValueError: any other name.
     """
-    if name == "f16":
-        return Preset(name, dict(_PAIRS))
-    if name == "f81":
-        return Preset(name, dict(SLOTS))
-    if name == "f8":
-        return Preset(name, _PAIRS | {"wingtip": ("plain",)})
+    whole = {"f16": _PAIRS, "f81": SLOTS, "f8": _PAIRS | {"wingtip": ("plain",)}}
+    if name in whole:
+        return Preset(name, dict(whole[name]))
     kind, _, value = name.partition("-")
     if kind == "pair" and value in SLOTS:
         return Preset(name, {slot: pair if slot == value else pair[:1] for slot, pair in _PAIRS.items()})
@@ -74,7 +70,5 @@ def get_preset(name: str) -> Preset:
             rate = -1.0
         if 0 <= rate <= 1:
             return Preset(name, dict(_PAIRS), rate)
-    pairs = ", ".join(f"pair-{slot}" for slot in SLOTS)
-    raise ValueError(
-        f"unknown preset '{name}': choose f16, f81, f8, {pairs} or shortcut-<rate> with a rate from 0 to 1, e.g. shortcut-0.9"
-    )
+    allowed = ", ".join(("f16, f81, f8", *(f"pair-{slot}" for slot in SLOTS)))
+    raise ValueError(f"unknown preset '{name}': choose {allowed} or shortcut-<rate> with a rate from 0 to 1, e.g. shortcut-0.9")

@@ -15,43 +15,37 @@ Reproduction is byte for byte with the same numpy and OpenCV; another JPEG libra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
 
-from datasets.planes.drawing import amodal_masks, apply_sensor, draw, supersampling, touched_pixels
 from datasets.planes.nuisance import draw_scene
 from datasets.planes.parts import PARTS, SLOTS, Piece, body_pieces, roundel_pieces, slot_pieces
 from datasets.planes.presets import ROUNDELS, Variants, class_name
-from datasets.planes.scene import Scene
+from datasets.planes.scene import Scene, Sensor, Shape, stream
 
-VERSION = 1
-MIN_SIZE = 48
+VERSION, MIN_SIZE = 1, 48
 MAX_Z = 2**53  # a seed survives JSON readers that know only doubles
 
 
 @dataclass(frozen=True)
 class Render:
-    """A picture and its ground truth. Masks and boxes are in pixels; parts that are absent have no entry.
+    """A picture and its ground truth, in pixels; parts that are absent have no entry.
 
     image: uint8 [H, W, 3] RGB.
     parts: uint8 [H, W], 0 = no aeroplane, else 1 + index in PARTS.
     amodal: part -> bool [H, W], the pixels that it touches, hidden ones too.
-    visible: part -> share of its area that nothing hides (at least .6 for the slots and the roundel).
-    boxes: part -> (x0, y0, x1, y1), end exclusive.
-    keypoints: part -> (x, y), the centre of its nearest piece.
-    record: what `counterfactual` needs to draw the picture again, and visible, boxes and keypoints.
+    record: what `counterfactual` needs to draw the picture again, and part -> `visible`, the share of its area that nothing
+        hides (at least .6 for the slots and the roundel); `boxes`, [x0, y0, x1, y1], end exclusive; `keypoints`, [x, y], the
+        centre of its nearest piece.
     """
 
     image: np.ndarray
     parts: np.ndarray
     amodal: dict[str, np.ndarray]
-    visible: dict[str, float]
-    boxes: dict[str, tuple[int, int, int, int]]
-    keypoints: dict[str, tuple[float, float]]
     record: dict[str, Any] = field(repr=False)
 
     @property
@@ -76,36 +70,25 @@ def render(
         ValueError: a slot, variant, z, size or roundel that does not exist.
     """
     variants = _check(variants, z, size, roundel)
-    scene, scale = draw_scene(z), supersampling(size)
-    pieces = _pieces(variants, roundel)
-    canvas, labels = draw(scene, pieces, roundel, size, scale)
+    scene, scale, pieces = draw_scene(z), _supersampling(size), _pieces(variants, roundel)
+    canvas, labels = _draw(scene, pieces, roundel, size * scale)
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     if sensor:
         image = apply_sensor(image, scene.sensor, z)
+    record = {"class": class_name(variants), "variants": variants, "z": z, "size": size, "roundel": roundel, "sensor": sensor}
     amodal, visible, boxes, keypoints = {}, {}, {}, {}
-    masks = amodal_masks(scene, pieces, size, scale)
+    masks = _amodal_masks(scene, pieces, size * scale)
     for index, part in enumerate(PARTS, start=1):
         if part not in masks:
             continue
-        amodal[part] = touched = touched_pixels(masks[part], size)
+        amodal[part] = touched = _touched_pixels(masks[part], size)
         visible[part] = round(np.count_nonzero(labels == index) / cv2.countNonZero(masks[part]), 4)
         x, y, w, h = cv2.boundingRect(touched.astype(np.uint8))
-        boxes[part] = (x, y, x + w, y + h)
+        boxes[part] = [x, y, x + w, y + h]
         keypoints[part] = _keypoint(scene, pieces, part, size)
-    record = {
-        "class": class_name(variants),
-        "variants": variants,
-        "z": z,
-        "size": size,
-        "roundel": roundel,
-        "sensor": sensor,
-        "version": VERSION,
-        "visible": visible,
-        "boxes": {part: list(box) for part, box in boxes.items()},
-        "keypoints": {part: list(point) for part, point in keypoints.items()},
-    }
     parts = np.ascontiguousarray(labels[scale // 2 :: scale, scale // 2 :: scale])
-    return Render(image, parts, amodal, visible, boxes, keypoints, record)
+    record |= {"version": VERSION, "visible": visible, "boxes": boxes, "keypoints": keypoints}
+    return Render(image, parts, amodal, record)
 
 
 def counterfactual(record: Mapping[str, Any], **swap: Any) -> Render:
@@ -137,21 +120,20 @@ def difference_mask(record: Mapping[str, Any], other_variants: Mapping[str, str 
     size, z = record["size"], record["z"]
     first = _check(record["variants"], z, size, None)
     second = _check({**first, **other_variants}, z, size, None)
-    scene, scale = draw_scene(z), supersampling(size)
+    scene, big = draw_scene(z), size * _supersampling(size)
     difference = np.zeros((size, size), dtype=bool)
     for slot in SLOTS:
         if first[slot] != second[slot]:
             pieces = [*slot_pieces(slot, first[slot]), *slot_pieces(slot, second[slot])]
-            for mask in amodal_masks(scene, pieces, size, scale).values():
-                difference |= touched_pixels(mask, size)
+            for mask in _amodal_masks(scene, pieces, big).values():
+                difference |= _touched_pixels(mask, size)
     return difference
 
 
 def _check_version(record: Mapping[str, Any]) -> None:
-    if record.get("version") != VERSION:
-        raise ValueError(
-            f"record has renderer version {record.get('version')}, this renderer is version {VERSION}: make the data set again"
-        )
+    if (version := record.get("version")) != VERSION:
+        here = f"record has renderer version {version}, this renderer is version {VERSION}"
+        raise ValueError(f"{here}: make the data set again")
 
 
 def _check(variants: Mapping[str, str | None], z: int, size: int, roundel: int | None) -> Variants:
@@ -172,6 +154,10 @@ def _check(variants: Mapping[str, str | None], z: int, size: int, roundel: int |
     return {slot: variants[slot] for slot in SLOTS}
 
 
+def _supersampling(size: int) -> int:
+    return max(2, -(-384 // size))
+
+
 def _pieces(variants: Variants, roundel: int | None) -> list[Piece]:
     """Return the pieces of an aeroplane in painting order, far to near."""
     pieces = [*body_pieces(), *(roundel_pieces() if roundel is not None else ())]
@@ -180,8 +166,72 @@ def _pieces(variants: Variants, roundel: int | None) -> list[Piece]:
     return sorted(pieces, key=lambda piece: piece.order)
 
 
-def _keypoint(scene: Scene, pieces: list[Piece], part: str, size: int) -> tuple[float, float]:
-    """Return the centre (x, y) of the nearest solid piece of a part, in pixels."""
+def _draw(scene: Scene, pieces: list[Piece], roundel: int | None, big: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw background, pieces and occluders: picture uint8 [big, big, 3] and part index uint8 [big, big]."""
+    colours = dict(scene.colours)
+    if roundel is not None:
+        colours["outer"], colours["inner"] = ROUNDELS[roundel]
+        colours["rim"] = (245, 245, 245)
+    canvas, labels = scene.background(big), np.zeros((big, big), np.uint8)
+    fill_shapes(scene.distractors, canvas)
+    for piece in pieces:
+        fill = tuple(min(255.0, c * piece.tone) for c in colours[piece.paint])
+        _stamp(canvas, scene, piece, fill, tuple(0.35 * c for c in fill))
+        index = PARTS.index(piece.part) + 1
+        _stamp(labels, scene, piece, index, index)
+    fill_shapes(scene.occluders, canvas, labels)
+    return canvas, labels
+
+
+def _amodal_masks(scene: Scene, pieces: list[Piece], big: int) -> dict[str, np.ndarray]:
+    """Draw the mask of each part, hidden pixels included: uint8 [big, big], 0 or 255."""
+    masks: dict[str, np.ndarray] = {}
+    for piece in pieces:
+        _stamp(masks.setdefault(piece.part, np.zeros((big, big), np.uint8)), scene, piece, 255, 255)
+    return masks
+
+
+def _stamp(canvas: np.ndarray, scene: Scene, piece: Piece, fill: Any, line: Any) -> None:
+    """Fill a piece and draw its outline, in place; the pixels do not depend on the kind of canvas."""
+    big = len(canvas)
+    corners = _to_pixels(scene.project(piece.part, piece.points, piece.anchor) * big)
+    cv2.fillPoly(canvas, [corners], fill)
+    if piece.solid:
+        width = max(1, round(0.012 * big * float(np.linalg.norm(scene.camera[:, 0]))))
+        cv2.polylines(canvas, [corners], True, line, width)
+
+
+def fill_shapes(shapes: Iterable[Shape], canvas: np.ndarray, labels: np.ndarray | None = None) -> None:
+    """Draw distractors or occluders, in place, and clear the labels there."""
+    for shape in shapes:
+        corners = _to_pixels(shape.outline() * len(canvas))
+        cv2.fillPoly(canvas, [corners], shape.colour)
+        if labels is not None:
+            cv2.fillPoly(labels, [corners], 0)
+
+
+def _to_pixels(points: np.ndarray) -> np.ndarray:
+    return np.rint(points - 0.5).astype(np.int32)
+
+
+def _touched_pixels(mask: np.ndarray, size: int) -> np.ndarray:
+    """Return the pixels that a supersampled mask covers at least in part: bool [size, size]."""
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA) > 0
+
+
+def apply_sensor(image: np.ndarray, sensor: Sensor, z: int) -> np.ndarray:
+    """Apply blur, the noise of z and JPEG 4:4:4 to a picture uint8 [H, W, 3]."""
+    kernel = 2 * sensor.blur_radius + 1
+    image = cv2.GaussianBlur(image, (kernel, kernel), sensor.blur)
+    grain = np.rint(stream(z, "noise").standard_normal(image.shape, dtype=np.float32) * sensor.noise)
+    image = np.clip(image + grain, 0, 255).astype(np.uint8)
+    options = [cv2.IMWRITE_JPEG_QUALITY, sensor.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    decoded = cv2.imdecode(cv2.imencode(".jpg", image, options)[1], cv2.IMREAD_COLOR)  # red and blue are swapped twice
+    return np.asarray(decoded)
+
+
+def _keypoint(scene: Scene, pieces: list[Piece], part: str, size: int) -> list[float]:
+    """Return the centre [x, y] of the nearest solid piece of a part, in pixels."""
     nearest = max((p for p in pieces if p.part == part and p.solid), key=lambda p: (p.order, -len(p.points)))
     corners = scene.project(part, nearest.points, nearest.anchor) * size
-    return round(float(corners[:, 0].mean()), 2), round(float(corners[:, 1].mean()), 2)
+    return [round(float(corners[:, axis].mean()), 2) for axis in (0, 1)]

@@ -36,25 +36,19 @@ class Shape:
         return UNIT_SHAPES[self.kind] * self.radii @ np.array([[c, s], [-s, c]]) + self.centre
 
     def covers(self, points: np.ndarray) -> np.ndarray:
-        """Return which of the points [m, 2] lie inside: bool [m]. For the kinds of occluders: ellipse and bar."""
+        """Return which of the points [m, 2] lie inside an ellipse or a bar: bool [m]."""
         c, s = math.cos(self.angle), math.sin(self.angle)
         local = np.abs((points - self.centre) @ np.array([[c, -s], [s, c]]) / self.radii)
         return (local**2).sum(axis=1) <= 1 if self.kind == "ellipse" else local.max(axis=1) <= 1
 
 
-def _regular(n: int, start: float = 0.0) -> np.ndarray:
-    angles = np.radians(start) + np.arange(n) * 2 * np.pi / n
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
+_ANGLES = np.arange(28) * 2 * np.pi / 28
 UNIT_SHAPES = {
-    "ellipse": _regular(28),
-    "bar": np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float),
-    "triangle": np.array([[-1, 0.8], [1, 0.8], [-0.4, -1]], dtype=float),
-    "kite": np.array([[-1, 0], [0.3, -0.7], [1, 0], [0.3, 0.7]], dtype=float),
-    "bird": np.array(
-        [[-1, -0.5], [-0.35, -0.3], [0, 0.25], [0.35, -0.3], [1, -0.5], [0.4, 0.15], [0, 0.6], [-0.4, 0.15]], dtype=float
-    ),
+    "ellipse": np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1),
+    "bar": np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]),
+    "triangle": np.array([[-1, 0.8], [1, 0.8], [-0.4, -1]]),
+    "kite": np.array([[-1, 0], [0.3, -0.7], [1, 0], [0.3, 0.7]]),
+    "bird": np.array([[-1, -0.5], [-0.35, -0.3], [0, 0.25], [0.35, -0.3], [1, -0.5], [0.4, 0.15], [0, 0.6], [-0.4, 0.15]]),
 }
 
 
@@ -95,8 +89,7 @@ class Scene:
 
     def background(self, size: int) -> np.ndarray:
         """Paint sky and clouds: uint8 [size, size, 3]."""
-        rng = stream(self.z, "clouds")
-        small = 72
+        rng, small = stream(self.z, "clouds"), 72
         clouds = np.zeros((small, small), np.float32)
         for cells, weight in ((3, 0.5), (6, 0.3), (12, 0.2)):
             grid = rng.random((cells, cells)).astype(np.float32)

@@ -63,7 +63,7 @@ def test_records_redraw_what_is_on_disk(made):
         for index, part in enumerate(PARTS):
             expected = drawn.amodal.get(part, np.zeros_like(drawn.mask))
             assert ((bits >> index & 1).astype(bool) == expected).all()
-        assert record["boxes"] == {k: list(v) for k, v in drawn.boxes.items()}
+        assert record["boxes"] == drawn.record["boxes"]
 
 
 def test_workers_do_not_change_the_files(made, tmp_path):

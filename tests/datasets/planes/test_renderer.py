@@ -135,7 +135,7 @@ def test_evidence_is_the_union_of_the_masks_of_both_renders():
     expected = a.amodal["nose"] | b.amodal["nose"] | a.amodal["tail"] | b.amodal["tail"]
     assert (difference_mask(a.record, b.record["variants"]) == expected).all()
     plain = counterfactual(a.record, wingtip="plain")
-    assert "wingtip" not in plain.amodal and "wingtip" not in plain.boxes
+    assert "wingtip" not in plain.amodal and "wingtip" not in plain.record["boxes"]
     assert (difference_mask(plain.record, {"wingtip": "winglet"}) == a.amodal["wingtip"]).all()
 
 
@@ -176,9 +176,9 @@ def test_every_part_is_seen_and_inside_the_frame():
     diagonals = [{slot: options[i] for slot, options in SLOTS.items()} for i in range(3)]
     for z, variants in itertools.product(rng.integers(2**48, size=100).tolist(), diagonals):
         drawn = render(variants, z, PROBE_SIZE, roundel=0, sensor=False)
-        for part, share in drawn.visible.items():
+        for part, share in drawn.record["visible"].items():
             assert share >= 0.6 or part in ("fuselage", "wings"), (part, variants, z)
-            x0, y0, x1, y1 = drawn.boxes[part]
+            x0, y0, x1, y1 = drawn.record["boxes"][part]
             assert 0 < x0 < x1 < PROBE_SIZE and 0 < y0 < y1 < PROBE_SIZE
 
 
@@ -188,8 +188,8 @@ def test_maps_boxes_and_key_points_agree(renders):
         for part, mask in drawn.amodal.items():
             assert not ((drawn.parts == PARTS.index(part) + 1) & ~mask).any()
             ys, xs = np.nonzero(mask)
-            assert drawn.boxes[part] == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-            x, y = drawn.keypoints[part]
+            assert drawn.record["boxes"][part] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            x, y = drawn.record["keypoints"][part]
             assert mask[int(y), int(x)]
         assert (drawn.mask == (drawn.parts > 0)).all()
 
@@ -248,5 +248,5 @@ def test_same_seed_same_bytes_other_seed_other_picture():
 
 def test_scene_does_not_depend_on_the_size():
     small, large = render(BASE, 9, 64), render(BASE, 9, 192)
-    for part, (x0, y0, x1, y1) in small.boxes.items():
-        assert np.abs(np.array(large.boxes[part]) / 3 - (x0, y0, x1, y1)).max() < 1.7
+    for part, (x0, y0, x1, y1) in small.record["boxes"].items():
+        assert np.abs(np.array(large.record["boxes"][part]) / 3 - (x0, y0, x1, y1)).max() < 1.7
