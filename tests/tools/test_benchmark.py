@@ -14,10 +14,9 @@ from conftest import TINY
 
 from tools.benchmark import runner
 from tools.benchmark.__main__ import get_args_parser, main, make_implementations
-from tools.benchmark.cases import BACKBONE_ONLY, ICN, WITH_MAPS, Case, Implementation, Series, parse_size, quartiles, time_ratio
-from tools.benchmark.meters import BACKWARD, OPTIMIZER, REST, describe, machine, time_parts
-from tools.benchmark.report import loading_table, over_backbone, scale_table, share_table, speed_table, speedup
-from tools.benchmark.startup import measure_startup
+from tools.benchmark.cases import BACKBONE_ONLY, ICN, WITH_MAPS, Case, Implementation, Series, parse_size, quartiles
+from tools.benchmark.meters import BACKWARD, OPTIMIZER, REST, describe, machine, measure_startup, time_parts
+from tools.benchmark.report import loading_table, over_backbone, scale_table, share_table, speed_table, speedup, time_ratio
 from util.cli import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,9 +80,9 @@ def write_peer(folder: Path, code: str) -> str:
 
 
 def test_a_ratio_is_that_of_the_medians() -> None:
-    assert time_ratio(series("plain", [2.0, 4.0, 9.0]), series(ICN, [1.0, 2.0, 3.0])) == 2.0
-    assert time_ratio(series("plain", [], failed="out of memory"), series(ICN, [1.0])) is None
-    assert quartiles([3.0]) == (3.0, 3.0) and quartiles([1.0, 2.0, 3.0]) == (1.5, 2.5)
+    assert time_ratio(series("plain", [2.0, 4.0, 9.0]), series(ICN, [1.0, 2.0, 3.0])) == "2.00"
+    assert time_ratio(series("plain", [], failed="out of memory"), series(ICN, [1.0])) == ""
+    assert quartiles([3.0]) == [3.0, 3.0, 3.0] and quartiles([1.0, 2.0, 3.0]) == [1.5, 2.0, 2.5]
 
 
 def test_times_are_compared_with_those_of_the_same_backbone() -> None:
@@ -264,10 +263,10 @@ def test_implementations_take_turns_and_those_that_fail_say_why(
 def test_the_cost_of_classes_and_pixels_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both axes share the case at which they cross; nothing is run here."""
 
-    def measured(_: Any, cases: Any, after_case: Any) -> list[Series]:
+    def measured(_: Any, cases: Any, implementations: Any, after_case: Any) -> list[Series]:
         return [
             series(who.name, [case.classes / 1000], case=case, precision=who.precision, peak_memory=case.height)
-            for case, implementations in cases
+            for case in cases
             for who in implementations
         ]
 

@@ -1,10 +1,7 @@
 """Measure the engine: evaluation and training step against the backbone alone, a plain transcription and other repositories.
 
-python -m tools.benchmark
-python -m tools.benchmark --image_size 448 --batch_size 8 --classes 100 1000 --modes training
 python -m tools.benchmark --peer <folder of INTR>
-python -m tools.benchmark --scale
-python -m tools.benchmark --modes startup
+python -m tools.benchmark --image_size 448 --batch_size 8 --classes 100 1000 --modes training
 
 Each implementation runs in a process of its own, on random weights and random images, and is measured once in every round.
 """
@@ -12,6 +9,7 @@ Each implementation runs in a process of its own, on random weights and random i
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,9 @@ from flags import add_model_flags
 from flags import get_args_parser as main_flags
 from tools.benchmark.cases import ICN, MODES, Implementation, grid_cases, parse_size, scale_cases
 from tools.benchmark.loading import measure_loading
-from tools.benchmark.meters import available_gib, machine
+from tools.benchmark.meters import available_gib, machine, measure_startup
 from tools.benchmark.report import Report
 from tools.benchmark.runner import Runner
-from tools.benchmark.startup import measure_startup
 from util.cli import Parser, launch, parse
 from util.device import select_device
 
@@ -70,12 +67,11 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     implementations = make_implementations(args)
     settings = worker_settings(args)
-    axes = scale_cases(args) if args.scale else None
-    cases = list(dict.fromkeys([*axes[0], *axes[1]])) if axes else grid_cases(args)
-    where = machine(torch.device(settings["device"]), args.threads)
-    report = Report(Path(args.output_dir) if args.output_dir else None, where, args.rounds, settings["flags"], axes)
-    runner = Runner(args.rounds, settings, frozenset({"evaluation"}) if args.scale else None, not args.scale, args.patience)
-    results = runner.measure([(case, implementations) for case in cases], report.write)
+    axes = scale_cases(args) if args.scale else {}
+    cases = list(dict.fromkeys(itertools.chain(*axes.values()))) or grid_cases(args)
+    description = machine(torch.device(settings["device"]), args.threads)
+    report = Report(Path(args.output_dir) if args.output_dir else None, description, args.rounds, settings["flags"], axes)
+    results = Runner(args.rounds, settings, args.scale, args.patience).measure(cases, implementations, report.write)
     loading = measure_loading() if "loading" in args.modes and not args.scale else []
     startup = measure_startup(args.rounds) if "startup" in args.modes and not args.scale else []
     print(report.write(results, loading, startup))
@@ -84,54 +80,44 @@ def main(args: argparse.Namespace) -> None:
 
 
 def make_implementations(args: argparse.Namespace) -> list[Implementation]:
-    """Return ICN in every precision, compiled or not, the transcription, the peers."""
+    """Return ICN in every precision, compiled or not, the transcription, the peers. ValueError for folders that are no peers."""
     icn = [Implementation(ICN, None, p, c == "on") for c in dict.fromkeys(args.compile) for p in dict.fromkeys(args.precision)]
-    peers = []
+    others = [] if args.without_plain else [PLAIN]
     for text in args.peer:
         folder = Path(text).resolve()
         if not (folder / "models").is_dir() and not (folder / "models.py").is_file():
-            raise ValueError(
-                f"--peer {text}: no models/ there; give the folder of a repository that has models.build_model(args)"
-            )
-        peers.append(Implementation(folder.name, str(folder)))
-    implementations = icn + ([] if args.without_plain else [PLAIN]) + peers
-    names = [each.name for each in implementations if each.folder]
+            raise ValueError(f"--peer {text}: no models/ there; give the folder of a repository with models.build_model(args)")
+        others.append(Implementation(folder.name, str(folder)))
+    names = [each.name for each in others]
     if len(set(names)) < len(names) or ICN in names:
         raise ValueError(f"--peer: two implementations have the same name ({', '.join(names)}): rename a folder")
-    return implementations
+    return icn + others
 
 
 def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what is the same for every process: device, threads, memory limit, and all of main's flags."""
+    """Return what is the same for every process: device, threads, memory limit, and main's flags with the model's as given."""
     device = select_device(args.device)
-    available = available_gib()
-    limit = args.max_memory or (0.9 * available if available else None)
+    limit = args.max_memory or (0.9 * free if (free := available_gib()) else None)
+    model = Parser(add_help=False)
+    add_model_flags(model)
+    flags = {**vars(parse(main_flags(), [])), **{action.dest: getattr(args, action.dest) for action in model._actions}}
+    del flags["explicit"]
     return {
         "device": str(device),
         "threads": args.threads,
         "memory_gib": limit if device.type == "cpu" else None,
-        "flags": model_flags(args),
+        "flags": flags,
     }
-
-
-def model_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """Return all of main's flags at their defaults, with the model's as given here."""
-    flags = vars(parse(main_flags(), []))
-    flags.update({key: value for key, value in vars(args).items() if key in flags and key in MODEL_FLAGS})
-    return {key: value for key, value in flags.items() if key != "explicit"}
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raise ValueError for flags that cannot be measured, before anything is; make the output folder."""
     if "num_queries" in args.explicit or "backbone_norm" in args.explicit:
         raise ValueError("--num_queries and --backbone_norm: the benchmark has --classes, and frozen batch norms throughout")
-    for name in ("batch_size", "classes"):
-        for value in getattr(args, name) or []:
-            if value < 1:
-                raise ValueError(f"--{name} {value} must be at least 1")
-    for name in ("rounds", "threads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
+    counts = {"batch_size": args.batch_size, "classes": args.classes, "rounds": [args.rounds], "threads": [args.threads]}
+    for name, values in counts.items():
+        if min(values or [1]) < 1:
+            raise ValueError(f"--{name} {min(values)} must be at least 1")
     if not args.patience >= 0:
         raise ValueError(f"--patience {args.patience} must be 0 seconds or more")
     if args.max_memory is not None and not args.max_memory > 0:
@@ -141,14 +127,6 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.output_dir:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # a folder that cannot be written to fails here
 
-
-def _model_flag_names() -> frozenset[str]:
-    parser = Parser(add_help=False)
-    add_model_flags(parser)
-    return frozenset(action.dest for action in parser._actions)
-
-
-MODEL_FLAGS = _model_flag_names()
 
 if __name__ == "__main__":
     launch(main, get_args_parser())

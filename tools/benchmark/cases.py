@@ -1,10 +1,12 @@
-"""What is measured (cases and implementations) and what came out (series of timings and their ratios)."""
+"""What is measured (cases and implementations) and what came out (series of timings)."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
 from dataclasses import dataclass, field
+
+import numpy as np
 
 ICN = "ICN"
 MODES = ("evaluation", "training")
@@ -35,44 +37,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Implementation:
-    """A model with its evaluation and training step: ICN, or any folder with INTR's `models.build_model(args)`.
+    """A model with its evaluation and training step: ICN, or any folder with INTR's `models.build_model(args)`."""
 
-    Attributes:
-        name: as printed in the tables.
-        folder: of a peer; None for ICN.
-        precision: of ICN; peers run in `fp32`.
-        compiled: whether ICN's model goes through torch.compile.
-    """
-
-    name: str
-    folder: str | None = None
-    precision: str = "fp32"
-    compiled: bool = False
+    name: str  # as printed in the tables
+    folder: str | None = None  # of a peer; None for ICN
+    precision: str = "fp32"  # of ICN; peers run in fp32
+    compiled: bool = False  # whether ICN's model goes through torch.compile
 
 
 @dataclass
 class Series:
-    """Repeated measurements of one variant of one implementation in one case.
-
-    Attributes:
-        variant: the mode, `WITH_MAPS` or `BACKBONE_ONLY`.
-        seconds: per step, one number a round.
-        contention: share of the processors used by other processes, one number a round.
-        peak_memory: bytes, the largest of all rounds, above what the process needs for its imports; None if unknown.
-        compile_seconds: difference between the first step and a later one, with torch.compile.
-        shares: seconds of one step by part of the network; empty where not measured.
-        failed: why there are no numbers, in one line; empty when there are.
-    """
+    """Repeated measurements of one variant of one implementation in one case."""
 
     case: Case
     implementation: Implementation
-    variant: str
-    seconds: list[float] = field(default_factory=list)
-    contention: list[float] = field(default_factory=list)
-    peak_memory: int | None = None
-    compile_seconds: float | None = None
-    shares: dict[str, float] = field(default_factory=dict)
-    failed: str = ""
+    variant: str  # the mode, `WITH_MAPS` or `BACKBONE_ONLY`
+    seconds: list[float] = field(default_factory=list)  # per step, one number a round
+    contention: list[float] = field(default_factory=list)  # share of the processors used by other processes, one a round
+    peak_memory: int | None = None  # bytes, the largest of all rounds, above what the imports need; None if unknown
+    compile_seconds: float | None = None  # the first step minus a later one, with torch.compile
+    shares: dict[str, float] = field(default_factory=dict)  # seconds of one step by part of the network
+    failed: str = ""  # why there are no numbers, in one line
 
     @property
     def median(self) -> float:
@@ -84,16 +69,12 @@ class Series:
 
     def as_json(self) -> dict[str, object]:
         """Return every number of the series, for the JSON file."""
-        row: dict[str, object] = {
-            "implementation": self.implementation.name,
-            "variant": self.variant,
-            **vars(self.case),
-            "precision": self.implementation.precision,
-            "compile": self.implementation.compiled,
-        }
+        who = self.implementation
+        row = {"implementation": who.name, "variant": self.variant, **vars(self.case)}
+        row |= {"precision": who.precision, "compile": who.compiled}
         if self.failed:
             return {**row, "failed": self.failed}
-        low, high = quartiles(self.seconds)
+        low, _, high = quartiles(self.seconds)
         return {
             **row,
             "seconds": {"median": self.median, "q1": low, "q3": high, "all": self.seconds},
@@ -105,19 +86,9 @@ class Series:
         }
 
 
-def time_ratio(slow: Series, fast: Series) -> float | None:
-    """Return the median time of `slow` over that of `fast`; None if either has no numbers."""
-    if slow.failed or fast.failed or not slow.seconds or not fast.seconds:
-        return None
-    return slow.median / fast.median
-
-
-def quartiles(values: list[float]) -> tuple[float, float]:
-    """Return the first and the third quartile; of a single value, twice that value."""
-    if len(values) < 2:
-        return values[0], values[0]
-    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return first, third
+def quartiles(values: list[float]) -> list[float]:
+    """Return the first quartile, the median and the third quartile."""
+    return np.percentile(values, [25, 50, 75]).tolist()
 
 
 def grid_cases(args: argparse.Namespace) -> list[Case]:
@@ -129,12 +100,12 @@ def grid_cases(args: argparse.Namespace) -> list[Case]:
     return [Case(mode, *shape, classes) for mode in modes for shape in shapes for classes in args.classes or [100]]
 
 
-def scale_cases(args: argparse.Namespace) -> tuple[list[Case], list[Case]]:
-    """Return evaluations against the number of classes, and against the number of pixels."""
+def scale_cases(args: argparse.Namespace) -> dict[str, list[Case]]:
+    """Return evaluations against the number of `classes`, and against the `size`."""
     batch = (args.batch_size or [1])[0]
     sizes = [parse_size(text) for text in args.image_size or map(str, SCALE_SIZES)]
     by_classes = [Case("evaluation", SCALE_SIZE, SCALE_SIZE, batch, classes) for classes in args.classes or SCALE_CLASSES]
-    return by_classes, [Case("evaluation", *shape, batch, SCALE_COUNT) for shape in sizes]
+    return {"classes": by_classes, "size": [Case("evaluation", *shape, batch, SCALE_COUNT) for shape in sizes]}
 
 
 def parse_size(text: str) -> tuple[int, int]:

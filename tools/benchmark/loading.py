@@ -16,43 +16,30 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import transforms as T
+from torchvision.transforms import functional as F
 
-from datasets import (
-    EvalSampler,
-    ImageFolder,
-    TrainSampler,
-    collate,
-    eval_shapes,
-    eval_transform,
-    train_transform,
-    training_scales,
-)
-from tools.benchmark.implementations import pil_loading as pil
+import datasets
+from tools.benchmark.cases import quartiles
 
 SIZES = ((500, 375), (1024, 683))  # width, height of the files
+# INTR's, and square images: a random resized crop, or the whole image
 RECIPES = ("aspect 800 training", "aspect 800 evaluation", "square 448 training", "square 448 evaluation")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGES = 24  # files per size
-ROUNDS = 3  # at least
+SCALES, LONGEST = range(480, 801, 32), 1333  # INTR's, pixels
+ZOOMS, CROPS = (400, 500, 600), (384, 600)
+IMAGES, ROUNDS = 24, 3  # files per size; rounds at least
 
-Step = Callable[[], Tensor]  # one batch, normalised: float32 [B, 3, H, W]
+Picture = Image.Image
 
 
-def measure_loading(
-    seconds: float = 4.0,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    recipes: Sequence[str] = RECIPES,
-    batch_size: int = 12,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
+def measure_loading(seconds: float = 4.0, sizes: Sequence[tuple[int, int]] = SIZES, batch_size: int = 12) -> list[dict[str, Any]]:
     """Alternate a batch of each pipeline, from JPEG files in the page cache to the normalised batch.
 
     Args:
         seconds: for each row, at least; three rounds are always made.
         sizes: (width, height) of the JPEG files, which are made in a temporary folder.
-        recipes: of `RECIPES`: `aspect 800` is INTR's, `square 448` a random resized crop or the whole image.
         batch_size: images per batch.
-        seed: of the images and of the augmentation.
 
     Returns:
         A row for each size and recipe: `recipe`, `width`, `height`, `file_kb` (mean size of the files), `batch_size`,
@@ -61,79 +48,125 @@ def measure_loading(
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    rows = []
     try:
         with tempfile.TemporaryDirectory() as folder:
-            rows = []
             for width, height in sizes:
                 root = Path(folder) / f"{width}x{height}"
-                write_photographs(root / "class", width, height, IMAGES, seed)
+                write_photographs(root / "class", width, height, IMAGES)
                 file_kb = statistics.mean(path.stat().st_size for path in root.rglob("*.jpg")) / 1000
-                for recipe in recipes:
+                for recipe in RECIPES:
                     row = {"recipe": recipe, "width": width, "height": height, "file_kb": round(file_kb, 1)}
-                    rows.append(row | _compare(root, recipe, batch_size, seconds, seed))
-            return rows
+                    rows.append(row | _compare(root, recipe, batch_size, seconds))
     finally:
         torch.set_num_threads(threads)
+    return rows
 
 
-def write_photographs(folder: Path, width: int, height: int, count: int, seed: int = 0) -> None:
+def write_photographs(folder: Path, width: int, height: int, count: int) -> None:
     """Write crops of one photograph (matplotlib's, of Grace Hopper), with noise, as JPEG files of quality 90."""
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    source = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    with Image.open(source) as file:
+    rng = np.random.default_rng(0)
+    with Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg") as file:
         photograph = file.convert("RGB")
     for i in range(count):
         part_width = min(photograph.width, photograph.height * width / height) * rng.uniform(0.7, 1.0)
         part_height = part_width * height / width
-        left = rng.uniform(0, photograph.width - part_width)
-        top = rng.uniform(0, photograph.height - part_height)
+        left, top = rng.uniform(0, photograph.width - part_width), rng.uniform(0, photograph.height - part_height)
         box = (left, top, left + part_width, top + part_height)
         part = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC, box))
         grain = rng.normal(0, 4, (height, width, 1)) + rng.normal(0, 2, (height, width, 3))
         Image.fromarray(np.clip(part + grain, 0, 255).astype(np.uint8)).save(folder / f"{i:03}.jpg", quality=90)
 
 
-def icn_batches(root: Path, recipe: str, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
-    """Yield normalised batches of ICN's own data sets and samplers, endlessly."""
-    kind, size, mode = _parse(recipe)
-    square = kind == "square"
+def icn_batches(root: Path, recipe: str, batch_size: int) -> Iterator[Tensor]:
+    """Yield normalised float32 batches `[B, 3, H, W]` of ICN's own data sets and samplers, endlessly."""
+    kind, pixels, mode = recipe.split()
+    square, size = kind == "square", int(pixels)
     if mode == "training":
-        data = ImageFolder(root, transform=train_transform(size, square))
-        sampler: TrainSampler | EvalSampler = TrainSampler(len(data), batch_size, seed, None if square else training_scales(size))
+        data = datasets.ImageFolder(root, transform=datasets.train_transform(size, square))
+        sampler: datasets.TrainSampler | datasets.EvalSampler = datasets.TrainSampler(
+            len(data), batch_size, 0, None if square else datasets.training_scales(size)
+        )
     else:
-        data = ImageFolder(root, transform=eval_transform(size, square))
-        sampler = EvalSampler(len(data), batch_size, shapes=eval_shapes(data, workers=1))
+        data = datasets.ImageFolder(root, transform=datasets.eval_transform(size, square))
+        sampler = datasets.EvalSampler(len(data), batch_size, shapes=datasets.eval_shapes(data, workers=1))
     for epoch in itertools.count():
-        if isinstance(sampler, TrainSampler):
+        if isinstance(sampler, datasets.TrainSampler):
             sampler.set_epoch(epoch)
         for batch in sampler:
-            yield collate([data[request] for request in batch]).normalise(MEAN, STD)
+            yield datasets.collate([data[request] for request in batch]).normalise(MEAN, STD)
 
 
-def pil_batches(root: Path, recipe: str, batch_size: int, seed: int = 0) -> Iterator[Tensor]:
+def pil_batches(root: Path, recipe: str, batch_size: int) -> Iterator[Tensor]:
     """Yield normalised batches of INTR's pipeline on the same files, endlessly."""
-    kind, size, mode = _parse(recipe)
     paths = sorted(map(str, root.rglob("*.jpg")))
-    transforms: dict[tuple[str, str], Any] = {
-        ("aspect", "training"): pil.aspect_train,
-        ("aspect", "evaluation"): pil.aspect_eval,
-        ("square", "training"): pil.square_train(size),
-        ("square", "evaluation"): pil.square_eval(size),
+    transforms: dict[str, Any] = {
+        "aspect 800 training": aspect_train,
+        "aspect 800 evaluation": aspect_eval,
+        "square 448 training": T.Compose([T.RandomResizedCrop(448), T.RandomHorizontalFlip()]),
+        "square 448 evaluation": T.Resize((448, 448)),
     }
-    random.seed(seed)
-    torch.manual_seed(seed)
+    random.seed(0)
+    torch.manual_seed(0)
     while True:
-        if mode == "training":
+        if recipe.endswith("training"):
             random.shuffle(paths)
         for start in range(0, len(paths), batch_size):
-            images = [pil.load(path, transforms[kind, mode], MEAN, STD) for path in paths[start : start + batch_size]]
-            yield pil.collate(images)[0]
+            images = [load_pil(path, transforms[recipe]) for path in paths[start : start + batch_size]]
+            yield collate_pil(images)[0]
 
 
-def _compare(root: Path, recipe: str, batch_size: int, seconds: float, seed: int) -> dict[str, Any]:
+def load_pil(path: str, transform: Callable[[Picture], Picture]) -> Tensor:
+    """Return a file as a normalised float32 `[3, h, w]`."""
+    with open(path, "rb") as file:
+        image = Image.open(file).convert("RGB")
+    return F.normalize(F.to_tensor(transform(image)), MEAN, STD)
+
+
+def collate_pil(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pad images `[3, h, w]`: return float32 `[B, 3, H, W]`, 0 on padding, and bool `[B, H, W]`, True on padding."""
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    batch = torch.zeros(len(images), 3, height, width)
+    mask = torch.ones(len(images), height, width, dtype=torch.bool)
+    for image, place, flags in zip(images, batch, mask, strict=True):
+        h, w = image.shape[1:]
+        place[:, :h, :w].copy_(image)
+        flags[:h, :w] = False
+    return batch, mask
+
+
+def aspect_train(image: Picture) -> Picture:
+    """Augment as INTR does at 800: flip, half of the time zoom and crop, one of eleven scales."""
+    if random.random() < 0.5:
+        image = F.hflip(image)
+    if random.random() >= 0.5:
+        image = short_side(image, random.choice(ZOOMS))
+        low, high = CROPS
+        width, height = random.randint(low, min(image.width, high)), random.randint(low, min(image.height, high))
+        image = F.crop(image, *T.RandomCrop.get_params(image, (height, width)))
+    return short_side(image, random.choice(SCALES), LONGEST)
+
+
+def aspect_eval(image: Picture) -> Picture:
+    """Resize the short side to 800, the long side to at most 1333."""
+    return short_side(image, 800, LONGEST)
+
+
+def short_side(image: Picture, short: int, longest: int | None = None) -> Picture:
+    """Resize so that the short side has `short` pixels, or fewer where the long one would get more than `longest`."""
+    small, large = sorted(image.size)
+    if longest is not None and large / small * short > longest:
+        short = round(longest * small / large)
+    if small == short:
+        return image
+    long = int(short * large / small)
+    return image.resize((short, long) if image.width < image.height else (long, short), Image.Resampling.BILINEAR)
+
+
+def _compare(root: Path, recipe: str, batch_size: int, seconds: float) -> dict[str, Any]:
     """Return batch size, rounds, the rates of both pipelines and their ratio."""
-    pipelines = {"icn": icn_batches(root, recipe, batch_size, seed), "pil": pil_batches(root, recipe, batch_size, seed)}
+    pipelines = {"icn": icn_batches(root, recipe, batch_size), "pil": pil_batches(root, recipe, batch_size)}
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
     for batches in pipelines.values():
         next(batches)  # warm-up
@@ -146,13 +179,5 @@ def _compare(root: Path, recipe: str, batch_size: int, seconds: float, seed: int
             del images  # freed outside of the next measurement
     result: dict[str, Any] = {"batch_size": batch_size, "rounds": len(rates["icn"])}
     for name, values in rates.items():
-        low, median, high = np.percentile(values, [25, 50, 75])
-        result[name] = {"median": round(float(median), 1), "low": round(float(low), 1), "high": round(float(high), 1)}
+        result[name] = {key: round(value, 1) for key, value in zip(("low", "median", "high"), quartiles(values), strict=True)}
     return result | {"ratio": round(statistics.median(rates["icn"]) / statistics.median(rates["pil"]), 2)}
-
-
-def _parse(recipe: str) -> tuple[str, int, str]:
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe {recipe!r} is not known; allowed: {', '.join(RECIPES)}")
-    kind, size, mode = recipe.split()
-    return kind, int(size), mode

@@ -1,4 +1,4 @@
-"""Instruments: description of the machine, CPU contention, peak memory, time by part of the network."""
+"""Instruments: description of the machine, CPU contention, peak memory, time by part, start-up of a command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import os
 import platform
 import resource
+import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,6 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-STATUS = Path("/proc/self/status")
-CLEAR_REFS = Path("/proc/self/clear_refs")  # writing 5 resets the high-water mark of resident memory
-OOM_SCORE = Path("/proc/self/oom_score_adj")
 # INTR's names, which ICN keeps; a peer without one of them has no row for it.
 PARTS = {
     "backbone": "backbone.0",
@@ -28,13 +27,15 @@ PARTS = {
     "head": "presence_vector",
 }
 BACKWARD, OPTIMIZER, REST = "backward", "optimizer", "rest"
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = (("main.py", "--help"), ("main.py", "--no_such_flag"))
 
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
     """Return processor, GPU (or None), threads and versions; no host names, no paths."""
     cuda = device.type == "cuda"
     return {
-        "cpu": _processor(),
+        "cpu": _read_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name(device) if cuda else None,
         "threads": threads,
@@ -47,18 +48,17 @@ def machine(device: torch.device, threads: int) -> dict[str, Any]:
 def describe(machine: Mapping[str, Any]) -> str:
     """Return the machine in one line."""
     gpu = f"{machine['gpu']} (CUDA {machine['cuda']}), " if machine["gpu"] else ""
-    return (
-        f"{gpu}{machine['cpu']} ({machine['capability']}), {machine['threads']} threads, "
-        f"torch {machine['torch']}, {machine['system']}"
-    )
+    processor = f"{machine['cpu']} ({machine['capability']}), {machine['threads']} threads"
+    return f"{gpu}{processor}, torch {machine['torch']}, {machine['system']}"
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def _read_field(path: Path, name: str) -> str:
+    """Return the first value of `name: value` in a file of /proc; an empty string where there is none."""
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            if line.partition(":")[0].strip() == name:
+                return line.partition(":")[2].strip()
+    return ""
 
 
 class Contention:
@@ -99,7 +99,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            _try_to_write(CLEAR_REFS, "5")
+            _try_to_write("clear_refs", "5")
 
     def read(self) -> int:
         """Return bytes."""
@@ -112,30 +112,26 @@ def limit_memory(gib: float) -> None:
     """Make allocations beyond `gib` fail, and let the kernel end this process before any other when memory runs out."""
     size = int(gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-    _try_to_write(OOM_SCORE, "1000")
+    _try_to_write("oom_score_adj", "1000")
 
 
 def available_gib() -> float | None:
     """Return the memory available without swapping, in GiB; None where the kernel does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), None)
+    value = _read_field(Path("/proc/meminfo"), "MemAvailable")
+    return int(value.split()[0]) / 2**20 if value else None
 
 
 def _resident(name: str) -> int:
-    if STATUS.exists():
-        for line in STATUS.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
+    """Return `VmRSS` (now) or `VmHWM` (the peak) in bytes; elsewhere than on Linux the peak for both."""
+    if value := _read_field(Path("/proc/self/status"), name):
+        return int(value.split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _try_to_write(path: Path, text: str) -> None:
-    """Write to a file of /proc; a container may forbid it, and peaks are then those of the whole life of the process."""
+def _try_to_write(name: str, text: str) -> None:
+    """Write to a file of /proc/self; a container may forbid it, and peaks are then those of the whole life of the process."""
     with contextlib.suppress(OSError):
-        path.write_text(text)
+        Path("/proc/self", name).write_text(text)
 
 
 def time_parts(network: nn.Module, run: Callable[[], float], synchronise: Callable[[], None]) -> dict[str, float]:
@@ -149,49 +145,47 @@ def time_parts(network: nn.Module, run: Callable[[], float], synchronise: Callab
     `REST` is what is left: the transfer, the normalisation, the position encoding, the loss, clipping, the statistics.
     """
     seconds: dict[str, float] = {}
+    started: dict[str, float] = {}
+
+    def start(label: str) -> None:
+        synchronise()
+        started[label] = time.perf_counter()
+
+    def stop(label: str) -> None:
+        synchronise()
+        seconds[label] = seconds.get(label, 0.0) + time.perf_counter() - started[label]
+
+    def timed_backward(*args: Any, **kwargs: Any) -> None:
+        start(BACKWARD)
+        backward(*args, **kwargs)
+        stop(BACKWARD)
+
     with contextlib.ExitStack() as hooks:
         for label, name in PARTS.items():
             with contextlib.suppress(AttributeError):
                 part = network.get_submodule(name)
-                start, stop = _clock(label, seconds, synchronise)
-                hooks.callback(part.register_forward_pre_hook(start).remove)
-                hooks.callback(part.register_forward_hook(stop).remove)
-        start, stop = _clock(OPTIMIZER, seconds, synchronise)
-        hooks.callback(register_optimizer_step_pre_hook(start).remove)
-        hooks.callback(register_optimizer_step_post_hook(stop).remove)
-        hooks.enter_context(_timed_backward(*_clock(BACKWARD, seconds, synchronise)))
+                hooks.callback(part.register_forward_pre_hook(lambda *_, label=label: start(label)).remove)  # type: ignore[misc]
+                hooks.callback(part.register_forward_hook(lambda *_, label=label: stop(label)).remove)  # type: ignore[misc]
+        hooks.callback(register_optimizer_step_pre_hook(lambda *_: start(OPTIMIZER)).remove)
+        hooks.callback(register_optimizer_step_post_hook(lambda *_: stop(OPTIMIZER)).remove)
+        backward = torch.Tensor.backward
+        hooks.callback(setattr, torch.Tensor, "backward", backward)
+        torch.Tensor.backward = timed_backward  # type: ignore[method-assign, assignment]
         total = run()
     return {**seconds, REST: max(0.0, total - sum(seconds.values()))}
 
 
-@contextlib.contextmanager
-def _timed_backward(start: Callable[..., None], stop: Callable[..., None]) -> Iterator[None]:
-    backward = torch.Tensor.backward
+def measure_startup(rounds: int, commands: Sequence[Sequence[str]] = COMMANDS) -> list[dict[str, Any]]:
+    """Run each command line in a process of its own, in turn.
 
-    def timed(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        start()
-        backward(tensor, *args, **kwargs)
-        stop()
-
-    torch.Tensor.backward = timed  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        torch.Tensor.backward = backward  # type: ignore[method-assign]
-
-
-def _clock(
-    label: str, seconds: dict[str, float], synchronise: Callable[[], None]
-) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Return two hooks, for the start and the end of a part, that add the time in between to `seconds[label]`."""
-    started = [0.0]
-
-    def start(*_: Any) -> None:
-        synchronise()
-        started[0] = time.perf_counter()
-
-    def stop(*_: Any) -> None:
-        synchronise()
-        seconds[label] = seconds.get(label, 0.0) + time.perf_counter() - started[0]
-
-    return start, stop
+    Returns:
+        A row for each: `command`, `exit_code`, `cpu_seconds` (user and system, one a round) and their `median`.
+    """
+    rows: list[dict[str, Any]] = [{"command": " ".join(words), "exit_code": 0, "cpu_seconds": []} for words in commands]
+    for _ in range(rounds):
+        for row, words in zip(rows, commands, strict=True):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            row["exit_code"] = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True).returncode
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            row["cpu_seconds"].append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    return [{**row, "median": statistics.median(row["cpu_seconds"])} for row in rows]

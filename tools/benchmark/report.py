@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tools.benchmark.cases import BACKBONE_ONLY, ICN, WITH_MAPS, Case, Series, quartiles, time_ratio
+from tools.benchmark.cases import BACKBONE_ONLY, ICN, WITH_MAPS, Case, Series, quartiles
 from tools.benchmark.meters import BACKWARD, OPTIMIZER, PARTS, REST, describe
 from tools.benchmark.runner import MAX_CONTENTION
 from util.atomic import atomic_write
 from util.tables import markdown_table
 
 GIB = 2**30
-MARKERS = "osD^v"
 NOTES = """
 - ICN is given uint8 images on the CPU, as its loader makes them: their transfer to the device and their normalisation count.
   The others are given normalised images, as their loaders make them; their transfer to the device counts.
@@ -33,80 +32,63 @@ NOTES = """
 
 @dataclass(frozen=True)
 class Report:
-    """Writer of the results: `benchmark.{json,md}`, or `scale.{json,md,png}` where `axes` are given.
+    """Writer of the results: `benchmark.{json,md}`, or `scale.{json,md,png}` where `axes` are given."""
 
-    Attributes:
-        folder: of the files; None writes none.
-        axes: the cases against the number of classes, and against the number of pixels.
-    """
-
-    folder: Path | None
+    folder: Path | None  # None writes no files
     machine: Mapping[str, Any]
     rounds: int
     flags: Mapping[str, Any]
-    axes: tuple[Sequence[Case], Sequence[Case]] | None = None
+    axes: Mapping[str, Sequence[Case]]  # of `scale_cases`, or none
 
     def write(
         self, results: Sequence[Series], loading: Sequence[Mapping[str, Any]] = (), startup: Sequence[Mapping[str, Any]] = ()
     ) -> str:
-        """Write the files; return the text of the Markdown file."""
-        by_axis = [[series for case in axis for series in results if series.case == case] for axis in self.axes or ()]
-        numbers, tables = scale_report(*by_axis) if self.axes else grid_report(results, loading, startup)
-        text = "\n\n".join([self.heading(results), tables, *([NOTES] if results else [])]) + "\n"
+        """Write the files; return the text of the Markdown file: machine, rounds and contention in a line, tables, notes."""
+        by_axis = {axis: [s for case in cases for s in results if s.case == case] for axis, cases in self.axes.items()}
+        numbers: dict[str, Any] = {"machine": self.machine, "rounds": self.rounds, "flags": self.flags}
+        if self.axes:
+            numbers |= {f"by_{axis}": [series.as_json() for series in part] for axis, part in by_axis.items()}
+            tables = [f"{_scale_title(part, axis)}:\n\n{scale_table(part, axis)}" for axis, part in by_axis.items() if part]
+        else:
+            numbers |= {"results": [series.as_json() for series in results], "loading": loading, "startup": startup}
+            tables = grid_tables(results, loading, startup)
+        worst = max((share for series in results for share in series.contention), default=0.0)
+        contention = f"; other processes had up to {worst:.0%} of the processors" if worst > MAX_CONTENTION else ""
+        heading = f"{describe(self.machine)}; {self.rounds} rounds{contention}."
+        text = "\n\n".join([heading, *tables, *([NOTES] if results else [])]) + "\n"
         if self.folder is not None:
-            numbers = {"machine": self.machine, "rounds": self.rounds, "flags": self.flags, **numbers}
             stem = self.folder / ("scale" if self.axes else "benchmark")
             for suffix, content in ((".json", json.dumps(numbers, indent=1) + "\n"), (".md", text)):
                 with atomic_write(stem.with_suffix(suffix)) as file:
                     file.write(content)
             if self.axes:
-                plot_scale(stem.with_suffix(".png"), *by_axis)
+                plot_scale(stem.with_suffix(".png"), by_axis)
         return text
 
-    def heading(self, results: Sequence[Series]) -> str:
-        """Return machine, rounds and the largest contention in one line."""
-        worst = max((share for series in results for share in series.contention), default=0.0)
-        contention = f"; other processes had up to {worst:.0%} of the processors" if worst > MAX_CONTENTION else ""
-        return f"{describe(self.machine)}; {self.rounds} rounds{contention}."
 
-
-def grid_report(
+def grid_tables(
     results: Sequence[Series], loading: Sequence[Mapping[str, Any]], startup: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], str]:
-    """Return what goes into the JSON file, and the tables."""
+) -> list[str]:
+    """Return the tables of what was measured, with their titles."""
+    commands = [[f"`python {row['command']}`", f"{row['median']:.2f}", str(row["exit_code"])] for row in startup]
     tables = {
         "": speed_table(results) if results else "",
         "Share of each part in the time of a step:\n\n": share_table(results),
         "From files to normalised batches:\n\n": loading_table(loading, results) if loading else "",
-        "Start-up of the command line:\n\n": startup_table(startup) if startup else "",
+        "Start-up of the command line:\n\n": markdown_table(["command", "CPU seconds", "exit code"], commands, 1)
+        if startup
+        else "",
     }
-    numbers = {"results": [series.as_json() for series in results], "loading": list(loading), "startup": list(startup)}
-    return numbers, "\n\n".join(title + table for title, table in tables.items() if table)
-
-
-def scale_report(by_classes: Sequence[Series], by_size: Sequence[Series]) -> tuple[dict[str, Any], str]:
-    """Return what goes into the JSON file, and the tables: evaluation against classes and against pixels."""
-    tables = []
-    for results, axis, title in (
-        (by_classes, "classes", "classes, at {size}"),
-        (by_size, "size", "pixels, with {classes} classes"),
-    ):
-        if results:
-            case = results[0].case
-            fixed = title.format(size=case.size, classes=case.classes)
-            tables.append(f"Evaluation against {fixed}, batch {case.batch_size}:\n\n{scale_table(results, axis)}")
-    numbers = {"by_classes": [series.as_json() for series in by_classes], "by_size": [series.as_json() for series in by_size]}
-    return numbers, "\n\n".join(tables)
+    return [title + table for title, table in tables.items() if table]
 
 
 def speed_table(results: Sequence[Series]) -> str:
     """Return a row for every series, with its time over that of the backbone, and the speed-up over each peer."""
-    peers = list(dict.fromkeys(series.implementation.name for series in results if series.implementation.name != ICN))
     heads = ["", "precision", "image", "batch", "classes", "img/s", "s / step", "quartiles", "peak memory"]
     columns: dict[str, Callable[[Series], str]] = {}
     if any(series.variant == BACKBONE_ONLY for series in results):
         columns["time / backbone"] = lambda series: over_backbone(series, results)
-    for peer in peers:
+    for peer in dict.fromkeys(series.implementation.name for series in results if series.implementation.name != ICN):
         columns[f"times as fast as {peer}"] = lambda series, peer=peer: speedup(series, peer, results)  # type: ignore[misc]
     if any(series.implementation.compiled for series in results):
         columns["compile"] = lambda series: "" if series.compile_seconds is None else f"{series.compile_seconds:.0f} s"
@@ -116,9 +98,9 @@ def speed_table(results: Sequence[Series]) -> str:
         if series.failed:
             row += [f"failed: {series.failed}", *[""] * (len(heads) - len(row) - 1 + len(columns))]
         else:
-            low, high = map(format_seconds, quartiles(series.seconds))
-            row += [f"{series.images_per_second:.2f}", format_seconds(series.median), f"{low} - {high}"]
-            row += [format_memory(series.peak_memory), *(column(series) for column in columns.values())]
+            low, median, high = map(format_seconds, quartiles(series.seconds))
+            row += [f"{series.images_per_second:.2f}", median, f"{low} - {high}", format_memory(series.peak_memory)]
+            row += [column(series) for column in columns.values()]
         rows.append(row)
     return markdown_table([*heads, *columns], rows, text_columns=3)
 
@@ -128,7 +110,7 @@ def speedup(series: Series, peer: str, results: Sequence[Series]) -> str:
     if series.variant == BACKBONE_ONLY or series.implementation.name == peer:
         return ""
     others = (s for s in results if (s.case, s.implementation.name, s.variant) == (series.case, peer, series.case.mode))
-    return _ratio(next(others, None), series)
+    return time_ratio(next(others, None), series)
 
 
 def over_backbone(series: Series, results: Sequence[Series]) -> str:
@@ -136,12 +118,12 @@ def over_backbone(series: Series, results: Sequence[Series]) -> str:
     if series.variant not in ("evaluation", WITH_MAPS):
         return ""
     key = (series.case, series.implementation, BACKBONE_ONLY)
-    return _ratio(series, next((s for s in results if (s.case, s.implementation, s.variant) == key), None))
+    return time_ratio(series, next((s for s in results if (s.case, s.implementation, s.variant) == key), None))
 
 
-def _ratio(slow: Series | None, fast: Series | None) -> str:
-    ratio = time_ratio(slow, fast) if slow and fast else None
-    return "" if ratio is None else f"{ratio:.2f}"
+def time_ratio(slow: Series | None, fast: Series | None) -> str:
+    """Return the median time of `slow` over that of `fast`; empty if either has no numbers."""
+    return f"{slow.median / fast.median:.2f}" if slow and fast and slow.seconds and fast.seconds else ""
 
 
 def share_table(results: Sequence[Series]) -> str:
@@ -156,82 +138,69 @@ def share_table(results: Sequence[Series]) -> str:
 
 
 def loading_table(rows: Sequence[Mapping[str, Any]], results: Sequence[Series]) -> str:
-    """Return the images per second of one worker, and how many workers keep ICN's steps supplied.
-
-    Args:
-        rows: of `tools.benchmark.loading.measure_loading`.
-    """
+    """Return the images per second of one worker (of `measure_loading`), and how many workers keep ICN's steps supplied."""
     icn = [s for s in results if s.implementation.name == ICN and s.variant == s.case.mode and not s.failed]
     precisions = list(dict.fromkeys(s.implementation.precision for s in icn if not s.implementation.compiled))
     lines = []
     for row in rows:
         _, pixels, mode = row["recipe"].split()
-        line = [row["recipe"], f"{row['width']}x{row['height']}"]
-        for name in ("icn", "pil"):
-            line.append(f"{row[name]['median']:.1f} ({row[name]['low']:.1f} - {row[name]['high']:.1f})")
-        line.append(f"{row['ratio']:.2f}")
+        rates = [f"{row[name]['median']:.1f} ({row[name]['low']:.1f} - {row[name]['high']:.1f})" for name in ("icn", "pil")]
+        line = [row["recipe"], f"{row['width']}x{row['height']}", *rates, f"{row['ratio']:.2f}"]
         for precision in precisions:
             # Images that keep their aspect ratio count as squares of the same short side, which are a little smaller.
             key = (mode, int(pixels), precision)
-            rates = [s.images_per_second for s in icn if (s.case.mode, s.case.height, s.implementation.precision) == key]
-            line.append(f"{max(rates) / row['icn']['median']:.2f}" if rates else "")
+            steps = [s.images_per_second for s in icn if (s.case.mode, s.case.height, s.implementation.precision) == key]
+            line.append(f"{max(steps) / row['icn']['median']:.2f}" if steps else "")
         lines.append(line)
-    needed = [f"workers needed in {precision}" for precision in precisions]
-    return markdown_table(["loading by one worker", "JPEG", "ICN, img/s", "PIL, img/s", "ratio", *needed], lines, text_columns=2)
-
-
-def startup_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the CPU seconds of each command line of `tools.benchmark.startup.measure_startup`."""
-    lines = [[f"`python {row['command']}`", f"{row['median']:.2f}", str(row["exit_code"])] for row in rows]
-    return markdown_table(["command", "CPU seconds", "exit code"], lines, text_columns=1)
+    heads = ["loading by one worker", "JPEG", "ICN, img/s", "PIL, img/s", "ratio"]
+    return markdown_table([*heads, *(f"workers needed in {precision}" for precision in precisions)], lines, text_columns=2)
 
 
 def scale_table(results: Sequence[Series], axis: str) -> str:
     """Return a row for each value of `axis` (`classes` or `size`), with time and memory of each implementation."""
-    cells = {(getattr(s.case, axis), s.implementation.name, s.implementation.precision): s for s in reversed(results)}
-    columns = list(dict.fromkeys((series.implementation.name, series.implementation.precision) for series in results))
+    cells = {(getattr(s.case, axis), *_name_and_precision(s)): s for s in reversed(results)}
+    columns = list(dict.fromkeys(map(_name_and_precision, results)))
     rows = []
     for value in dict.fromkeys(getattr(series.case, axis) for series in results):
         row = [f"{value:,}" if isinstance(value, int) else value]
         for column in columns:
             cell = cells.get((value, *column))
-            time = "" if cell is None else cell.failed or format_seconds(_per_image(cell))
+            time = "" if cell is None else cell.failed or format_seconds(_seconds_per_image(cell))
             row += [time, format_memory(cell.peak_memory if cell else None)]
         rows.append(row)
-    heads = ["classes" if axis == "classes" else "image"]
-    for name, precision in columns:
-        heads += [f"{name} {precision}, s / image", "peak memory"]
-    return markdown_table(heads, rows, text_columns=1)
+    heads = [head for name, precision in columns for head in (f"{name} {precision}, s / image", "peak memory")]
+    return markdown_table(["classes" if axis == "classes" else "image", *heads], rows, text_columns=1)
 
 
-def plot_scale(path: Path, by_classes: Sequence[Series], by_size: Sequence[Series]) -> None:
+def plot_scale(path: Path, by_axis: Mapping[str, Sequence[Series]]) -> None:
     """Write a PNG: seconds per image above, peak memory below, against classes on the left, against pixels on the right."""
     figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.subplots(2, 2, sharex="col")
-    for column, (results, title) in enumerate(((by_classes, "classes"), (by_size, "pixels"))):
-        if not results:
-            continue
-        case = results[0].case
-        _plot_lines(axes[0, column], results, title, _per_image)
-        _plot_lines(axes[1, column], results, title, lambda series: (series.peak_memory or 0) / GIB)
-        fixed = f"{case.size} pixels" if title == "classes" else f"{case.classes} classes"
-        axes[0, column].set_title(f"{fixed}, batch {case.batch_size}")
-        axes[1, column].set_xlabel(title)
-    axes[0, 0].set_ylabel("evaluation, seconds per image")
-    axes[1, 0].set_ylabel("peak memory, GiB")
-    axes[0, 0].legend(frameon=False)
+    panels = figure.subplots(2, 2, sharex="col")
+    for column, (axis, results) in zip(panels.T, by_axis.items(), strict=True):
+        for axes, quantity in zip(column, (_seconds_per_image, lambda s: (s.peak_memory or 0) / GIB), strict=True):
+            for marker, line in zip(itertools.cycle("osD^v"), dict.fromkeys(map(_name_and_precision, results)), strict=False):
+                points = [s for s in results if _name_and_precision(s) == line and not s.failed]
+                x = [s.case.classes if axis == "classes" else s.case.height * s.case.width for s in points]
+                axes.plot(x, [quantity(s) for s in points], marker=marker, label=", ".join(line))
+            axes.set(xscale="log", yscale="log")
+            axes.grid(True, which="major", alpha=0.3)
+        column[0].set_title(_scale_title(results, axis) if results else "", fontsize=9)
+        column[1].set_xlabel("classes" if axis == "classes" else "pixels")
+    panels[0, 0].set_ylabel("evaluation, seconds per image")
+    panels[1, 0].set_ylabel("peak memory, GiB")
+    panels[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=110)
 
 
-def _plot_lines(axes: Axes, results: Sequence[Series], axis: str, quantity: Callable[[Series], float]) -> None:
-    lines = dict.fromkeys((series.implementation.name, series.implementation.precision) for series in results)
-    for marker, line in zip(MARKERS * len(lines), lines, strict=False):
-        points = [s for s in results if (s.implementation.name, s.implementation.precision) == line and not s.failed]
-        x = [s.case.classes if axis == "classes" else s.case.height * s.case.width for s in points]
-        axes.plot(x, [quantity(s) for s in points], marker=marker, label=", ".join(line))
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.grid(True, which="major", alpha=0.3)
+def _scale_title(results: Sequence[Series], axis: str) -> str:
+    """Return what varies and what is the same in all results."""
+    case = results[0].case
+    fixed = f"classes, at {case.size}" if axis == "classes" else f"pixels, with {case.classes} classes"
+    return f"Evaluation against {fixed}, batch {case.batch_size}"
+
+
+def _name_and_precision(series: Series) -> tuple[str, str]:
+    return series.implementation.name, series.implementation.precision
 
 
 def _labels(series: Series) -> list[str]:
@@ -241,7 +210,7 @@ def _labels(series: Series) -> list[str]:
     return [name, precision, series.case.size, str(series.case.batch_size), str(series.case.classes)]
 
 
-def _per_image(series: Series) -> float:
+def _seconds_per_image(series: Series) -> float:
     return series.median / series.case.batch_size
 
 

@@ -1,8 +1,9 @@
 """The process of one implementation: `python -m tools.benchmark.worker`. It reads requests as lines of JSON and answers each.
 
-The first line says what to build (see `Spec`); the others are `{"do": "warm" | "run" | "shares", "variant": ...}`, with
-`"first": true` when another process ran before, until the end of the input. A process of its own gives every implementation
-clean memory and its own module `models`.
+The first line says what to build, its specification: the fields of `Case` and `Implementation`, and `device`, `threads`,
+`memory_gib` (or null) and `flags`, which are ICN's and include INTR's. The others are `{"do": "warm" | "run" | "shares",
+"variant": ...}`, with `"first": true` when another process ran before, until the end of the input. A process of its own gives
+every implementation clean memory and its own module `models`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypedDict
+from typing import Any
 
 import torch
 
@@ -25,76 +26,44 @@ MIN_SECONDS = 0.3  # of a measurement: shorter steps are repeated
 SETTLE_BELOW = 2.0  # seconds
 
 
-class Spec(TypedDict):
-    """What to build: `flags` are ICN's, which include INTR's."""
-
-    mode: str
-    height: int
-    width: int
-    batch_size: int
-    classes: int
-    folder: str | None
-    precision: str
-    compiled: bool
-    device: str
-    threads: int
-    memory_gib: float | None
-    flags: dict[str, Any]
-
-
-class Implementation(Protocol):
-    """A model that is ready to run: `variants[name](n)` runs n steps; `network` is timed by part."""
-
-    @property
-    def variants(self) -> dict[str, Callable[[int], None]]: ...
-
-    @property
-    def network(self) -> torch.nn.Module: ...
-
-
-def build(spec: Spec, device: torch.device) -> tuple[Implementation, PeakMemory]:
-    """Return the implementation, and a memory meter whose zero is after the imports and before the model."""
-    if spec["folder"] is None:
-        from tools.benchmark.implementations import icn
-
-        memory = PeakMemory(device)
-        return icn.build(spec, device), memory
-    from tools.benchmark.implementations import peer
-
-    build_model = peer.import_build_model(spec["folder"])
-    memory = PeakMemory(device)
-    return peer.Peer(spec, device, build_model), memory
-
-
 class Server:
-    """Answers to the requests that follow the first line."""
+    """A model that answers requests: `variants[name](n)` runs n steps, `network` is timed by part.
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec, self.device = spec, torch.device(spec["device"])
-        self.implementation, self.memory = build(spec, self.device)
+    The zero of its memory meter is after the imports and before the model.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.device = torch.device(spec["device"])
+        if spec["folder"] is None:
+            from tools.benchmark.implementations import icn
+
+            self.memory = PeakMemory(self.device)
+            self.network, self.variants = icn.build(spec, self.device)
+        else:
+            from tools.benchmark.implementations import peer
+
+            build_model = peer.import_build_model(spec["folder"])
+            self.memory = PeakMemory(self.device)
+            self.network, self.variants = peer.build(spec, self.device, build_model)
+        self.compiled = spec["compiled"]
         self.expected: dict[str, float] = {}  # seconds of a step, by variant
 
-    def answer(self, do: str, variant: str, first: bool = False) -> dict[str, Any]:
+    def answer(self, do: str, variant: str, first: bool) -> dict[str, Any]:
         """Do `warm`, `run` or `shares`."""
-        step = self.implementation.variants[variant]
+        step = self.variants[variant]
         if do == "warm":
-            self.expected[variant], compile_seconds = self.warm_up(step)
-            return {"compile_seconds": compile_seconds}
+            seconds = [self.time_steps(step, 1) for _ in range(3 if self.device.type == "cuda" or self.compiled else 1)]
+            self.expected[variant] = seconds[-1]
+            return {"compile_seconds": max(0.0, seconds[0] - seconds[-1]) if self.compiled else None}
         if first and self.expected[variant] < SETTLE_BELOW:
             step(1)
         self.memory.reset()
         contention = Contention()
         if do == "shares":
-            shares = time_parts(self.implementation.network, lambda: self.time_steps(step, 1), self.synchronise)
+            shares = time_parts(self.network, lambda: self.time_steps(step, 1), self.synchronise)
             return {"shares": shares, "contention": contention.share()}
-        seconds = self.time_steps(step, max(1, math.ceil(MIN_SECONDS / self.expected[variant])))
-        return {"seconds": seconds, "contention": contention.share(), "peak_memory": self.memory.read()}
-
-    def warm_up(self, step: Callable[[int], None]) -> tuple[float, float | None]:
-        """Return the seconds of a step in a steady state, and those of compiling (None where nothing is compiled)."""
-        compiled = self.spec["compiled"]
-        seconds = [self.time_steps(step, 1) for _ in range(3 if self.device.type == "cuda" or compiled else 1)]
-        return seconds[-1], max(0.0, seconds[0] - seconds[-1]) if compiled else None
+        mean = self.time_steps(step, max(1, math.ceil(MIN_SECONDS / self.expected[variant])))
+        return {"seconds": mean, "contention": contention.share(), "peak_memory": self.memory.read()}
 
     def time_steps(self, step: Callable[[int], None], count: int) -> float:
         """Return the seconds of one step, the mean of `count`."""
@@ -109,14 +78,14 @@ class Server:
             torch.cuda.synchronize(self.device)
 
 
-def serve(spec: Spec, reply: Callable[[dict[str, Any]], None]) -> None:
+def serve(spec: dict[str, Any], reply: Callable[[dict[str, Any]], None]) -> None:
     """Build, then answer requests until the input ends."""
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     if spec["memory_gib"] is not None:
         limit_memory(spec["memory_gib"])
     server = Server(spec)
-    reply({"variants": list(server.implementation.variants), "threads": torch.get_num_threads()})
+    reply({"variants": list(server.variants)})
     for line in sys.stdin:
         try:
             answer = server.answer(**json.loads(line))

@@ -4,96 +4,83 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from datasets import ImageBatch
 from engine import evaluate
-from models import ICN, ICNOutput, build_model
+from models import ICN, build_model
 from models.inference import for_inference
 from tools.benchmark.cases import BACKBONE_ONLY, WITH_MAPS
 from trainer import build_trainer, compile_model
 from util.precision import Precision, select_precision
 
-
-class LastMaps(nn.Module):
-    """A model that returns the attention maps of its last decoder layer at every call."""
-
-    def __init__(self, model: Callable[..., Any]) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> ICNOutput:
-        return self.model(images, padding_mask, attention=-1)
+Variants = dict[str, Callable[[int], None]]  # each runs a number of steps
 
 
-class Evaluation:
-    """The evaluation, the evaluation with maps, and the backbone alone of the very same model."""
+def build(spec: dict[str, Any], device: torch.device) -> tuple[nn.Module, Variants]:
+    """Return a network and what it can run, for a specification as in `tools.benchmark.worker`.
 
-    def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision) -> None:
-        self.network = for_inference(model, precision.dtype)
-        self.device, self.precision, self.classes = device, precision, spec["classes"]
-        normalisation: Any = model.backbone[0].normalisation
-        self.normalisation = normalisation
-        self.batch = make_batch(spec, device)
-        images = self.batch.to(device).normalise(**normalisation)
-        self.images = images.to(memory_format=torch.channels_last)  # [B, 3, H, W]
-        network: Callable[..., Any] = self.network
-        backbone: Callable[..., Any] = self.network.backbone[0]  # type: ignore[assignment]
-        if spec["compiled"]:
-            frozen = device.type == "cpu"
-            network = compile_model(self.network, True, frozen)
-            backbone = compile_model(self.network.backbone[0], True, frozen)
-        maps = LastMaps(network)
-        self.variants: dict[str, Callable[[int], None]] = {
-            "evaluation": lambda count: self.evaluate(network, count),
-            WITH_MAPS: lambda count: self.evaluate(maps, count),
-            BACKBONE_ONLY: lambda count: self.run_backbone(backbone, count),
-        }
+    Raises:
+        ValueError: flags that make no model.
+    """
+    flags = {**spec["flags"], "num_queries": spec["classes"], "backbone_norm": "frozen", "backbone_weights": "none"}
+    args = argparse.Namespace(**{**flags, "compile": spec["compiled"]})
+    precision = select_precision(spec["precision"], device)
+    torch.backends.cudnn.benchmark = True  # as main.py has it
+    model = build_model(args).to(device)
+    batch = make_batch(spec, device)
+    if spec["mode"] == "training":
+        return model, training_variants(model, batch, device, precision, args)
+    network = for_inference(model, precision.dtype)
+    return network, evaluation_variants(network, batch, device, precision, spec)
 
-    def evaluate(self, model: Callable[..., Any], count: int) -> None:
-        evaluate(model, [self.batch] * count, self.device, self.normalisation, self.classes, "evaluation", self.precision)
+
+def evaluation_variants(
+    model: ICN, batch: ImageBatch, device: torch.device, precision: Precision, spec: dict[str, Any]
+) -> Variants:
+    """Return the evaluation, the evaluation with the maps of the last layer, and the backbone alone of the very same model."""
+    normalisation: Any = model.backbone[0].normalisation
+    images = batch.to(device).normalise(**normalisation).to(memory_format=torch.channels_last)  # [B, 3, H, W]
+    forward: Callable[..., Any] = model
+    backbone: Callable[..., Any] = model.backbone[0]
+    if spec["compiled"]:
+        forward, backbone = (compile_model(each, True, device.type == "cpu") for each in (model, model.backbone[0]))
+
+    def score(forward: Callable[..., Any], count: int) -> None:
+        evaluate(forward, [batch] * count, device, normalisation, spec["classes"], precision=precision)
 
     @torch.inference_mode()
-    def run_backbone(self, backbone: Callable[..., Any], count: int) -> None:
-        with self.precision.autocast():
+    def run_backbone(count: int) -> None:
+        with precision.autocast():
             for _ in range(count):
-                backbone(self.images)
+                backbone(images)
+
+    with_maps = partial(score, partial(forward, attention=-1))
+    return {"evaluation": partial(score, forward), WITH_MAPS: with_maps, BACKBONE_ONLY: run_backbone}
 
 
-class Training:
-    """The training step of the trainer that main.py makes from the same flags."""
+def training_variants(
+    model: ICN, batch: ImageBatch, device: torch.device, precision: Precision, args: argparse.Namespace
+) -> Variants:
+    """Return the training step of the trainer that main.py makes from the same flags."""
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    normalisation: Any = model.backbone[0].normalisation
+    trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch=1000)
 
-    def __init__(self, model: ICN, spec: Any, device: torch.device, precision: Precision, args: argparse.Namespace) -> None:
-        self.network = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.batch, self.device = make_batch(spec, device), device
-        args = argparse.Namespace(**{**vars(args), "compile": spec["compiled"]})
-        normalisation: Any = model.backbone[0].normalisation
-        self.trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch=1000)
-        self.variants: dict[str, Callable[[int], None]] = {"training": self.train}
-
-    def train(self, count: int) -> None:
+    def train(count: int) -> None:
         for _ in range(count):
-            outputs = self.trainer.step([self.batch.to(self.device)])
+            outputs = trainer.step([batch.to(device)])
         if not outputs[0].logits.isfinite().all():
             raise ValueError("the logits are no longer finite numbers")
 
-
-def build(spec: Any, device: torch.device) -> Evaluation | Training:
-    """Return the implementation for a `tools.benchmark.worker.Spec`. ValueError for flags that make no model."""
-    flags = {**spec["flags"], "num_queries": spec["classes"], "backbone_norm": "frozen", "backbone_weights": "none"}
-    args = argparse.Namespace(**flags)
-    precision = select_precision(spec["precision"], device)
-    torch.backends.cudnn.benchmark = True  # as main.py has it
-    model = build_model(args)
-    if spec["mode"] == "training":
-        return Training(model, spec, device, precision, args)
-    return Evaluation(model.to(device), spec, device, precision)
+    return {"training": train}
 
 
-def make_batch(spec: Any, device: torch.device) -> ImageBatch:
+def make_batch(spec: dict[str, Any], device: torch.device) -> ImageBatch:
     """Return a batch as the loader does: uint8 in channels_last memory on the CPU, pinned for a GPU, nothing padded."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["batch_size"], 3, spec["height"], spec["width"])

@@ -10,10 +10,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +26,7 @@ class NoWeights(dict[str, Tensor]):
     """An empty state dict that stands for a download: loading it leaves a model unchanged."""
 
 
-@dataclass
-class Padded:
+class Padded(NamedTuple):
     """Images and their padding mask, for a peer without `util.misc.NestedTensor`."""
 
     tensors: Tensor
@@ -37,49 +35,47 @@ class Padded:
     def to(self, device: torch.device) -> Padded:
         return Padded(self.tensors.to(device), self.mask.to(device))
 
-    def decompose(self) -> tuple[Tensor, Tensor]:
-        return self.tensors, self.mask
 
+def build(
+    spec: dict[str, Any], device: torch.device, build_model: Callable[[argparse.Namespace], Any]
+) -> tuple[nn.Module, dict[str, Callable[[int], None]]]:
+    """Return a model of INTR's interface, in single precision, and INTR's evaluation or training step, `count` times."""
+    args = argparse.Namespace(**{**spec["flags"], "num_queries": spec["classes"], "device": str(device)})
+    built = build_model(args)  # a model, or a tuple of model and criterion
+    network: nn.Module = (built[0] if isinstance(built, tuple) else built).to(device)
+    samples, labels = _samples(spec), torch.arange(spec["batch_size"]) % spec["classes"]
 
-class Peer:
-    """INTR's evaluation and training step around a model of its interface, in single precision."""
-
-    def __init__(self, spec: Any, device: torch.device, build_model: Callable[[argparse.Namespace], Any]) -> None:
-        args = argparse.Namespace(**{**spec["flags"], "num_queries": spec["classes"], "device": str(device)})
-        built = build_model(args)  # a model, or a tuple of model and criterion
-        self.network: nn.Module = (built[0] if isinstance(built, tuple) else built).to(device)
-        self.device = device
-        self.samples = _samples(spec)
-        self.labels = torch.arange(spec["batch_size"]) % spec["classes"]
-        if spec["mode"] == "training":
-            self.variants = {"training": self.train}
-            self.network.train()
-            self.optimizer = _optimizer(self.network, args)
-        else:
-            self.variants = {"evaluation": self.evaluate}
-            self.network.eval()
+    def forward() -> tuple[Any, Tensor]:
+        outputs = network(samples.to(device))
+        named = outputs[0] if isinstance(outputs, tuple) else outputs
+        return outputs, F.cross_entropy(named["query_logits"], labels.to(device))
 
     @torch.no_grad()
-    def evaluate(self, count: int) -> None:
+    def evaluate(count: int) -> None:
         for _ in range(count):
-            _, loss = self._forward()
+            _, loss = forward()
         loss.item()
 
-    def train(self, count: int) -> None:
+    def train(count: int) -> None:
         for _ in range(count):
-            outputs, loss = self._forward()  # the outputs are in memory during the backward pass, as in INTR's loop
-            self.optimizer.zero_grad()
+            outputs, loss = forward()  # the outputs are in memory during the backward pass, as in INTR's loop
+            optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_MAX_NORM)
-            self.optimizer.step()
+            nn.utils.clip_grad_norm_(network.parameters(), CLIP_MAX_NORM)
+            optimizer.step()
             del outputs
         if not loss.isfinite():
             raise ValueError(f"the loss is {loss.item()}")
 
-    def _forward(self) -> tuple[Any, Tensor]:
-        outputs = self.network(self.samples.to(self.device))
-        named = outputs[0] if isinstance(outputs, tuple) else outputs
-        return outputs, F.cross_entropy(named["query_logits"], self.labels.to(self.device))
+    if spec["mode"] == "evaluation":
+        return network.eval(), {"evaluation": evaluate}
+    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for name, parameter in trained if "backbone" not in name]},
+        {"params": [parameter for name, parameter in trained if "backbone" in name], "lr": args.lr_backbone},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
+    return network.train(), {"training": train}
 
 
 def import_build_model(folder: str) -> Callable[[argparse.Namespace], Any]:
@@ -108,8 +104,7 @@ def forbid_downloads() -> None:
     """Replace downloads of pretrained weights by `NoWeights`: speed does not depend on them."""
     import torchvision.models._api as api
 
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ[name] = "1"
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     load = nn.Module.load_state_dict
 
     def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +117,7 @@ def forbid_downloads() -> None:
     api.WeightsEnum.get_state_dict = lambda *_, **__: NoWeights()  # type: ignore[method-assign]
 
 
-def _samples(spec: Any) -> Any:
+def _samples(spec: dict[str, Any]) -> Any:
     """Return a batch as INTR's loader does: normalised floats on the CPU, and a mask, though nothing is padded."""
     generator = torch.Generator().manual_seed(0)
     shape = (spec["batch_size"], 3, spec["height"], spec["width"])
@@ -133,12 +128,3 @@ def _samples(spec: Any) -> Any:
         return import_module("util.misc").NestedTensor(images, mask)
     except (ImportError, AttributeError):
         return Padded(images, mask)
-
-
-def _optimizer(network: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
-    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for name, parameter in trained if "backbone" not in name]},
-        {"params": [parameter for name, parameter in trained if "backbone" in name], "lr": args.lr_backbone},
-    ]
-    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
