@@ -174,10 +174,10 @@ def _check_ranges(args: Flags) -> None:
     for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
-    rates = ("lr", "lr_backbone", "min_lr", "weight_decay", "clip_max_norm", "noise_frac", "warmup_epochs")
-    for name in (*rates, "adversarial", "mosaic", "locality", "num_workers", "start_epoch", "save_every_steps"):
-        if not (getattr(args, name) >= 0 and math.isfinite(getattr(args, name))):
-            raise ValueError(f"--{name} {getattr(args, name)} must be a number that is not negative")
+    for action in get_args_parser()._actions:
+        value = getattr(args, action.dest)
+        if action.type in (int, float) and value is not None and not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"--{action.dest} {value} must be a number that is not negative")
     for name in ("ema", "label_smoothing"):
         if not 0 <= getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 0 and below 1")
