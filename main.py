@@ -12,6 +12,7 @@ ARGS = parse(PARSER) if __name__ == "__main__" else None  # before torch is impo
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from util.distributed import init_distributed
 from util.failures import describe_failures
 from util.launcher import read_launcher_env
 from util.logging import RunLog
-from util.metrics import format_stats
+from util.metrics import Sums, format_stats
 from util.precision import select_precision
 from util.progress import clock
 from util.random_state import RandomState, seed_from
@@ -188,7 +189,8 @@ def restore(
     """Build the state and the checkpoints of a run, and continue from `checkpoint` if there is one."""
     ranks, folder = trainer.ranks, output_folder(args) if args.output_dir else None
     settings = {"batch_size": args.batch_size, "accumulate": args.accumulate, "train_images": len(train_set), "seed": args.seed}
-    state = TrainState(args.epochs, args.start_epoch, args.num_queries, trainer.criterion.names, settings, device, ranks)
+    new_sums = partial(Sums, device, args.num_queries, trainer.criterion.names)
+    state = TrainState(args.epochs, args.start_epoch, new_sums, settings, ranks)
     generators = RandomState(ranks, args.seed)
     if checkpoint is not None:
         trainer.load_state_dict(checkpoint)

@@ -25,7 +25,7 @@ from models.loading import read_checkpoint
 from util.checkpoint import find_checkpoint
 from util.cli import Flags, Parser, launch
 from util.launcher import read_launcher_env
-from util.run_table import run_table
+from util.logging import run_table
 from util.stopping import Stopped
 from util.sweep import expand_runs
 

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from util.cli import Parser, launch
-from util.run_table import run_table
+from util.logging import run_table
 
 
 def get_args_parser() -> argparse.ArgumentParser:

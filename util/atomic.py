@@ -14,11 +14,7 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file beside `path`; rename it to `path` on success, delete it otherwise.
-
-    Raises:
-        OSError: the folder cannot be written to, or the disk is full; `path` is unchanged.
-    """
+    """Yield the path of a temporary file beside `path`; rename it to `path` on success, delete it after an error (OSError)."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
@@ -34,15 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w", *, durable: bool = False) -> Iterator[IO[Any]]:
-    """Open `path` for writing so that its new content appears in one step, or not at all.
+    """Open a file, in an existing folder, so that its new content appears in one step, or not at all after an error (OSError).
 
     Args:
-        path: the file; its folder exists.
+        path: the file.
         mode: `w` (UTF-8, line ends as they are written) or `wb`.
         durable: flush the bytes to the disk (fsync) before the rename.
-
-    Raises:
-        OSError: as `replacing`.
     """
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     with replacing(path) as temporary, open(temporary, mode, **text) as file:
@@ -54,13 +47,10 @@ def atomic_write(path: Path, mode: str = "w", *, durable: bool = False) -> Itera
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `path`; rename it to `path` on success, delete it otherwise.
-
-    Args:
-        path: does not exist, or is an empty folder; its parents are created.
+    """Yield a hidden folder beside `path`, whose parents are created; rename it to `path` on success, delete it otherwise.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full; FileExistsError: `path` was created in the meantime.
+        OSError: the folder cannot be written to, or the disk is full; FileExistsError: `path` exists and is not an empty folder.
     """
     draft = path.parent / f".{path.name}.{os.getpid()}.unfinished"
     draft.mkdir(parents=True)
@@ -69,7 +59,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             draft.rename(path)
         except OSError:
-            message = "appeared while it was being made: nothing of it was overwritten"
-            raise FileExistsError(errno.EEXIST, message, str(path)) from None
+            raise FileExistsError(errno.EEXIST, "was created in the meantime: it was not overwritten", str(path)) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)

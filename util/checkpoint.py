@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,39 +36,24 @@ class Stepping(Stateful, Protocol):
     steps: int
 
 
+@dataclass
 class Checkpointer:
-    """Saving of a run's checkpoints: the merged `state_dict()`s of `parts` and `trainer`, with `constants`.
+    """Saving of a run's checkpoints: the merged `state_dict()`s of `parts` and `trainer`, with `constants`."""
 
-    Args:
-        folder: of the run; None saves nothing.
-        trainer, parts: what changes during the run.
-        constants: entries that do not.
-        request: signal to stop.
-        keep_last: number of latest checkpoints that are kept.
-        every_steps: optimizer steps after which to save within epochs; 0: never.
-        ranks: the processes.
-    """
-
-    def __init__(
-        self,
-        folder: Path | None,
-        trainer: Stepping,
-        parts: Sequence[Stateful],
-        constants: Mapping[str, Any],
-        request: StopRequest,
-        keep_last: int = 1,
-        every_steps: int = 0,
-        ranks: Ranks = SINGLE_PROCESS,
-    ) -> None:
-        self.folder, self.trainer, self.parts, self.constants = folder, trainer, parts, constants
-        self.request, self.keep_last, self.every_steps, self.ranks = request, keep_last, every_steps, ranks
+    folder: Path | None  # of the run; None saves nothing
+    trainer: Stepping
+    parts: Sequence[Stateful]
+    constants: Mapping[str, Any]  # entries that do not change during the run
+    request: StopRequest
+    keep_last: int = 1  # number of latest checkpoints that are kept
+    every_steps: int = 0  # optimizer steps after which to save within epochs; 0: never
+    ranks: Ranks = SINGLE_PROCESS
 
     def save(self, extra_names: Iterable[str] = ()) -> None:
-        """Save a checkpoint, also under further names. Every process calls it, at the same step; rank 0 writes.
+        """Save a checkpoint as `save_checkpoint` does; every process calls it, at the same step, and rank 0 writes.
 
         Raises:
             FloatingPointError: a weight or the loss is not finite; nothing is written.
-            RunFailed: the file cannot be written.
         """
         if self.folder is None:
             return
@@ -85,8 +71,7 @@ class Checkpointer:
 
     def stop_if_requested(self) -> None:
         """Save, then raise Stopped in every process if one of them received a signal; called at a step boundary."""
-        number = SIGNALS[self.ranks.max(SIGNALS.index(self.request.number or 0))]
-        if number:
+        if number := SIGNALS[self.ranks.max(SIGNALS.index(self.request.number or 0))]:
             self.save()
             self.ranks.barrier()  # no process ends before the file is renamed
             raise Stopped(number, f"stopped after step {self.trainer.steps}; {self.describe_last()}")
@@ -104,16 +89,10 @@ def milestone(epoch: int) -> str:
 
 
 def save_checkpoint(state: dict[str, Any], folder: Path, extra_names: Iterable[str] = (), keep_last: int = 1) -> Path:
-    """Write `state` atomically as the last checkpoint of `folder`; hard-link it under further names.
+    """Write `state` (which has `step`) atomically as the last checkpoint of `folder`; hard-link it under further names.
 
-    Args:
-        state: has `step`.
-        folder: created if it does not exist.
-        extra_names: further names.
-        keep_last: number of latest checkpoints that are kept; those before the last are `checkpoint_step<step>.pth`.
-
-    Raises:
-        RunFailed: the folder cannot be written to, or the disk is full; the previous checkpoint is intact.
+    With `keep_last` above 1 so many of the latest checkpoints are kept, as `checkpoint_step<step>.pth`. RunFailed if the folder
+    cannot be written to, or the disk is full; earlier checkpoints are intact, then.
     """
     path = folder / LAST
     try:
@@ -137,15 +116,12 @@ def save_checkpoint(state: dict[str, Any], folder: Path, extra_names: Iterable[s
 
 
 def find_checkpoint(resume: str, folder: Path | None, read: Read) -> tuple[str, dict[str, Any] | None]:
-    """Find the checkpoint that `--resume` names.
+    """Return the path and the content of the checkpoint that `--resume` names, '' and None if there is none.
 
     Args:
-        resume: a path, a URL, `auto` for the newest undamaged checkpoint of `folder`, or '' for none.
+        resume: a path, a URL, `auto` for the newest undamaged checkpoint of `folder`, or ''.
         folder: of the run; None if it writes nothing.
         read: reads a file.
-
-    Returns:
-        Its path ('' if there is none) and its content.
 
     Raises:
         ValueError: there is no such file, it is damaged, or this run would overwrite an earlier one.
@@ -161,11 +137,7 @@ def find_checkpoint(resume: str, folder: Path | None, read: Read) -> tuple[str, 
 
 
 def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest undamaged checkpoint of a folder and its content, None without one; warn of damaged ones on stderr.
-
-    Raises:
-        ValueError: all checkpoints are damaged.
-    """
+    """Return the newest undamaged checkpoint and its content, or None without any; ValueError if all are damaged."""
     files = [file for file in folder.glob("checkpoint*.pth") if file.is_file()]
     files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name == LAST), reverse=True)
     for file in files:

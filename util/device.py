@@ -12,10 +12,8 @@ from .launcher import ProcessInfo
 def select_device(name: str, process: ProcessInfo | None = None) -> torch.device:
     """Return the device of that name; `cuda` falls back to the CPU with a warning where there is none.
 
-    Each of several processes takes a CUDA device of its own: the only visible one, else that of its local rank.
-
-    Raises:
-        ValueError: no such device, or fewer devices than processes.
+    Each of several processes takes a CUDA device of its own: the only visible one, else that of its local rank. ValueError
+    without such a device.
     """
     try:
         device = torch.device(name)

@@ -27,11 +27,9 @@ TIMEOUT = timedelta(minutes=10)  # for a process that hangs; one that ends is no
 
 @contextlib.contextmanager
 def init_distributed(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
-    """Join the processes of this run into one group while the context is entered; then only rank 0 prints.
+    """Join the processes of this run, on GPUs if `cuda`, into one group while the context is entered; then only rank 0 prints.
 
-    Args:
-        url: rendezvous address: `env://` (the launcher's variables), `tcp://<host of rank 0>:<port>` or `file:///<a new file>`.
-        cuda: whether the processes compute on GPUs.
+    `url` is the rendezvous: `env://` (the launcher's variables), `tcp://<host of rank 0>:<port>` or `file:///<a new file>`.
 
     Raises:
         RunFailed: the processes cannot connect to each other, or one of them is lost.
@@ -98,8 +96,8 @@ def _close_groups() -> None:
 def _fresh_store(store: Any, process: ProcessInfo) -> Any:
     """Return a part of the store that no earlier start of this run has written to.
 
-    torchrun's store outlives a restart, and a process that read there the address of an ended one would wait for it in vain. So
-    each process sends a random request, and rank 0 replies with the name of the part until all have received it.
+    torchrun's store outlives a restart, and the address of an ended process there would be waited for. So each process sends a
+    random request, and rank 0 replies with the name of the part until all have received it.
     """
     own, deadline = uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
     if process.rank > 0:

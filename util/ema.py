@@ -16,12 +16,8 @@ def make_ema(model: nn.Module, decay: float) -> ModelEmaV3:
     count), then `min(decay, 1 - n ** (-2/3))`, so that a short run has an average of its later steps, too. It depends on n alone:
     a resumed run needs only the average and the step.
 
-    Args:
-        model: not wrapped by DDP, not compiled; in its final memory layout.
-        decay: the largest d.
-
-    Raises:
-        ValueError: `decay` is not above 0 and below 1.
+    `model` is not wrapped by DDP, not compiled, and in its final memory layout; `decay` is the largest d, a ValueError unless it
+    is above 0 and below 1.
     """
     if not 0 < decay < 1:
         raise ValueError(f"--ema {decay} must be above 0 and below 1 (0.999 averages over about 1000 steps)")
@@ -31,11 +27,7 @@ def make_ema(model: nn.Module, decay: float) -> ModelEmaV3:
 
 
 def restore_ema(ema: ModelEmaV3, model: nn.Module, state: Mapping[str, Tensor] | None) -> None:
-    """Load a saved average; without one (an earlier run without EMA) start from the weights of `model`.
-
-    Raises:
-        ValueError: the average is of another model.
-    """
+    """Load a saved average (ValueError for that of another model); without one (no EMA so far) start from `model`'s weights."""
     if not state:
         ema.set(model)
         return

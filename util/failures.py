@@ -31,17 +31,15 @@ def describe_failures(checkpointer: Checkpointer, state: TrainState) -> Iterator
         raise Stopped(signal.SIGINT, f"interrupted in the middle of a step; {checkpointer.describe_last()}") from None
     except RuntimeError as error:
         _ignore_dying_workers()
-        reason = first_line(error)
+        reason, advice = first_line(error), ""
         if reason.startswith("DataLoader worker"):
             if checkpointer.ranks.size == 1:
                 checkpointer.stop_if_requested()  # a signal to the process group ends the workers, too
-            cause, advice = f"a process that loads images died ({reason.rstrip('. ')})", ""
+            cause = f"a process that loads images died ({reason.rstrip('. ')})"
         elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
             cause = "out of memory"
             advice = "; try --grad_checkpointing, --precision bf16, or a smaller --batch_size with --accumulate"
-        elif cause := lost_process(error):
-            advice = ""
-        else:
+        elif not (cause := lost_process(error)):
             raise
         raise RunFailed(f"epoch {state.epoch.index + 1}: {cause}; {checkpointer.describe_last()}{advice}") from None
 

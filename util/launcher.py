@@ -20,12 +20,9 @@ class ProcessInfo(NamedTuple):
 
 
 def read_launcher_env(environment: Mapping[str, str] = os.environ) -> ProcessInfo:
-    """Return rank and number of processes from the launcher's variables.
+    """Return rank and number of processes from the launcher's variables; ValueError if they contradict each other.
 
     In a SLURM allocation without srun there is a single process, whatever the number of tasks of the allocation.
-
-    Raises:
-        ValueError: the variables contradict each other.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if "RANK" not in environment and "WORLD_SIZE" not in environment:

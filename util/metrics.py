@@ -20,17 +20,12 @@ class Sums:
         device: of the sums.
         num_classes: C; with fewer than 5, where every image would be a hit, `acc5` is None.
         terms: names of the loss terms; empty: only their sum is kept.
-
-    Attributes:
-        values: float64 `[3 + T]`: loss, top-1 hits, top-5 hits, and the T terms.
-        images: number of images.
     """
 
     def __init__(self, device: torch.device, num_classes: int, terms: Sequence[str] = ()) -> None:
-        self.top5 = num_classes >= 5
-        self.terms = tuple(terms)
+        self.top5, self.terms, self.images = num_classes >= 5, tuple(terms), 0
+        # Loss, top-1 hits, top-5 hits and the T terms: [3 + T]
         self.values = torch.zeros(3 + len(self.terms), dtype=torch.float64, device=device)
-        self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor, losses: Mapping[str, Tensor]) -> None:
         """Add a batch: logits `[B, C]`, labels `[B]`, and each loss term, summed over its images (scalars)."""

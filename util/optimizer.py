@@ -59,8 +59,7 @@ def make_optimizer(
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the moments of a saved state (ICN's or INTR's); rates, weight decay and options stay those of `optimizer`.
 
-    Raises:
-        ValueError: the state belongs to other parameters; `optimizer` is unchanged.
+    ValueError if the state belongs to other parameters; `optimizer` is unchanged, then.
     """
     try:
         saved = state["param_groups"]

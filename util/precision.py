@@ -15,16 +15,10 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Precision:
-    """Precision of a forward pass on a device; norms, softmax of the maps and the loss are always in float32.
+    """Precision of a forward pass on a device; norms, softmax of the maps and the loss are always in float32."""
 
-    Attributes:
-        name: fp32, tf32, bf16 or fp16.
-        dtype: of convolutions and matrix products.
-        device: the device.
-    """
-
-    name: str
-    dtype: torch.dtype
+    name: str  # fp32, tf32, bf16 or fp16
+    dtype: torch.dtype  # of convolutions and matrix products
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -44,10 +38,7 @@ def select_precision(name: str, device: torch.device) -> Precision:
     """Resolve `--precision` for a device, and set torch's global TF32 switches.
 
     `tf32` is float32 with 10 bits of mantissa in matrix products; `fp16` scales the loss; `auto` is bf16 where the hardware
-    supports it, else fp32.
-
-    Raises:
-        ValueError: unknown name, or a precision that the device does not support.
+    supports it, else fp32. ValueError for an unknown name, or a precision that the device does not support.
     """
     import torch
 

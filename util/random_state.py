@@ -16,12 +16,7 @@ def seed_from(*numbers: int) -> None:
 
 
 class RandomState:
-    """States of torch's generators (CPU, CUDA device of the process) in all processes: the entry `rng` of a checkpoint.
-
-    Args:
-        ranks: the processes.
-        seed: of the run, for processes that a checkpoint has no state of.
-    """
+    """States of torch's generators (CPU, CUDA) in all processes, a checkpoint's `rng`; `seed` is for processes without one."""
 
     def __init__(self, ranks: Ranks, seed: int) -> None:
         self.ranks, self.seed = ranks, seed

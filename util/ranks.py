@@ -27,18 +27,12 @@ class Ranks:
     """Processes of a run, as one of them sees them. A method is collective: all processes call it, or none.
 
     Methods that evaluation calls leave inference mode: older versions of torch cannot receive into its tensors.
-
-    Attributes:
-        process: rank, number of processes, and rank on this machine.
-        cuda_group: nccl's process group, for tensors on CUDA. All else uses gloo, which does not make the host wait for a GPU.
-        slow_group: gloo's process group with a long timeout, for ranks that work for unequal times.
-        request: signal to stop, at which `gather_in_order` stops all processes.
     """
 
     process: ProcessInfo = ProcessInfo()
-    cuda_group: Any = None
-    slow_group: Any = None
-    request: StopRequest | None = None
+    cuda_group: Any = None  # nccl, for tensors on CUDA; all else uses gloo, which does not make the host wait for a GPU
+    slow_group: Any = None  # gloo with a long timeout, for ranks that work for unequal times
+    request: StopRequest | None = None  # signal to stop, at which `gather_in_order` stops all processes
 
     @property
     def rank(self) -> int:
@@ -50,7 +44,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this is rank 0, which prints and writes."""
+        """Return whether this is rank 0, which prints and writes."""
         return self.rank == 0
 
     @torch.inference_mode(False)
@@ -94,16 +88,11 @@ class Ranks:
         self.gather(None, slow=True)
 
     def gather_in_order(self, results: Iterable[T]) -> Iterator[T]:
-        """Yield the results of all processes to all of them, in rounds of one result per rank.
+        """Yield the results of all processes to all of them, in rounds of one result per rank (fewer once a rank has no more).
 
-        Where each process computes the results of `items[rank::size]`, they come in the order of the items. All processes wait
-        for each other in every round, so that a lost process is noticed, and all stop in the same round.
-
-        Args:
-            results: of this process, on the CPU, computed lazily. Ranks may have different numbers of them.
-
-        Raises:
-            Stopped: a process has received a signal; after the results of the round.
+        Where each process computes the results of `items[rank::size]`, lazily and on the CPU, they have the order of the items.
+        All processes wait for each other in every round, so that a lost process is noticed, and raise Stopped after the same
+        round if one of them has received a signal.
         """
         iterator = iter(results)
         while True:

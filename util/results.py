@@ -19,13 +19,10 @@ def write_results(folder: Path, classes: list[str], labels: np.ndarray, predicti
     """Write the results of an evaluation, each file atomically.
 
     Args:
-        folder: created if it does not exist.
+        folder: created if it does not exist; ValueError if it cannot be written to.
         classes: names in logit order.
         labels, predictions: class index per image `[N]`.
         stats: numbers for results.json.
-
-    Raises:
-        ValueError: the folder cannot be written to.
     """
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)  # [true, predicted]
     np.add.at(matrix, (labels, predictions), 1)

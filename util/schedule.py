@@ -8,15 +8,7 @@ SCHEDULERS = ("StepLR", "CosineAnnealingLR", "cosine")
 
 
 def learning_rate(
-    base: float,
-    step: int,
-    scheduler: str,
-    *,
-    steps_per_epoch: int,
-    epochs: int,
-    lr_drop: int,
-    min_lr: float,
-    warmup_steps: int = 0,
+    base: float, step: int, scheduler: str, *, steps_per_epoch: int, epochs: int, lr_drop: int, min_lr: float, warmup_steps: int
 ) -> float:
     """Return the learning rate of an optimizer step.
 

@@ -22,14 +22,9 @@ class RecipeParser(Parser):
 
 
 def expand_runs(args: Flags, make_parser: Callable[[], Parser]) -> list[Flags]:
-    """Return the flags of every run: each recipe with each seed, in an output folder of its own; `args` alone without a sweep.
+    """Return the flags of every run: each of `recipes` with each of `seeds`, in a folder of its own; `args` alone without them.
 
-    Args:
-        args: with `seeds` and `recipes`, as on the command line.
-        make_parser: returns a parser of a recipe's flags.
-
-    Raises:
-        ValueError: flags that exclude each other, a file that is no recipe, two recipes of one name.
+    ValueError for flags that exclude each other, a file that is no recipe, two recipes of one name.
     """
     if not (args.seeds or args.recipes):
         return [args]

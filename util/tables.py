@@ -1,4 +1,4 @@
-"""Tables as text: Markdown for files, aligned columns for a terminal."""
+"""Tables in Markdown."""
 
 from __future__ import annotations
 
@@ -10,10 +10,3 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_col
     count = len(heads) if text_columns is None else text_columns
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     return "\n".join([lines[0], "|" + "---|" * count + "---:|" * (len(heads) - count), *lines[1:]])
-
-
-def aligned_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose columns are padded to one width."""
-    cells = [heads, *rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

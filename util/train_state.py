@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from .metrics import Sums
 from .ranks import Ranks
@@ -30,10 +28,8 @@ class TrainState:
     Args:
         epochs: of the whole training.
         start_epoch: first epoch, counted from 0.
-        num_classes: C.
-        terms: names of the loss terms.
+        new_sums: returns the sums of a new epoch.
         settings: `batch_size`, `accumulate`, `train_images` and `seed`, which determine the batches of an epoch.
-        device: of the sums.
         ranks: the processes.
 
     Attributes:
@@ -43,29 +39,18 @@ class TrainState:
     """
 
     def __init__(
-        self,
-        epochs: int,
-        start_epoch: int,
-        num_classes: int,
-        terms: Sequence[str],
-        settings: dict[str, int],
-        device: torch.device,
-        ranks: Ranks,
+        self, epochs: int, start_epoch: int, new_sums: Callable[[], Sums], settings: dict[str, int], ranks: Ranks
     ) -> None:
-        self.epochs, self.num_classes, self.terms = epochs, num_classes, tuple(terms)
-        self.settings, self.device, self.ranks = settings, device, ranks
+        self.epochs, self.new_sums, self.settings, self.ranks = epochs, new_sums, settings, ranks
         self.best: dict[str, Any] = {"acc1": None, "epoch": None}
         self.finished: int | None = start_epoch - 1 if start_epoch else None
         self.seconds_before, self.start = 0.0, time.monotonic()
-        self.epoch = self._new_epoch(start_epoch)
-
-    def _new_epoch(self, index: int) -> Epoch:
-        return Epoch(index, self.epochs, Sums(self.device, self.num_classes, self.terms))
+        self.epoch = Epoch(start_epoch, epochs, new_sums())
 
     def begin_epoch(self, index: int) -> None:
         """Start an epoch, unless it is in progress already."""
         if index != self.epoch.index:
-            self.epoch = self._new_epoch(index)
+            self.epoch = Epoch(index, self.epochs, self.new_sums())
 
     def finish_epoch(self, acc1: float) -> bool:
         """Mark the epoch in progress as trained and evaluated; return whether its accuracy (percent) is the best so far."""
@@ -100,17 +85,12 @@ class TrainState:
                 "train_images": self.settings["train_images"],
                 "images": sums.images,
                 "sums": sums.values.cpu(),
-                "terms": list(self.terms),
+                "terms": list(sums.terms),
             }
         return {"epoch": self.finished, "in_epoch": in_epoch, "best": self.best, "elapsed": self.elapsed()}
 
     def load_state_dict(self, checkpoint: dict[str, Any], source: str, same_best: bool = True) -> None:
-        """Restore the state of a checkpoint.
-
-        Args:
-            checkpoint: its content.
-            source: its path, for errors.
-            same_best: restore its best accuracy, too: that of the same folder and split.
+        """Restore the state of a checkpoint, whose path is `source`; its best accuracy only if it is that of this run and split.
 
         Raises:
             ValueError: it was saved within an epoch whose batches differ under the current settings.

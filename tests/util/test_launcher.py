@@ -14,7 +14,7 @@ from util.cli import launch
 from util.device import select_device
 from util.errors import RunFailed
 from util.launcher import ProcessInfo, read_launcher_env, rendezvous_url
-from util.run_table import run_table
+from util.logging import run_table
 from util.stopping import StopRequest
 from util.sweep import parse_seeds
 

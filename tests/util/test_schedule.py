@@ -80,10 +80,10 @@ def test_a_rate_below_the_minimum_stays() -> None:
 
 @pytest.mark.parametrize("scheduler", ["CosineAnnealingLR", "cosine"])
 def test_steps_behind_the_last_epoch_stay_at_the_minimum(scheduler: str) -> None:
-    behind = learning_rate(BASE, 55, scheduler, steps_per_epoch=STEPS, epochs=EPOCHS, lr_drop=3, min_lr=LOW)
+    behind = learning_rate(BASE, 55, scheduler, steps_per_epoch=STEPS, epochs=EPOCHS, lr_drop=3, min_lr=LOW, warmup_steps=0)
     assert behind == pytest.approx(LOW)
 
 
 def test_an_unknown_scheduler_is_named() -> None:
     with pytest.raises(ValueError, match="--lr_scheduler 'exp' is not known: choose StepLR, CosineAnnealingLR, cosine"):
-        learning_rate(1, 0, "exp", steps_per_epoch=1, epochs=1, lr_drop=1, min_lr=0)
+        learning_rate(1, 0, "exp", steps_per_epoch=1, epochs=1, lr_drop=1, min_lr=0, warmup_steps=0)
