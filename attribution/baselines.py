@@ -17,18 +17,9 @@ KERNEL, SIGMA = 11, 5.0  # pixels
 
 
 def baseline_images(images: Tensor, kind: str, padding_mask: Tensor | None = None) -> Tensor:
-    """Return the `mean` or the `blur` of images.
+    """Return the `mean` or the `blur` of normalised images `[B, 3, H, W]`, in their shape; a ValueError for another kind.
 
-    Args:
-        images: `[B, 3, H, W]`, normalised.
-        kind: `mean` or `blur`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-
-    Returns:
-        `[B, 3, H, W]`.
-
-    Raises:
-        ValueError: another kind.
+    `padding_mask` is bool `[B, H, W]`, True on padding; None when nothing is padded.
     """
     if kind == "mean":
         return torch.zeros_like(images)

@@ -56,11 +56,7 @@ def image_extent(valid: Tensor) -> tuple[int, int]:
 
 
 def crop_padding(images: Tensor, padding_mask: Tensor | None) -> Iterator[tuple[tuple[int, slice, slice], Tensor]]:
-    """Iterate over the images of a batch without their padding.
-
-    Args:
-        images: `[B, 3, H, W]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
+    """Iterate over the images of a batch without their padding, bool `[B, H, W]` (None: nothing is padded).
 
     Yields:
         The region of an image in maps `[B, H, W]`, and a copy of the image, `[1, 3, H', W']`.

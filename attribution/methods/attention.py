@@ -1,24 +1,20 @@
-"""Attention maps: the cross-attention of a layer, attention rollout, and generic attention relevance."""
+"""Attention maps: the cross-attention of a layer, attention rollout, and generic attention relevance.
+
+All take a model in evaluation mode, images float `[B, 3, H, W]`, normalised, one class index per image `[B]`, and a padding mask
+bool `[B, H, W]`, True on padding, or None.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from attribution.methods.hooks import AttentionRecord, chunked, gradients_of, record
+from attribution.methods.hooks import chunked, gradients_of, record
 from models import ICN
 
 
 def class_maps(attention: Tensor, classes: Tensor) -> Tensor:
-    """Select the maps of Q classes per image.
-
-    Args:
-        attention: cross-attention of one decoder layer, `[B, heads, C, h, w]`.
-        classes: class indices, `[B, Q]`.
-
-    Returns:
-        `[B, Q, heads, h, w]`.
-    """
+    """Select the maps of classes `[B, Q]` in the cross-attention of a layer, `[B, heads, C, h, w]`: `[B, Q, heads, h, w]`."""
     index = classes[:, :, None, None, None].expand(-1, -1, attention.shape[1], *attention.shape[-2:])
     return attention.transpose(1, 2).gather(1, index)
 
@@ -30,10 +26,6 @@ def attention(
     """Return the cross-attention of one decoder layer for the query of a class (INTR, Paul et al., ICLR 2024).
 
     Args:
-        model: in evaluation mode, or dropout thins the map.
-        images: float `[B, 3, H, W]`, normalised.
-        classes: one class index per image, `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
         layer: decoder layer, negative from the end.
         head: one head of it; None for the mean of all.
 
@@ -62,10 +54,6 @@ def rollout(
     product of all layers is the share of a query that comes from each cell. The share that stays with the queries is left out.
 
     Args:
-        model: in evaluation mode, with a decoder that has attention.
-        images: float `[B, 3, H, W]`, normalised.
-        classes: one class index per image, `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
         every_class: return the mean of the maps of all classes whatever `classes` is: a control without class information.
 
     Returns:
@@ -77,15 +65,14 @@ def rollout(
         for layer in recorded.encoder:
             weights = layer.weights.mean(1)
             memory = _average_with_identity(weights, _identity(weights) if memory is None else memory)
-        batch, _, count = recorded.cross[0].weights.shape[:3]
-        queries: Tensor = images.new_zeros(batch, count, recorded.cross[0].weights.shape[-1], dtype=torch.float32)  # [B, C, h*w]
+        queries: Tensor = torch.zeros_like(recorded.cross[0].weights[:, 0], dtype=torch.float32)  # [B, C, h*w]
         for index, layer in enumerate(recorded.cross):
             if recorded.queries:
                 queries = _average_with_identity(recorded.queries[index].weights.mean(1), queries)
             weights = layer.weights.mean(1)  # [B, C, h*w]
             queries = 0.5 * (queries + (weights if memory is None else weights @ memory))
         maps = queries / queries.sum(-1, keepdim=True)
-        chosen = maps.mean(1) if every_class else maps[torch.arange(batch, device=classes.device), classes]  # [B, h*w]
+        chosen = maps.mean(1) if every_class else maps[torch.arange(len(classes), device=classes.device), classes]  # [B, h*w]
         return chosen.unflatten(1, recorded.grid)
 
 
@@ -99,12 +86,6 @@ def relevance(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tens
     A row of R that is still the identity's would be divided 0 by 0, as all are without encoder layers: it stays.
     Rule (11), attention from the image to the queries, does not occur here.
 
-    Args:
-        model: in evaluation mode, with a decoder that has attention.
-        images: float `[B, 3, H, W]`, normalised.
-        classes: one class index per image, `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-
     Returns:
         float32 `[B, h, w]`, non-negative, 0 on padding.
     """
@@ -112,7 +93,8 @@ def relevance(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tens
     layers = [*recorded.encoder, *recorded.queries, *recorded.cross]
     gradients = gradients_of(recorded, classes, [layer.tracked for layer in layers])
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        positive = [_positive(layer, gradient) for layer, gradient in zip(layers, gradients, strict=True)]  # A' [B, N, S]
+        products = (gradient.view_as(layer.weights) * layer.weights for layer, gradient in zip(layers, gradients, strict=True))
+        positive = [product.clamp(min=0).mean(1) for product in products]  # A' [B, N, S]
         encoder, rest = positive[: len(recorded.encoder)], positive[len(recorded.encoder) :]
         queries, cross = rest[: len(recorded.queries)], rest[len(recorded.queries) :]
         image_image: Tensor | None = None  # R_ii [B, h*w, h*w]; None is the identity
@@ -139,17 +121,12 @@ def _average_with_identity(weights: Tensor, below: Tensor) -> Tensor:
     return 0.5 * (weights @ below + below)
 
 
-def _positive(layer: AttentionRecord, gradient: Tensor) -> Tensor:
-    """Equation 5: mean over heads of the positive part of gradient times attention, `[B, N, S]`."""
-    return (gradient.view_as(layer.weights) * layer.weights).clamp(min=0).mean(1)
-
-
 def _normalised(relevance: Tensor) -> Tensor:
     """Equations 8 and 9, `[B, n, n]`; rows without relevance besides the identity's stay as they are."""
     identity = _identity(relevance)
     rest = relevance - identity
     total = rest.sum(-1, keepdim=True)
-    return rest / torch.where(total > 0, total, torch.ones_like(total)) + identity
+    return rest / torch.where(total > 0, total, 1) + identity
 
 
 def _identity(like: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Contribution maps: what the value of each cell adds to the logit, exactly or to first order."""
+"""Contribution maps: what the value of each cell adds to the logit, exactly or to first order.
+
+Both take a model in evaluation mode, images float `[B, 3, H, W]`, normalised, one class index per image `[B]`, and a padding mask
+bool `[B, H, W]`, True on padding, or None.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,6 @@ def additive(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tenso
     """Return what each cell adds to the logit of an additive decoder: with the bias, the sum of the map is the logit.
 
     With the average decoder the map is CAM (Zhou et al., CVPR 2016, eq. 2).
-
-    Args:
-        model: with an additive decoder.
-        images: float `[B, 3, H, W]`, normalised.
-        classes: one class index per image, `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
 
     Returns:
         float32 `[B, h, w]`, signed, 0 on padding.
@@ -48,10 +46,6 @@ def contribution(
     change by e times the map at p. The sign says whether the cell is evidence for or against the class.
 
     Args:
-        model: in evaluation mode, with a decoder of layers; an additive decoder has this map exactly: `additive`.
-        images: float `[B, 3, H, W]`, normalised.
-        classes: one class index per image, `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
         layer: one decoder layer, negative from the end; None for the sum of all.
         own_query: leave out the outputs of the other queries, which reach the logit through self-attention.
 
@@ -62,9 +56,8 @@ def contribution(
         ValueError: the layer does not exist, or the decoder has no layers.
     """
     if not model.decoder_spec.is_layered:
-        raise ValueError(
-            f"contribution is a map of layered decoders; with --decoder {model.decoder_name} use {model.decoder_spec.default_map}"
-        )
+        instead = f"with --decoder {model.decoder_name} use {model.decoder_spec.default_map}"
+        raise ValueError(f"contribution is a map of layered decoders; {instead}")
     depth = model.num_decoder_layers
     if layer is not None and not -depth <= layer < depth:
         raise ValueError(f"decoder layer {layer} does not exist: this model has {depth}, numbered 0 to {depth - 1}")

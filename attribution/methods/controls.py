@@ -1,8 +1,7 @@
 """Controls and oracles: maps without information on the model, and maps made of the ground truth.
 
-Each has the signature of all methods, `(model, images [B, 3, H, W], classes [B], *, padding_mask, **options) -> [B, h, w]`,
-float32 and 0 on padding (bool `[B, H, W]`, True there). `grid` pools the map to the grid of the model's features; None leaves it
-at the pixels, `[B, H, W]`. The model is not used.
+Each has the signature of all methods, `(model, images [B, 3, H, W], classes [B], *, padding_mask, **options) -> [B, H, W]`,
+float32 and 0 on padding (bool `[B, H, W]`, True there). The model is not used.
 """
 
 from __future__ import annotations
@@ -15,13 +14,17 @@ from torch import Tensor
 
 from attribution.resize import image_extent, pool_to
 
-Grid = tuple[int, int]
-
 
 def random(
-    model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, grid: Grid | None = None, seed: int = 0
+    model: object,
+    images: Tensor,
+    classes: Tensor,
+    *,
+    padding_mask: Tensor | None = None,
+    grid: tuple[int, int] | None = None,
+    seed: int = 0,
 ) -> Tensor:
-    """Draw uniform noise at the grid of the map (pooled noise would be grey).
+    """Draw uniform noise `[B, *grid]` (None: at the pixels; pooled noise would be grey).
 
     It depends on the image, the class and `seed` alone: not on the batch, and not on earlier draws.
     """
@@ -37,9 +40,7 @@ def random(
     return maps.to(images.device)
 
 
-def centre(
-    model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, grid: Grid | None = None
-) -> Tensor:
+def centre(model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
     """Return a Gaussian at the centre of the image with a sigma of a quarter of height and width: photographers' bias."""
     valid = _valid(images, padding_mask)
     profiles = []
@@ -47,67 +48,36 @@ def centre(
         extent = valid.any(3 - axis).sum(1, keepdim=True)  # [B, 1], pixels
         position = (torch.arange(images.shape[axis + 1], device=images.device) + 0.5) / extent - 0.5  # [B, H or W]
         profiles.append((-(position**2) / (2 * 0.25**2)).exp())
-    return _on_grid(profiles[0][:, :, None] * profiles[1][:, None, :], padding_mask, grid)
+    return (profiles[0][:, :, None] * profiles[1][:, None, :]).masked_fill(~valid, 0)
 
 
-def edges(
-    model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, grid: Grid | None = None
-) -> Tensor:
+def edges(model: object, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
     """Return the length of the image's gradient, by Sobel's kernels on the mean of the normalised channels."""
     grey = F.pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")  # [B, 1, H+2, W+2]
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=images.device) / 8
     gradients = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])  # [B, 2, H, W]
     maps = torch.linalg.vector_norm(gradients, dim=1)
-    if padding_mask is not None:  # the step from the image to its padding is no edge
-        near = F.max_pool2d(padding_mask[:, None].float(), 3, stride=1, padding=1)[:, 0].bool()
-        maps = maps.masked_fill(near, 0)
-    return _on_grid(maps, padding_mask, grid)
+    if padding_mask is None:
+        return maps
+    near = F.max_pool2d(padding_mask[:, None].float(), 3, stride=1, padding=1)[:, 0].bool()
+    return maps.masked_fill(near, 0)  # the step from the image to its padding is no edge
 
 
-def oracle(
-    model: object, images: Tensor, classes: Tensor, *, masks: Tensor, padding_mask: Tensor | None = None, grid: Grid | None = None
-) -> Tensor:
-    """Return the ground truth of the object: the share of each cell that the mask covers.
-
-    Args:
-        masks: of the object, bool `[B, H, W]`.
-
-    Raises:
-        ValueError: the masks do not have the images' size.
-    """
+def oracle(model: object, images: Tensor, classes: Tensor, *, masks: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    """Return the ground truth of the object: its masks, bool `[B, H, W]`; a ValueError if they have another size."""
     if masks.shape != (len(images), *images.shape[2:]):
         raise ValueError(f"the masks must be {[len(images), *images.shape[2:]]}, not {list(masks.shape)}")
-    return _on_grid(masks.float(), padding_mask, grid)
+    return masks.float().masked_fill(~_valid(images, padding_mask), 0)
 
 
 def evidence_oracle(
-    model: object,
-    images: Tensor,
-    classes: Tensor,
-    *,
-    removal_effects: Tensor,
-    padding_mask: Tensor | None = None,
-    grid: Grid | None = None,
+    model: object, images: Tensor, classes: Tensor, *, removal_effects: Tensor, padding_mask: Tensor | None = None
 ) -> Tensor:
-    """Return the ground truth of removals: each part of the object has the drop of the logit without the part.
-
-    Args:
-        removal_effects: float `[B, H, W]`.
-    """
-    return _on_grid(removal_effects, padding_mask, grid)
+    """Return the ground truth of removals, float `[B, H, W]`: each part has the drop of the logit without the part."""
+    return removal_effects.masked_fill(~_valid(images, padding_mask), 0)
 
 
 def _valid(images: Tensor, padding_mask: Tensor | None) -> Tensor:
     if padding_mask is not None:
         return ~padding_mask
     return torch.ones(len(images), *images.shape[2:], dtype=torch.bool, device=images.device)
-
-
-def _on_grid(maps: Tensor, padding_mask: Tensor | None, grid: Grid | None) -> Tensor:
-    """Pool maps to the grid; a cell that lies partly on padding has the mean of its part on the image."""
-    if padding_mask is None:
-        return maps if grid is None else pool_to(maps, grid)
-    if grid is None:
-        return maps.masked_fill(padding_mask, 0)
-    share = pool_to(~padding_mask, grid)
-    return pool_to(maps.masked_fill(padding_mask, 0), grid) / share.clamp(min=torch.finfo(torch.float32).tiny)

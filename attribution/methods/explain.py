@@ -1,7 +1,8 @@
-"""Explaining a batch by name of a method, with the choices that a user need not make: `attribution.explain`."""
+"""Attribution maps of a batch by the name of a method, with defaults for all other choices: `attribution.explain`."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,11 +56,9 @@ def explain(
         classes = per_image(logits.argmax(1) if classes is None else classes)
         if against is None and row.is_contrast:
             against = logits.scatter(1, classes[:, None], -torch.inf).argmax(1)
-    classes = per_image(classes)
+    make = partial(row.call, model, images, padding_mask=padding_mask, **options)
     if against is None:
-        return row.call(model, images, classes, padding_mask=padding_mask, **options).detach()
-    against = per_image(against)
+        return make(per_image(classes)).detach()
     if row.is_contrast:
-        return row.call(model, images, classes, siblings=against, padding_mask=padding_mask, **options).detach()
-    maps = [row.call(model, images, chosen, padding_mask=padding_mask, **options).detach() for chosen in (classes, against)]
-    return maps[0] - maps[1]
+        return make(per_image(classes), siblings=per_image(against)).detach()
+    return make(per_image(classes)).detach() - make(per_image(against)).detach()

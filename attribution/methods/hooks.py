@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ Replacement = Callable[[Tensor, "Tensor | None"], Tensor]  # weights [B, heads, 
 
 
 class AttentionRecord(NamedTuple):
-    """One attention of a forward pass. Where the model computes it once for all images, it is repeated for each.
+    """One attention of a forward pass; where the model computes it once for all images, it is repeated for each.
 
     weights: A, `[B, heads, N, S]`.
     tracked: the tensor of the graph that `weights` is a view of: gradients reach it alone.
@@ -41,10 +42,8 @@ class AttentionRecord(NamedTuple):
 
 
 class ForwardRecord(NamedTuple):
-    """The attention of one forward pass.
+    """The logits `[B, C]`, the grid `(h, w)` of the memory and the attention of one forward pass.
 
-    logits: `[B, C]`.
-    grid: `(h, w)` of the memory.
     encoder: self-attention of the image, N = S = h*w, a record per layer.
     queries: self-attention of the class queries, N = S = C, per layer; empty for a decoder without layers.
     cross: cross-attention, N = C, S = h*w, per layer.
@@ -66,11 +65,9 @@ def record(
     queries: bool = True,
     gradients: bool = True,
 ) -> ForwardRecord:
-    """Run the model once and keep its attention, `[B, heads, C, h*w]` a decoder layer.
+    """Run a model in evaluation mode, whose decoder has attention, once and keep its attention.
 
     Args:
-        model: in evaluation mode; its decoder has attention.
-        images, padding_mask: as in `ICN.forward`.
         encoder, queries: keep these self-attentions as well.
         gradients: keep the graph from the attention to the logits; no gradient reaches the parameters or the backbone.
     """
@@ -78,14 +75,11 @@ def record(
     decoder: Any = model.transformer.decoder
     layers = decoder.layers if model.decoder_spec.is_layered else ()
     encoder_layers: Any = model.transformer.encoder.layers if encoder else ()
-    modules: dict[str, list[MultiheadAttention]] = {
-        "encoder": [layer.self_attn for layer in encoder_layers],
-        "queries": [layer.self_attn for layer in layers] if queries else [],
-        "cross": [layer.multihead_attn for layer in layers],
-    }
+    modules: dict[str, list[MultiheadAttention]] = {"encoder": [layer.self_attn for layer in encoder_layers]}
+    modules |= {"queries": [layer.self_attn for layer in layers if queries], "cross": [layer.multihead_attn for layer in layers]}
     records: dict[nn.Module, AttentionRecord] = {}
     with frozen(model), ExitStack() as hooks:
-        for module in (module for stack in modules.values() for module in stack):
+        for module in chain(*modules.values()):
             for handle in _record_attention(module, records, len(images), gradients):
                 hooks.callback(handle.remove)
         if not layers and gradients:
@@ -109,15 +103,9 @@ def gradients_of(recorded: ForwardRecord, classes: Tensor, tensors: Iterable[Ten
 
 
 def logits_with_attention(model: ICN, images: Tensor, padding_mask: Tensor | None = None, *, replacement: Replacement) -> Tensor:
-    """Classify a batch with all cross-attention weights replaced by `replacement(weights, valid)`.
+    """Return logits `[B, C]` of a model with attention, all cross-attention weights replaced by `replacement(weights, valid)`.
 
-    Args:
-        model: its decoder has attention.
-        images, padding_mask: as in `ICN.forward`.
-        replacement: called with the weights `[B, heads, C, S]` of each layer and the valid keys `[B, 1, 1, S]`, or None.
-
-    Returns:
-        `[B, C]`.
+    It is called with the weights `[B, heads, C, S]` of each layer and the valid keys `[B, 1, 1, S]`, or None.
     """
     decoder: Any = model.transformer.decoder
     with ExitStack() as undo:
@@ -194,8 +182,7 @@ def _hook_attention(
     return [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after, with_kwargs=True)]
 
 
-def _values(module: MultiheadAttention, inputs: Inputs) -> Tensor:
-    """Project the values of an attention, `[B, heads, S, d]`."""
+def _values(module: MultiheadAttention, inputs: Inputs) -> Tensor:  # [B, heads, S, d]
     d = module.embed_dim
     return module.split_heads(F.linear(inputs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :]))
 
@@ -207,12 +194,12 @@ def _record_attention(
 
     def prepare(inputs: Inputs) -> Inputs:
         expanded: dict[int, Tensor] = {}  # by identity: equal inputs are projected as one
-        for name in ("query", "key", "value"):
-            x = inputs[name]
-            if id(x) not in expanded:
-                own = x.expand(batch, -1, -1)  # a shared attention would have the gradients of all images in one
-                expanded[id(x)] = start_graph(own) if gradients and name == "query" else own
-        return {**inputs, **{name: expanded[id(inputs[name])] for name in ("query", "key", "value")}}
+        names = ("query", "key", "value")
+        for name in names:
+            if id(inputs[name]) not in expanded:
+                own = inputs[name].expand(batch, -1, -1)  # a shared attention would have the gradients of all images in one
+                expanded[id(inputs[name])] = start_graph(own) if gradients and name == "query" else own
+        return {**inputs, **{name: expanded[id(inputs[name])] for name in names}}
 
     def save_head_outputs(_: nn.Module, args: tuple[Tensor]) -> None:
         head_outputs.append(args[0])

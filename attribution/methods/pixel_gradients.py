@@ -1,7 +1,9 @@
 """Pixel maps from input gradients along a path: additive evidence carried on to the pixels, and the contrast of two classes.
 
 A cell of the feature grid is larger than many parts of an object. Gradients along a path of images lead on from the cells to the
-pixels. Maps are averaged with those of the mirrored image, because strided convolutions do not treat left and right alike.
+pixels. Maps are averaged with those of the mirrored image, because strided convolutions do not treat left and right alike. Both
+methods take a model in evaluation mode, images float `[B, 3, H, W]`, normalised, class indices `[B]` and those of siblings, and a
+padding mask bool `[B, H, W]`, True on padding, or None.
 """
 
 from __future__ import annotations
@@ -21,8 +23,7 @@ from models.decoders import additive_decoders
 
 BLUR = 1 / 16  # sigma of the blurred image at the start of a path, as a share of the shorter side
 
-STEPS = 6  # of `additive_pixels`
-SMOOTH = 1 / 44  # sigma of its map, as a share of the shorter side
+STEPS, SMOOTH = 6, 1 / 44  # of `additive_pixels`, and sigma of its map as a share of the shorter side
 DIFFERENCE_WEIGHT = 1 / 2  # of the evidence by which a class exceeds its sibling
 
 CONTRAST_STEPS = (8, 16)  # of integrated gradients, and of the descent to the sibling
@@ -42,12 +43,7 @@ def additive_pixels(
     half, and only where it is positive.
 
     Args:
-        model: in evaluation mode, with an additive decoder.
-        images: float `[B, 3, H, W]`, normalised.
-        classes, siblings: class indices `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-        steps: between the blurred image and the image, each a forward pass and two backward passes of the image and of its
-            mirror.
+        steps: from the blurred image to the image, each a forward and two backward passes of the image and of its mirror.
 
     Returns:
         float32 `[B, H, W]`, signed, 0 on padding. It does not sum to the logit: the cells' own map does.
@@ -59,7 +55,7 @@ def additive_pixels(
         raise ValueError(f"additive_pixels is a map of --decoder {additive_decoders()}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    return average_with_mirror(partial(_evidence_gradients, model, steps=steps), model, images, classes, siblings, padding_mask)
+    return _average_with_mirror(partial(_evidence_gradients, model, steps=steps), model, images, classes, siblings, padding_mask)
 
 
 def contrast(
@@ -82,10 +78,6 @@ def contrast(
     changes much that is not visible. Both halves are summed over colours, smoothed and added.
 
     Args:
-        model: in evaluation mode.
-        images: float `[B, 3, H, W]`, normalised.
-        classes, siblings: class indices `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
         steps: of the two halves, each a forward and a backward pass of the image and of its mirror.
         seed: of the noise along the descent.
 
@@ -98,10 +90,10 @@ def contrast(
     if min(steps) < 1:
         raise ValueError(f"steps {steps} must be at least 1 each")
     maps_of = partial(_contrast, model, steps=steps, seed=seed)
-    return average_with_mirror(maps_of, model, images, classes, siblings, padding_mask).clamp(min=0)
+    return _average_with_mirror(maps_of, model, images, classes, siblings, padding_mask).clamp(min=0)
 
 
-def average_with_mirror(
+def _average_with_mirror(
     maps_of: Callable[[Tensor, Tensor, Tensor], Tensor],
     model: ICN,
     images: Tensor,
@@ -109,13 +101,9 @@ def average_with_mirror(
     siblings: Tensor,
     padding_mask: Tensor | None,
 ) -> Tensor:
-    """Return the mean of the maps of images and of their mirrors, with gradients to the pixels alone.
+    """Return the mean of the maps of images and of their mirrors, with gradients to the pixels alone: float32 `[B, H, W]`.
 
-    Args:
-        maps_of: called with images without padding, classes and siblings; returns `[b, H, W]`.
-
-    Returns:
-        float32 `[B, H, W]`, 0 on padding.
+    `maps_of` is called with images without padding, classes and siblings; it returns `[b, H, W]`.
     """
 
     def both(x: Tensor, own: Tensor, other: Tensor) -> Tensor:  # copies: tensors of inference mode have no gradients

@@ -1,6 +1,7 @@
 """Post-hoc methods for any classifier, the baselines of the model's own maps: Grad-CAM, integrated gradients, occlusion, RISE.
 
-All have the signature of the model's own maps. Gradients are those of the logit; occlusion measures the logit, RISE the softmax
+All take a model in evaluation mode, images float `[B, 3, H, W]`, normalised, one class index per image `[B]`, and a padding mask
+bool `[B, H, W]`, True on padding, or None. Gradients are those of the logit; occlusion measures the logit, RISE the softmax
 probability. Methods that change the input take each image alone, without its padding. Baselines: see `attribution.baselines`.
 """
 
@@ -25,12 +26,6 @@ OCCLUDERS = 7  # default occluders along each side of the image, with a stride o
 def gradcam(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
     """Compute Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) on the backbone's feature map.
 
-    Args:
-        model: in evaluation mode.
-        images: float `[B, 3, H, W]`, normalised.
-        classes: one class index per image, `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-
     Returns:
         float32 `[B, h, w]`, non-negative, 0 on padding.
     """
@@ -40,28 +35,19 @@ def gradcam(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor
 def finercam(model: ICN, images: Tensor, classes: Tensor, *, siblings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
     """Compute Grad-CAM of the difference of two logits, `logit_c - logit_sibling` (Finer-CAM, Zhang et al., CVPR 2025).
 
-    Args:
-        siblings: the class that each is compared with, `[B]`; the others as for `gradcam`.
+    `siblings` are the classes that each is compared with, `[B]`. The map is as that of `gradcam`.
     """
     return _gradcam(model, images, padding_mask, classes, siblings)
 
 
 def integrated_gradients(
-    model: ICN,
-    images: Tensor,
-    classes: Tensor,
-    *,
-    padding_mask: Tensor | None = None,
-    steps: int = STEPS,
-    baseline: str = "blur",
-    at_once: int = 16,
+    model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, steps: int = STEPS, baseline: str = "blur"
 ) -> Tensor:
     """Compute integrated gradients (Sundararajan et al., ICML 2017, eq. 1) by captum, summed over colours.
 
     Args:
         steps: of the Gauss-Legendre quadrature between baseline and image, each a forward and a backward pass.
         baseline: `blur` or `mean`.
-        at_once: steps in one pass; the others as for `gradcam`.
 
     Returns:
         float32 `[B, H, W]`, signed, 0 on padding.
@@ -69,13 +55,12 @@ def integrated_gradients(
     Raises:
         ValueError: another baseline, or captum is missing.
     """
-    captum = _captum("integrated_gradients")
-    method = captum.IntegratedGradients(lambda x: model(x).logits)
+    method = _captum("integrated_gradients").IntegratedGradients(lambda x: model(x).logits)
     with frozen(model):
         maps = torch.zeros(len(images), *images.shape[2:], device=images.device)
         for (region, image), label in zip(crop_padding(images, padding_mask), classes.tolist(), strict=True):
             start = baseline_images(image, baseline)
-            attributed = method.attribute(image, start, label, n_steps=steps, internal_batch_size=at_once)
+            attributed = method.attribute(image, start, label, n_steps=steps, internal_batch_size=16)
             maps[region] = attributed.detach()[0].sum(0)
     return maps
 
@@ -90,14 +75,12 @@ def occlusion(
     window: int | None = None,
     stride: int | None = None,
     baseline: str = "mean",
-    at_once: int = 32,
 ) -> Tensor:
     """Compute occlusion (Zeiler and Fergus, ECCV 2014) by captum: the drop of the logit, averaged over the occluders of a pixel.
 
     Args:
         window, stride: side and step of the square occluder in pixels; None: half-overlapping, 7 along each side.
         baseline: what replaces the occluded pixels, `mean` or `blur`.
-        at_once: occluders in one pass; the others as for `gradcam`.
 
     Returns:
         float32 `[B, H, W]`, signed, 0 on padding.
@@ -105,26 +88,17 @@ def occlusion(
     Raises:
         ValueError: another baseline, an occluder larger than an image, or captum is missing.
     """
-    captum = _captum("occlusion")
-    method = captum.Occlusion(lambda x: model(x).logits)
+    method = _captum("occlusion").Occlusion(lambda x: model(x).logits)
     maps = torch.zeros(len(images), *images.shape[2:], device=images.device)
     for (region, image), label in zip(crop_padding(images, padding_mask), classes.tolist(), strict=True):
         sides, steps = occluders((image.shape[2], image.shape[3]), window, stride)
-        attributed = method.attribute(
-            image,
-            sliding_window_shapes=(image.shape[1], *sides),
-            strides=(image.shape[1], *steps),
-            baselines=baseline_images(image, baseline),
-            target=label,
-            perturbations_per_eval=at_once,
-        )
+        window_shape, strides, start = (3, *sides), (3, *steps), baseline_images(image, baseline)
+        attributed = method.attribute(image, window_shape, strides, start, label, perturbations_per_eval=32)
         maps[region] = attributed[0].mean(0)
     return maps
 
 
-def occluders(
-    size: tuple[int, int], window: int | None = None, stride: int | None = None
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def occluders(size: tuple[int, int], window: int | None = None, stride: int | None = None) -> tuple[list[int], list[int]]:
     """Return sides and strides of the occluders of images of `size` `(H, W)`; ValueError where they leave pixels out."""
     if window is not None and not 0 < window <= min(size):
         raise ValueError(f"window {window} must be from 1 to {min(size)}, the shorter side of the image")
@@ -132,7 +106,7 @@ def occluders(
     steps = [stride or max(1, side // 2) for side in sides]
     if not 0 < max(steps) <= min(sides):
         raise ValueError(f"stride {stride} must be from 1 to {min(sides)}, the side of the occluder")
-    return (sides[0], sides[1]), (steps[0], steps[1])
+    return sides, steps
 
 
 @torch.no_grad()
@@ -155,7 +129,7 @@ def rise(
 
     Args:
         n, p, cells, seed: number of masks, share of a mask that is 1, cells a side, and seed of the generator.
-        at_once: masks that are enlarged, and images in one pass; the others as for `gradcam`.
+        at_once: images in one pass.
 
     Returns:
         float32 `[B, H, W]`, non-negative, 0 on padding.
@@ -181,8 +155,7 @@ def _rise_masks(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
     """Enlarge RISE's grids `[b, cells, cells]` to masks `[b, H, W]`, shifted by shares of a cell `[b, 2]`."""
     cells = grids.shape[1]
     sides = [-(-side // cells) for side in size]  # of a cell, rounded up
-    full = [side * (cells + 1) for side in sides]
-    masks = F.interpolate(grids[:, None], size=full, mode="bilinear", align_corners=False)[:, 0]
+    masks = F.interpolate(grids[:, None], size=[side * (cells + 1) for side in sides], mode="bilinear")[:, 0]
     corners = (shifts * torch.tensor(sides)).long().tolist()
     return torch.stack([m[top : top + size[0], left : left + size[1]] for m, (top, left) in zip(masks, corners, strict=True)])
 
@@ -208,7 +181,7 @@ def _gradcam(model: ICN, images: Tensor, padding_mask: Tensor | None, classes: T
         features, gradient = saved[0].float(), gradient.float()  # [B, C', h, w]
         valid = torch.ones_like(features[:, :1])  # [B, 1, h, w]
         if padding_mask is not None:
-            valid = 1 - grid_padding(padding_mask, (features.shape[2], features.shape[3]))[:, None].float()
+            valid -= grid_padding(padding_mask, (features.shape[2], features.shape[3]))[:, None].float()
         weights = (gradient * valid).sum((2, 3), keepdim=True) / valid.sum((2, 3), keepdim=True)  # [B, C', 1, 1]
         return ((weights * features).sum(1) * valid[:, 0]).clamp(min=0)
 

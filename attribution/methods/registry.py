@@ -20,7 +20,6 @@ from attribution.methods.contribution import additive, contribution
 from models import ICN
 
 Size = tuple[int, int]  # height and width of an image
-SIZE: Size = (224, 224)
 GROUND_TRUTH = ("masks", "removal_effects")  # needs that are ground truth: where the object is, and the effect of each part
 
 
@@ -28,7 +27,7 @@ class Passes(NamedTuple):
     """Passes through the network that one map of one image costs.
 
     A backward pass counts as one, though those of the model's own maps end at the attention and Grad-CAM's at the feature
-    map, before the backbone: the measured time is fairer.
+    map: the measured time is fairer.
     """
 
     forward: int
@@ -36,10 +35,6 @@ class Passes(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.forward} forward" + f" + {self.backward} backward" * (self.backward > 0)
-
-
-def _any(model: ICN) -> bool:
-    return True
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Method:
     name: str
     family: Literal["own", "posthoc", "control"]
     call: Callable[..., Tensor]
-    applies: Callable[[ICN], bool] = _any
+    applies: Callable[[ICN], bool] = lambda model: True
     needs: tuple[str, ...] = ()
     needs_grid: bool = False
     seeded: bool = False
@@ -96,7 +91,7 @@ class Method:
         """Whether the package that the method requires is there."""
         return not self.requires or importlib.util.find_spec(self.requires.partition(">=")[0]) is not None
 
-    def passes(self, size: Size = SIZE, options: Mapping[str, Any] | None = None) -> Passes:
+    def passes(self, size: Size = (224, 224), options: Mapping[str, Any] | None = None) -> Passes:
         """Return the passes through the network per map of an image of `size` `(H, W)` under options of `call`."""
         return self.cost(size, **(options or {}))
 
@@ -118,22 +113,6 @@ def methods_of(model: ICN, names: Sequence[str] | None = None) -> list[Method]:
     return [METHODS[name] for name in names]
 
 
-def _is_layered(model: ICN) -> bool:
-    return model.decoder_spec.is_layered
-
-
-def _is_additive(model: ICN) -> bool:
-    return model.decoder_spec.is_additive
-
-
-def _has_attention(model: ICN) -> bool:
-    return model.num_decoder_layers > 0
-
-
-def _fixed(forward: int, backward: int = 0) -> Callable[[Size], Passes]:
-    return lambda size: Passes(forward, backward)
-
-
 def _occlusion_passes(size: Size, window: int | None = None, stride: int | None = None) -> Passes:
     """One pass for each occluder, one for the image as it is."""
     sides, steps = posthoc.occluders(size, window, stride)
@@ -146,41 +125,30 @@ def _contrast_passes(size: Size, steps: tuple[int, int] = pixel_gradients.CONTRA
     return Passes(2 * sum(steps), 2 * sum(steps))
 
 
-_own = partial(Method, family="own")
-_posthoc = partial(Method, family="posthoc")
+_FORWARD, _BOTH = (lambda size: Passes(1)), (lambda size: Passes(1, 1))
 _control = partial(Method, family="control")
-_integrated_gradients = partial(
-    _posthoc,
-    cost=lambda size, steps=posthoc.STEPS: Passes(steps, steps),
-    signed=True,
-    requires=posthoc.CAPTUM,
-    quick={"steps": 20},
-)
+_posthoc = partial(Method, family="posthoc")
+_integrated_gradients = partial(_posthoc, cost=lambda size, steps=posthoc.STEPS: Passes(steps, steps), signed=True)
+_integrated_gradients = partial(_integrated_gradients, requires=posthoc.CAPTUM, quick={"steps": 20})
+_additive = partial(Method, family="own", applies=lambda model: model.decoder_spec.is_additive, signed=True)
+_of_attention = partial(Method, family="own", applies=lambda model: model.num_decoder_layers > 0, cost=_FORWARD)
+_contribution = partial(Method, family="own", applies=lambda model: model.decoder_spec.is_layered, cost=_BOTH, signed=True)
 
 _ALL = [
-    _own("attention", call=attention, applies=_has_attention, cost=_fixed(1)),
-    _own("rollout", call=rollout, applies=_has_attention, cost=_fixed(1)),
-    _own("relevance", call=relevance, applies=_has_attention, cost=_fixed(1, 1)),
-    _own("contribution", call=contribution, applies=_is_layered, cost=_fixed(1, 1), signed=True),
-    _own(
-        "contribution_own_query",
-        call=partial(contribution, own_query=True),
-        applies=_is_layered,
-        cost=_fixed(1, 1),
-        signed=True,
-        variant_of="contribution",
-    ),
-    _own("additive", call=additive, applies=_is_additive, cost=_fixed(1), signed=True),
-    _own(
+    _of_attention("attention", call=attention),
+    _of_attention("rollout", call=rollout),
+    _of_attention("relevance", call=relevance, cost=_BOTH),
+    _contribution("contribution", call=contribution),
+    _contribution("contribution_own_query", call=partial(contribution, own_query=True), variant_of="contribution"),
+    _additive("additive", call=additive, cost=_FORWARD),
+    _additive(
         "additive_pixels",
         call=pixel_gradients.additive_pixels,
-        applies=_is_additive,
         needs=("siblings",),
         cost=lambda size, steps=pixel_gradients.STEPS: Passes(2 * steps, 4 * steps),
-        signed=True,
     ),
-    _posthoc("gradcam", call=posthoc.gradcam, cost=_fixed(1, 1)),
-    _posthoc("finercam", call=posthoc.finercam, needs=("siblings",), cost=_fixed(1, 1)),
+    _posthoc("gradcam", call=posthoc.gradcam, cost=_BOTH),
+    _posthoc("finercam", call=posthoc.finercam, needs=("siblings",), cost=_BOTH),
     _posthoc("contrast", call=pixel_gradients.contrast, needs=("siblings",), cost=_contrast_passes),
     _integrated_gradients("integrated_gradients_blur", call=partial(posthoc.integrated_gradients, baseline="blur")),
     _integrated_gradients(
@@ -190,7 +158,7 @@ _ALL = [
     ),
     _posthoc("occlusion", call=posthoc.occlusion, cost=_occlusion_passes, signed=True, requires=posthoc.CAPTUM),
     _posthoc("rise", call=posthoc.rise, cost=lambda size, n=posthoc.MASKS: Passes(n), seeded=True, quick={"n": 128}),
-    _control("rollout_every_class", call=partial(rollout, every_class=True), applies=_has_attention, cost=_fixed(1)),
+    _of_attention("rollout_every_class", family="control", call=partial(rollout, every_class=True)),
     _control("random", call=controls.random, needs_grid=True, seeded=True),
     _control("centre", call=controls.centre),
     _control("edges", call=controls.edges),

@@ -7,7 +7,7 @@ every method is then measured by lookup in that table, without another forward p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,13 @@ class RemovalTable:
         return self.logits[image, subset]
 
     def drops(self, classes: Tensor) -> Tensor:
-        """Return the drop of the logit of class `classes` `[N]` when one part is removed: `[N, P]`, 0 for an absent part."""
+        """Return the drop of the logit of `classes` `[N]` when one part is removed: `[N, P]`, 0 for an absent part."""
         image = torch.arange(len(classes))
         single = self.logits_without(torch.eye(len(self.parts), dtype=torch.bool).expand(len(classes), -1, -1))  # [N, P, C]
         return self.logits[image, 0, classes][:, None] - single[image, :, classes]
 
     def select(self, index: slice) -> RemovalTable:
-        """Return the table of some of the images."""
+        """Return the table of a part of the images."""
         return RemovalTable(self.parts, self.present[index], self.logits[index])
 
 
@@ -64,20 +64,18 @@ def score_counterfactuals(
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[RemovalTable, Tensor]:
-    """Score N images with every subset of their parts removed, and with their parts swapped for those of other classes.
+    """Score N images with every subset of their parts removed, and with their parts swapped for those of M other classes each.
 
     Args:
-        records: of the images.
-        swaps: M classes for each image.
         prepare, logits, batch_size, progress, ranks: as for `score_renders`.
 
     Returns:
         The table of the removals, and the logits of the swaps, `[N, M, C]`.
     """
-    removed = removal_requests(records)
+    removed = _removal_requests(records)
     swapped = [(record, variants) for record, row in zip(records, swaps, strict=True) for variants in row]
     scores = score_renders([*removed, *swapped], prepare, logits, batch_size, progress, ranks)
-    return removal_table(records, scores[: len(removed)]), scores[len(removed) :].view(len(records), -1, scores.shape[1])
+    return _removal_table(records, scores[: len(removed)]), scores[len(removed) :].view(len(records), -1, scores.shape[1])
 
 
 def score_renders(
@@ -88,7 +86,7 @@ def score_renders(
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Tensor:
-    """Render counterfactuals and score them.
+    """Render counterfactuals and score them: float32 `[R, C]` on the CPU.
 
     Args:
         requests: a record and what is swapped in it, as `datasets.planes.counterfactual` takes it.
@@ -97,14 +95,16 @@ def score_renders(
         batch_size: images a forward pass.
         progress: called with the numbers of images that are done and of all.
         ranks: the processes that share the passes.
-
-    Returns:
-        float32 `[R, C]` on the CPU.
     """
+
+    def images(chunk: Sequence[tuple[Record, Mapping[str, Any]]]) -> Tensor:
+        pictures = (torch.from_numpy(counterfactual(record, **swap).image).permute(2, 0, 1) for record, swap in chunk)
+        return torch.stack([prepare(picture) for picture in pictures])
+
     chunks = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
-    batches = (torch.stack(list(_inputs(chunk, prepare))) for chunk in chunks[ranks.rank :: ranks.size])
     scored, done = [], 0
-    for scores in ranks.gather_in_order(logits(images).detach().float().cpu() for images in batches):
+    own = chunks[ranks.rank :: ranks.size]
+    for scores in ranks.gather_in_order(logits(images(chunk)).detach().float().cpu() for chunk in own):
         scored.append(scores)
         done += len(scores)
         if progress:
@@ -112,18 +112,13 @@ def score_renders(
     return torch.cat(scored)
 
 
-def _inputs(requests: Sequence[tuple[Record, Mapping[str, Any]]], prepare: Prepare) -> Iterator[Tensor]:
-    for record, swap in requests:
-        yield prepare(torch.from_numpy(counterfactual(record, **swap).image).permute(2, 0, 1))
-
-
 def present_parts(record: Record) -> tuple[str, ...]:
     """Return the removable parts that an image has; `plain` wingtips are no part."""
     return tuple(part for part in REMOVABLE if part in record["boxes"])
 
 
-def removal_requests(records: Sequence[Record]) -> list[tuple[Record, dict[str, None]]]:
-    """Return the renders of every subset of the parts of each image, in the order of `removal_table`."""
+def _removal_requests(records: Sequence[Record]) -> list[tuple[Record, dict[str, None]]]:
+    """Return the renders of every subset of the parts of each image, in the order of `_removal_table`."""
     requests = []
     for record in records:
         parts = present_parts(record)
@@ -132,8 +127,8 @@ def removal_requests(records: Sequence[Record]) -> list[tuple[Record, dict[str, 
     return requests
 
 
-def removal_table(records: Sequence[Record], scores: Tensor) -> RemovalTable:
-    """Arrange the logits of `removal_requests(records)`, `[R, C]`."""
+def _removal_table(records: Sequence[Record], scores: Tensor) -> RemovalTable:
+    """Arrange the logits of `_removal_requests(records)`, `[R, C]`."""
     parts = tuple(part for part in REMOVABLE if any(part in present_parts(record) for record in records))
     logits = torch.empty(len(records), 2 ** len(parts), scores.shape[1])
     present = torch.zeros(len(records), len(parts), dtype=torch.bool)

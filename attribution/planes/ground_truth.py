@@ -1,8 +1,7 @@
 """Ground truth of factorial planes: the masks of the parts of an image, and of where two classes differ.
 
 A mask is rendered from the seed z of the image's record at the size that is wanted. The eval transforms resize a (square) image
-as a whole, so that a mask of the model's input size lies where the model sees the part. Cost on one core at 128-224 pixels: 2-5
-ms for the mask of where two classes differ, 7-20 ms for a render with the masks of all its parts.
+as a whole, so that a mask of the model's input size lies where the model sees the part.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ def compare(split: PlanesSplit, record: Record) -> Comparison:
     halves = [{slots[i] for i in order[:half]}, {slots[i] for i in order[half : 2 * half]}]
     sharing = []
     for group in halves if len(slots) > 1 else ():
-        swaps = {slot: other[slot] for slot, other in zip(slots, siblings, strict=True) if slot not in group}
-        sharing.append({**own, **swaps})
+        sharing.append(own | {slot: other[slot] for slot, other in zip(slots, siblings, strict=True) if slot not in group})
     return Comparison(siblings, [[slot in group for slot in slots] for group in halves], sharing)
 
 
@@ -53,20 +51,10 @@ def sibling(preset: Preset, record: Record, slot: str) -> Variants:
 
 
 def difference_mask(record: Record, other: Mapping[str, str | None], size: int | None = None) -> np.ndarray:
-    """Return where an image of class c differs from class d: the union of the differing slots' amodal masks in both renders.
-
-    Args:
-        record: of the image.
-        other: the variants of d; those that are left out are c's.
-        size: side in pixels; None for the image's own.
-
-    Returns:
-        bool `[size, size]`.
-    """
+    """Return where an image differs from another class, bool `[size, size]`: see `renderer.difference_mask`."""
     return renderer.difference_mask({**record, "size": size or record["size"]}, other)
 
 
 def part_masks(record: Record, size: int | None = None) -> dict[str, np.ndarray]:
     """Return amodal masks bool `[size, size]` of the parts of an image, fuselage and wings included, without absent parts."""
-    drawn = render(record["variants"], record["z"], size or record["size"], roundel=record.get("roundel"), sensor=False)
-    return drawn.amodal
+    return render(record["variants"], record["z"], size or record["size"], roundel=record.get("roundel"), sensor=False).amodal

@@ -40,14 +40,9 @@ class PlanesMetrics:
         size: side S of the masks in pixels.
 
     Args:
-        split: from `open_planes`.
-        paths: images of it.
-        prepare: an image uint8 `[3, S, S]` -> the network's input `[3, H, W]`: the eval transform and the normalisation.
-        logits: `[B, 3, H, W]` -> `[B, C]`, before any softmax.
+        split, paths: from `open_planes`, and images of it.
         size: side of the masks in pixels; None for the images' own.
-        batch_size: images a forward pass.
-        progress: called with the numbers of renders that are done and of all.
-        ranks: the processes that share the work; each has all results in the end.
+        prepare, logits, batch_size, progress, ranks: as for `score_renders`; each process has all results in the end.
 
     Raises:
         ValueError: there are no images, or one is not the split's, or not what its record renders to.
@@ -72,23 +67,20 @@ class PlanesMetrics:
         comparisons = [compare(split, record) for record in self.records]
         others = [[*comparison.siblings, *comparison.sharing] for comparison in comparisons]
         own = [record["variants"] for record in self.records]
-        self.classes = torch.tensor(
-            [[split.label(variants) for variants in (first, *rest)] for first, rest in zip(own, others, strict=True)]
-        )
+        rows = ((first, *rest) for first, rest in zip(own, others, strict=True))
+        self.classes = torch.tensor([[split.label(variants) for variants in row] for row in rows])
         self._groups = torch.tensor([comparison.groups for comparison in comparisons])  # [N, 2, K]
         self._draw_masks(comparisons, size, ranks)
-        self.table, self._swapped = score_counterfactuals(
-            self.records, others, prepare, logits, batch_size, progress, ranks
-        )  # the latter [N, Q - 1, C]
+        scored = score_counterfactuals(self.records, others, prepare, logits, batch_size, progress, ranks)
+        self.table, self._swapped = scored  # the latter [N, Q - 1, C]
         self.correct = self.table.logits[:, 0].argmax(-1) == self.classes[:, 0]
         self.relies = self._relies()
 
     def _draw_masks(self, comparisons: Sequence[Comparison], size: int | None, ranks: Ranks) -> None:
         def packed() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:  # bits: an eighth of the memory
-            for index in range(ranks.rank, len(self.records), ranks.size):
-                record = self.records[index]
+            for record, comparison in list(zip(self.records, comparisons, strict=True))[ranks.rank :: ranks.size]:
                 check_picture(self.split, record)
-                masks = [difference_mask(record, variants, size) for variants in comparisons[index].siblings]
+                masks = [difference_mask(record, variants, size) for variants in comparison.siblings]
                 parts = {name: np.packbits(mask, axis=-1) for name, mask in part_masks(record, size).items()}
                 yield np.packbits(np.array(masks), axis=-1), parts
 
@@ -159,12 +151,9 @@ class PlanesMetrics:
         roundel = self.table.parts.index("roundel")
         own = importance[:, roundel]
         is_top = (own >= importance.masked_fill(~self.table.present[rows], -torch.inf).amax(-1)) & (own > 0)
-        scores = {
-            "shortcut_pointing": pointing(maps, parts[:, roundel]),
-            "shortcut_energy": energy(maps, parts[:, roundel]),
-            "shortcut_top": is_top.float(),
-        }
-        return {name: values.masked_fill(~self.relies[rows], torch.nan) for name, values in scores.items()}
+        mask = parts[:, roundel]
+        scores = {"pointing": pointing(maps, mask), "energy": energy(maps, mask), "top": is_top.float()}
+        return {f"shortcut_{name}": values.masked_fill(~self.relies[rows], torch.nan) for name, values in scores.items()}
 
     def _target_sensitivity(self, maps: Tensor, differences: Tensor, rows: slice) -> Tensor:
         groups = self._group_masks(differences, rows)
@@ -208,16 +197,12 @@ class PlanesMetrics:
         """
         differences = self.difference_masks()
         fold = torch.arange(len(differences)) % FOLDS
-        parts = []
-        for held in range(FOLDS):
-            if (fold == held).any() and (fold != held).any():
-                mean = differences[fold != held].float().mean(0)  # [K, S, S]
-                mine = differences[fold == held]
-                parts.append((fold == held, contrast_scores(mean.expand(len(mine), -1, -1, -1), mine)))
-        scores = {name: torch.full(differences.shape[:2], torch.nan) for name in parts[0][1]} if parts else {}
-        for chosen, values in parts:
-            for name in scores:
-                scores[name][chosen] = values[name]
+        scores: dict[str, Tensor] = {}
+        for number in range(min(FOLDS, len(differences)) if len(differences) > 1 else 0):
+            own = fold == number
+            mean = differences[~own].float().mean(0).expand(int(own.sum()), -1, -1, -1)  # [n, K, S, S]
+            for name, values in contrast_scores(mean, differences[own]).items():
+                scores.setdefault(name, torch.full(differences.shape[:2], torch.nan))[own] = values
         return scores
 
 

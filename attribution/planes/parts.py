@@ -23,11 +23,7 @@ from attribution.resize import enlarge
 
 
 def part_importance(maps: Tensor, masks: Tensor) -> Tensor:
-    """Compute the signed mass of each map on each part.
-
-    Args:
-        maps: `[N, h, w]`.
-        masks: bool `[N, P, H, W]`; maps are enlarged to them.
+    """Compute the signed mass of maps `[N, h, w]`, enlarged, on the parts with the masks bool `[N, P, H, W]`.
 
     Returns:
         `[N, P]`, in shares of the map's positive mass (of its absolute mass where nothing is positive); 0 for a map of 0.
@@ -103,9 +99,9 @@ def prediction_scores(importance: Tensor, table: RemovalTable, classes: Tensor) 
 
 
 def deletion_curve(importance: Tensor, table: RemovalTable, classes: Tensor, *, descending: bool = True) -> Tensor:
-    """Compute the probability of the class while parts are removed, the most important first: `[N, P + 1]`.
+    """Compute the probability of the class while parts are removed, the most (else the least) important first: `[N, P + 1]`.
 
-    nan behind the last part that an image has. `descending=False` removes the least important first.
+    nan behind the last part that an image has.
     """
     return _curve(removal_steps(part_order(importance, table.present, descending)), table, classes)
 
@@ -132,15 +128,10 @@ def target_sensitivity(mass: Tensor, holds: Tensor) -> Tensor:
     """Compute TS: the map of a class must have its mass on the parts that the class shares with the image.
 
     Classes 1 and 2 share disjoint groups of slots, 1 and 2, with the image. On group 1 the map of class 1 must have more
-    mass than that of class 2, and the other way round.
-
-    Args:
-        mass: `[N, 2, 2]`, mass of the map of class i on group j.
-        holds: bool `[N]`: the model relies on these parts: the logit of class 1 is higher in the scene with group 1 kept and all
-            else swapped than in the scene with group 2 kept, and the other way round.
+    mass than that of class 2, and the other way round. `mass` `[N, 2, 2]` is that of the map of class i on group j.
 
     Returns:
-        `[N]`, 0, 0.5 or 1; nan where `holds` is False.
+        `[N]`, 0, 0.5 or 1; nan where `holds`, bool `[N]`, is False: where the model does not rely on these parts.
     """
     right = (mass[:, 0, 0] > mass[:, 1, 0]).float() + (mass[:, 1, 1] > mass[:, 0, 1]).float()
     return torch.where(holds, right / 2, torch.nan)

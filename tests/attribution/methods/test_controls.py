@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attribution.methods import controls
 from attribution.metrics.localisation import average_precision, energy, pointing
+from attribution.resize import pool_to
 
 MASKS = torch.zeros(2, 32, 48, dtype=torch.bool)
 MASKS[0, 8:16, 16:24] = True
@@ -36,16 +37,17 @@ def test_signature_and_padding(name: str, images: Tensor) -> None:
     assert control(None, images, CLASSES).shape == (2, 32, 48)
     padding = torch.zeros(2, 32, 48, dtype=torch.bool)
     padding[1, 16:], padding[1, :, 32:] = True, True
-    for grid in (None, (4, 6)):
-        maps = control(None, images.masked_fill(padding[:, None], 0), CLASSES, padding_mask=padding, grid=grid)
+    for grid in (None, (4, 6)) if name == "random" else (None,):
+        options = {"grid": grid} if name == "random" else {}
+        maps = control(None, images.masked_fill(padding[:, None], 0), CLASSES, padding_mask=padding, **options)
         assert maps.dtype == torch.float32 and maps.shape == (2, *(grid or (32, 48)))
         assert maps[0].amax() > 0 and maps[1].amax() > 0
         rows, columns = (16, 32) if grid is None else (2, 4)
         assert (maps[1, rows:] == 0).all() and (maps[1, :, columns:] == 0).all()
-        if name == "oracle" or (name == "edges" and grid is not None):
-            continue  # beside padding the last ring of pixels has no edges
-        alone = control(None, images[1:, :, :16, :32], CLASSES[1:], grid=None if grid is None else (2, 4))
-        edge = 1 if name == "edges" else 0
+        if name == "oracle":
+            continue
+        alone = control(None, images[1:, :, :16, :32], CLASSES[1:], **({"grid": (2, 4)} if grid else {}))
+        edge = 1 if name == "edges" else 0  # beside padding the last ring of pixels has no edges
         assert torch.allclose(maps[1:, : rows - edge, : columns - edge], alone[:, : rows - edge, : columns - edge], atol=1e-6)
 
 
@@ -85,7 +87,7 @@ def test_edges_lie_on_edges() -> None:
 def test_oracle_is_the_ceiling_of_its_grid(images: Tensor) -> None:
     full = controls.oracle(None, images, CLASSES, masks=MASKS)
     assert pointing(full, MASKS).tolist() == energy(full, MASKS).tolist() == average_precision(full, MASKS).tolist() == [1, 1]
-    coarse = controls.oracle(None, images, CLASSES, masks=MASKS, grid=(4, 6))
+    coarse = pool_to(full, (4, 6))
     assert coarse[0].sum() == 1 and coarse[0, 1, 2] == 1  # its mask is that cell
     assert torch.allclose(coarse[1].sum(), MASKS[1].sum() / 64)
     assert pointing(coarse, MASKS).tolist() == [1, 0]  # the peak of a cell is its middle, and there the second mask is not
@@ -93,10 +95,3 @@ def test_oracle_is_the_ceiling_of_its_grid(images: Tensor) -> None:
         assert 0 < value[1] < value[0] <= 1
     with pytest.raises(ValueError, match="masks must be"):
         controls.oracle(None, images, CLASSES, masks=MASKS[:, :16])
-
-
-def test_a_cell_partly_on_padding_has_the_mean_of_the_rest(images: Tensor) -> None:
-    padding = torch.zeros(2, 32, 48, dtype=torch.bool)
-    padding[1, 20:] = True  # 2.5 cells
-    maps = controls.oracle(None, images, CLASSES, masks=~padding, padding_mask=padding, grid=(4, 6))
-    assert torch.equal(maps[1].mean(1), torch.tensor([1.0, 1, 1, 0]))

@@ -93,8 +93,8 @@ def test_occlusion_is_what_the_logit_loses() -> None:
             torch.testing.assert_close(map_[top : top + CELL, left : left + CELL], lost.expand(CELL, CELL), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((224, 224), ((32, 32), (16, 16))), ((128, 64), ((19, 10), (9, 5)))])
-def test_default_occluders_overlap_by_half(size: tuple[int, int], expected: tuple[tuple[int, int], tuple[int, int]]) -> None:
+@pytest.mark.parametrize(("size", "expected"), [((224, 224), ([32, 32], [16, 16])), ((128, 64), ([19, 10], [9, 5]))])
+def test_default_occluders_overlap_by_half(size: tuple[int, int], expected: tuple[list[int], list[int]]) -> None:
     assert occluders(size) == expected
 
 
