@@ -13,14 +13,7 @@ from torch import Tensor
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge maps to the pixels, bilinearly (`align_corners=False`).
-
-    Args:
-        maps: `[B, h, w]`.
-        size: height and width of the result.
-
-    Returns:
-        `[B, *size]` in at least float32.
+    """Enlarge maps `[B, h, w]` to the pixels, bilinearly (`align_corners=False`): `[B, *size]` in at least float32.
 
     Raises:
         ValueError: a map is not finite, or the shape does not fit.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attribution.metrics.batch import Columns, pooled
-from attribution.planes.counterfactuals import Prepare
+from attribution.planes.ground_truth import Prepare
 from attribution.planes.metrics import PlanesMetrics
 from datasets.planes.annotations import PlanesSplit
 from models import ICN

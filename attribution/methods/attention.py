@@ -64,11 +64,12 @@ def rollout(
         memory: Tensor | None = None  # share of each input cell in each cell of the memory, [B, h*w, h*w]
         for layer in recorded.encoder:
             weights = layer.weights.mean(1)
-            memory = _average_with_identity(weights, _identity(weights) if memory is None else memory)
+            memory = _identity(weights) if memory is None else memory
+            memory = 0.5 * (weights @ memory + memory)  # rows of A sum to 1, so that those of the result do
         queries: Tensor = torch.zeros_like(recorded.cross[0].weights[:, 0], dtype=torch.float32)  # [B, C, h*w]
         for index, layer in enumerate(recorded.cross):
             if recorded.queries:
-                queries = _average_with_identity(recorded.queries[index].weights.mean(1), queries)
+                queries = 0.5 * (recorded.queries[index].weights.mean(1) @ queries + queries)
             weights = layer.weights.mean(1)  # [B, C, h*w]
             queries = 0.5 * (queries + (weights if memory is None else weights @ memory))
         maps = queries / queries.sum(-1, keepdim=True)
@@ -100,8 +101,7 @@ def relevance(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tens
         image_image: Tensor | None = None  # R_ii [B, h*w, h*w]; None is the identity
         for layer in encoder:
             image_image = _identity(layer) + layer if image_image is None else image_image + layer @ image_image
-        if image_image is not None:
-            image_image = _normalised(image_image)
+        image_image = None if image_image is None else _normalised(image_image)
         query_query: Tensor | None = None  # R_ss [B, C, C]
         query_image = torch.zeros_like(cross[0])  # R_si [B, C, h*w]
         for index, layer in enumerate(cross):
@@ -114,11 +114,6 @@ def relevance(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tens
             query_image = query_image + (layer if query_query is None else _normalised(query_query).transpose(1, 2) @ layer)
         maps = query_image[torch.arange(len(classes), device=classes.device), classes]  # [B, h*w]
     return maps.unflatten(1, recorded.grid)
-
-
-def _average_with_identity(weights: Tensor, below: Tensor) -> Tensor:
-    """Return 0.5 (A + I) times the layers below; the rows of A sum to 1, so that those of the result do."""
-    return 0.5 * (weights @ below + below)
 
 
 def _normalised(relevance: Tensor) -> Tensor:

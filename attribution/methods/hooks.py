@@ -125,7 +125,10 @@ def chunked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(method)
     def in_chunks(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, **options: Any) -> Tensor:
-        at_once, maps = _images_at_once(model, images), []
+        cells, count = images.shape[2] * images.shape[3] // 16**2, model.num_classes
+        heads = max(getattr(module, "num_heads", 1) for module in model.transformer.modules())
+        weights = len(model.transformer.encoder.layers) * cells**2 + model.num_decoder_layers * count * (count + cells)
+        at_once, maps = max(1, MAX_WEIGHTS // max(1, heads * weights)), []
         for first in range(0, len(images), at_once):
             part = slice(first, first + at_once)
             mask = None if padding_mask is None else padding_mask[part]
@@ -133,13 +136,6 @@ def chunked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return torch.cat(maps)
 
     return in_chunks
-
-
-def _images_at_once(model: ICN, images: Tensor) -> int:
-    cells, count = images.shape[2] * images.shape[3] // 16**2, model.num_classes
-    heads = max(getattr(module, "num_heads", 1) for module in model.transformer.modules())
-    weights = len(model.transformer.encoder.layers) * cells**2 + model.num_decoder_layers * count * (count + cells)
-    return max(1, MAX_WEIGHTS // max(1, heads * weights))
 
 
 @contextmanager

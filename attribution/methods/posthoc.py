@@ -23,21 +23,42 @@ STEPS, MASKS = 32, 1000  # defaults of integrated gradients and of RISE
 OCCLUDERS = 7  # default occluders along each side of the image, with a stride of half of one
 
 
-def gradcam(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+def gradcam(
+    model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, siblings: Tensor | None = None
+) -> Tensor:
     """Compute Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) on the backbone's feature map.
 
     Returns:
         float32 `[B, h, w]`, non-negative, 0 on padding.
     """
-    return _gradcam(model, images, padding_mask, classes, None)
+    saved: list[Tensor] = []
+
+    def save_features(module: nn.Module, args: tuple[Any, ...], features: Tensor) -> Tensor:
+        saved.append(start_graph(features))
+        return saved[0]
+
+    with frozen(model):
+        hook = model.backbone[0].register_forward_hook(save_features)
+        try:
+            logits = model(images, padding_mask).logits
+        finally:
+            hook.remove()
+        score = logits.gather(1, classes[:, None]).sum()
+        if siblings is not None:
+            score = score - logits.gather(1, siblings[:, None]).sum()
+        (gradient,) = torch.autograd.grad(score, saved)
+    with torch.no_grad():
+        features, gradient = saved[0].float(), gradient.float()  # [B, C', h, w]
+        valid = torch.ones_like(features[:, :1])  # [B, 1, h, w]
+        if padding_mask is not None:
+            valid -= grid_padding(padding_mask, (features.shape[2], features.shape[3]))[:, None].float()
+        weights = (gradient * valid).sum((2, 3), keepdim=True) / valid.sum((2, 3), keepdim=True)  # [B, C', 1, 1]
+        return ((weights * features).sum(1) * valid[:, 0]).clamp(min=0)
 
 
 def finercam(model: ICN, images: Tensor, classes: Tensor, *, siblings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-    """Compute Grad-CAM of the difference of two logits, `logit_c - logit_sibling` (Finer-CAM, Zhang et al., CVPR 2025).
-
-    `siblings` are the classes that each is compared with, `[B]`. The map is as that of `gradcam`.
-    """
-    return _gradcam(model, images, padding_mask, classes, siblings)
+    """Compute Grad-CAM of the difference of two logits, `logit_c - logit_sibling` (Finer-CAM, Zhang et al., CVPR 2025)."""
+    return gradcam(model, images, classes, padding_mask=padding_mask, siblings=siblings)
 
 
 def integrated_gradients(
@@ -158,32 +179,6 @@ def _rise_masks(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
     masks = F.interpolate(grids[:, None], size=[side * (cells + 1) for side in sides], mode="bilinear")[:, 0]
     corners = (shifts * torch.tensor(sides)).long().tolist()
     return torch.stack([m[top : top + size[0], left : left + size[1]] for m, (top, left) in zip(masks, corners, strict=True)])
-
-
-def _gradcam(model: ICN, images: Tensor, padding_mask: Tensor | None, classes: Tensor, siblings: Tensor | None) -> Tensor:
-    saved: list[Tensor] = []
-
-    def save_features(module: nn.Module, args: tuple[Any, ...], features: Tensor) -> Tensor:
-        saved.append(start_graph(features))
-        return saved[0]
-
-    with frozen(model):
-        hook = model.backbone[0].register_forward_hook(save_features)
-        try:
-            logits = model(images, padding_mask).logits
-        finally:
-            hook.remove()
-        score = logits.gather(1, classes[:, None]).sum()
-        if siblings is not None:
-            score = score - logits.gather(1, siblings[:, None]).sum()
-        (gradient,) = torch.autograd.grad(score, saved)
-    with torch.no_grad():
-        features, gradient = saved[0].float(), gradient.float()  # [B, C', h, w]
-        valid = torch.ones_like(features[:, :1])  # [B, 1, h, w]
-        if padding_mask is not None:
-            valid -= grid_padding(padding_mask, (features.shape[2], features.shape[3]))[:, None].float()
-        weights = (gradient * valid).sum((2, 3), keepdim=True) / valid.sum((2, 3), keepdim=True)  # [B, C', 1, 1]
-        return ((weights * features).sum(1) * valid[:, 0]).clamp(min=0)
 
 
 def _captum(method: str) -> Any:

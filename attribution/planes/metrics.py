@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from attribution.metrics.localisation import average_precision, energy, pointing
-from attribution.planes.counterfactuals import Logits, Prepare, score_counterfactuals
-from attribution.planes.ground_truth import Comparison, compare, difference_mask, part_masks
+from attribution.planes import ground_truth
 from attribution.planes.parts import part_importance, prediction_scores, rank_agreement, single_deletion, target_sensitivity
 from attribution.resize import pool_to
 from datasets.planes.annotations import PlanesSplit, check_picture
@@ -52,8 +51,8 @@ class PlanesMetrics:
         self,
         split: PlanesSplit,
         paths: Sequence[Path],
-        prepare: Prepare,
-        logits: Logits,
+        prepare: ground_truth.Prepare,
+        logits: ground_truth.Logits,
         *,
         size: int | None = None,
         batch_size: int = 32,
@@ -64,24 +63,24 @@ class PlanesMetrics:
         self.records = [split.record(path) for path in paths]
         if not self.records:
             raise ValueError(f"{split.root}: no image of {split.split} was chosen; measure at least one")
-        comparisons = [compare(split, record) for record in self.records]
+        comparisons = [ground_truth.compare(split, record) for record in self.records]
         others = [[*comparison.siblings, *comparison.sharing] for comparison in comparisons]
         own = [record["variants"] for record in self.records]
         rows = ((first, *rest) for first, rest in zip(own, others, strict=True))
         self.classes = torch.tensor([[split.label(variants) for variants in row] for row in rows])
         self._groups = torch.tensor([comparison.groups for comparison in comparisons])  # [N, 2, K]
         self._draw_masks(comparisons, size, ranks)
-        scored = score_counterfactuals(self.records, others, prepare, logits, batch_size, progress, ranks)
+        scored = ground_truth.score_counterfactuals(self.records, others, prepare, logits, batch_size, progress, ranks)
         self.table, self._swapped = scored  # the latter [N, Q - 1, C]
         self.correct = self.table.logits[:, 0].argmax(-1) == self.classes[:, 0]
         self.relies = self._relies()
 
-    def _draw_masks(self, comparisons: Sequence[Comparison], size: int | None, ranks: Ranks) -> None:
+    def _draw_masks(self, comparisons: Sequence[ground_truth.Comparison], size: int | None, ranks: Ranks) -> None:
         def packed() -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:  # bits: an eighth of the memory
             for record, comparison in list(zip(self.records, comparisons, strict=True))[ranks.rank :: ranks.size]:
                 check_picture(self.split, record)
-                masks = [difference_mask(record, variants, size) for variants in comparison.siblings]
-                parts = {name: np.packbits(mask, axis=-1) for name, mask in part_masks(record, size).items()}
+                masks = [ground_truth.difference_mask(record, variants, size) for variants in comparison.siblings]
+                parts = {name: np.packbits(mask, axis=-1) for name, mask in ground_truth.part_masks(record, size).items()}
                 yield np.packbits(np.array(masks), axis=-1), parts
 
         drawn = list(ranks.gather_in_order(packed()))

@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from attribution.planes.counterfactuals import RemovalTable
+from attribution.planes.ground_truth import RemovalTable
 from attribution.resize import enlarge
 
 
@@ -93,25 +93,19 @@ def top_k_checks(importance: Tensor, table: RemovalTable) -> tuple[Tensor, Tenso
 def prediction_scores(importance: Tensor, table: RemovalTable, classes: Tensor) -> dict[str, Tensor]:
     """Compute `pc`, `dc` and the part-wise `part_deletion`, `part_srg` and `part_insertion`, each `[N]`."""
     preserved, deleted = top_k_checks(importance, table)
-    most, least = (curve_area(deletion_curve(importance, table, classes, descending=order)) for order in (True, False))
-    insertion = curve_area(insertion_curve(importance, table, classes))
+    most, least = (curve_area(removal_curve(importance, table, classes, descending=order)) for order in (True, False))
+    insertion = curve_area(removal_curve(importance, table, classes, insert=True))
     return {"pc": preserved, "dc": deleted, "part_deletion": most, "part_srg": least - most, "part_insertion": insertion}
 
 
-def deletion_curve(importance: Tensor, table: RemovalTable, classes: Tensor, *, descending: bool = True) -> Tensor:
-    """Compute the probability of the class while parts are removed, the most (else the least) important first: `[N, P + 1]`.
+def removal_curve(
+    importance: Tensor, table: RemovalTable, classes: Tensor, *, descending: bool = True, insert: bool = False
+) -> Tensor:
+    """Compute the probability of the class while parts are removed (or put back), the most important first: `[N, P + 1]`.
 
-    nan behind the last part that an image has.
+    nan behind the last part that an image has. `descending=False`: the least important first.
     """
-    return _curve(removal_steps(part_order(importance, table.present, descending)), table, classes)
-
-
-def insertion_curve(importance: Tensor, table: RemovalTable, classes: Tensor) -> Tensor:
-    """Compute the probability of the class while parts are put back, the most important first: `[N, P + 1]`, as above."""
-    return _curve(~removal_steps(part_order(importance, table.present)), table, classes)
-
-
-def _curve(removed: Tensor, table: RemovalTable, classes: Tensor) -> Tensor:
+    removed = removal_steps(part_order(importance, table.present, descending)) ^ insert
     probability = table.logits_without(removed).softmax(-1)  # [N, P + 1, C]
     curve = probability[torch.arange(len(classes)), :, classes]
     return curve.masked_fill(torch.arange(curve.shape[1]) > table.present.sum(-1, keepdim=True), torch.nan)

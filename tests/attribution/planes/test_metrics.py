@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from attribution.planes import counterfactuals
-from attribution.planes.counterfactuals import present_parts, score_renders
-from attribution.planes.ground_truth import difference_mask, part_masks, sibling
+from attribution.planes.ground_truth import difference_mask, part_masks, present_parts, score_renders, sibling
 from attribution.planes.metrics import PlanesMetrics
 from datasets.planes import SLOTS, counterfactual, get_preset
 from datasets.planes.annotations import PlanesSplit, is_planes, open_planes
@@ -40,7 +38,7 @@ class Ideal:
 
     def __init__(self, split: PlanesSplit, monkeypatch: pytest.MonkeyPatch) -> None:
         self.split, self.seen = split, 0
-        monkeypatch.setattr(counterfactuals, "counterfactual", self.draw)
+        monkeypatch.setattr("attribution.planes.ground_truth.counterfactual", self.draw)
 
     def draw(self, record, **swap):
         """Instead of a picture: the variants and the roundel as numbers."""

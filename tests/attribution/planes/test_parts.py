@@ -7,14 +7,13 @@ import itertools
 import pytest
 import torch
 
-from attribution.planes.counterfactuals import RemovalTable
+from attribution.planes.ground_truth import RemovalTable
 from attribution.planes.parts import (
     curve_area,
-    deletion_curve,
-    insertion_curve,
     part_importance,
     part_order,
     rank_agreement,
+    removal_curve,
     removal_steps,
     single_deletion,
     target_sensitivity,
@@ -101,20 +100,20 @@ def test_curves_and_their_area():
     def p(logit: float) -> float:
         return float(torch.tensor([logit, 2.5]).softmax(0)[0])
 
-    deletion = deletion_curve(right, table(), CLASS)
+    deletion = removal_curve(right, table(), CLASS)
     assert deletion[0].tolist() == pytest.approx([p(7), p(3), p(1), p(0)])
-    insertion = insertion_curve(right, table(), CLASS)
+    insertion = removal_curve(right, table(), CLASS, insert=True)
     assert insertion[0].tolist() == pytest.approx([p(0), p(4), p(6), p(7)])
-    least_first = deletion_curve(right, table(), CLASS, descending=False)
+    least_first = removal_curve(right, table(), CLASS, descending=False)
     assert least_first[0].tolist() == pytest.approx([p(7), p(6), p(4), p(0)])
-    assert torch.equal(deletion_curve(wrong, table(), CLASS), least_first)
+    assert torch.equal(removal_curve(wrong, table(), CLASS), least_first)
     assert curve_area(deletion).item() == pytest.approx((p(7) / 2 + p(3) + p(1) + p(0) / 2) / 3)
-    assert curve_area(insertion) > curve_area(insertion_curve(wrong, table(), CLASS))
+    assert curve_area(insertion) > curve_area(removal_curve(wrong, table(), CLASS, insert=True))
 
 
 def test_curves_end_with_the_last_part_that_is_there():
     two = table(torch.tensor([True, False, True]))
-    curve = deletion_curve(torch.tensor([[1.0, 5.0, 2.0]]), two, CLASS)
+    curve = removal_curve(torch.tensor([[1.0, 5.0, 2.0]]), two, CLASS)
     assert curve.isnan().tolist() == [[False, False, False, True]]
     assert curve_area(curve).item() == pytest.approx(float(curve[0, [0, 1, 1, 2]].sum()) / 4)
     assert curve_area(torch.tensor([[0.5, torch.nan]])).isnan().all()
