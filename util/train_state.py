@@ -90,7 +90,7 @@ class TrainState:
         return {"epoch": self.finished, "in_epoch": in_epoch, "best": self.best, "elapsed": self.elapsed()}
 
     def load_state_dict(self, checkpoint: dict[str, Any], source: str, same_best: bool = True) -> None:
-        """Restore the state of a checkpoint, whose path is `source`; its best accuracy only if it is that of this run and split.
+        """Restore the state of a checkpoint, whose path is `source`; its best accuracy only if `same_best` (run and split).
 
         Raises:
             ValueError: it was saved within an epoch whose batches differ under the current settings.

@@ -10,7 +10,6 @@ import torch
 
 from util.checkpoint import LAST, milestone, save_checkpoint
 from util.errors import RunFailed
-from util.logging import RunLog
 
 
 def test_names_share_one_file_and_no_temporary_stays(tmp_path: Path) -> None:
@@ -43,14 +42,6 @@ def test_without_hard_links_the_file_is_copied(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "link", refuse)
     save_checkpoint({"model": {}, "epoch": 3}, tmp_path, ["checkpoint_best.pth"])
     assert _load(tmp_path / "checkpoint_best.pth")["epoch"] == 3 and len(list(tmp_path.iterdir())) == 2
-
-
-def test_log_without_folder_writes_nothing_and_tensorboard_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    RunLog(None).epoch({"epoch": 0})
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="--tensorboard needs an --output_dir"):
-        RunLog(None, tensorboard=True)
 
 
 def _load(path: Path) -> dict:

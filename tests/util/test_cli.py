@@ -1,0 +1,63 @@
+"""Read-only flags, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+
+import pytest
+
+import main
+from util.cli import Flags, Parser, launch, parse
+from util.errors import RunFailed
+
+
+def parser() -> Parser:
+    result = Parser("tool")
+    result.add_argument("files", nargs="+")
+    result.add_argument("--number", type=int, default=3)
+    result.add_argument("--text", default="3")
+    result.add_argument("--switch", action="store_true")
+    result.add_argument("--no_default", default=argparse.SUPPRESS)
+    result.set_defaults(hidden=5)
+    return result
+
+
+def test_explicit_flags_are_those_that_were_typed_whatever_their_value() -> None:
+    args = parse(parser(), ["a", "b", "--number", "3", "--switch"])
+    assert args.explicit == {"files", "number", "switch"}
+    assert vars(args) == {
+        "files": ["a", "b"], "number": 3, "text": "3", "switch": True, "hidden": 5, "explicit": args.explicit,
+    }  # fmt: skip
+    assert parse(parser(), ["a", "--no_default", "1"]).explicit == {"files", "no_default"}
+
+
+def test_flags_are_read_only() -> None:
+    args = parse(parser(), ["a", "--number", "4"])
+    for name in ("number", "explicit", "new"):
+        with pytest.raises(AttributeError, match=f"read-only after parsing: {name} cannot be set to 5; use replace"):
+            setattr(args, name, 5)
+    with pytest.raises(AttributeError, match="read-only after parsing: number cannot be deleted"):
+        del args.number
+    changed = args.replace(number=5, explicit=frozenset())
+    assert (args.number, args.explicit, changed.number, changed.explicit) == (4, {"files", "number"}, 5, frozenset())
+    with pytest.raises(AttributeError, match="there is no flag colour, shape"):
+        args.replace(shape=1, colour=2, number=3)
+    assert isinstance(changed, Flags) and pickle.loads(pickle.dumps(args)) == args
+
+
+def test_errors_name_the_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail(args: object) -> None:
+        raise RunFailed("it broke")
+
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    for rank, prefix in ((0, "rank 0: "), (1, "rank 1: "), (None, "")):
+        for name, value in {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank}.items():
+            monkeypatch.delenv(name, raising=False)
+            if rank is not None:
+                monkeypatch.setenv(name, str(value))
+        with pytest.raises(SystemExit):
+            launch(fail, main.get_args_parser(), [])
+        assert capsys.readouterr().err == f"main.py: error: {prefix}it broke\n"
+    assert waited == [1]  # rank 0 prints first

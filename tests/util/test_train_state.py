@@ -1,0 +1,99 @@
+"""Position of a training in its checkpoints."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from util.metrics import Sums
+from util.ranks import SINGLE_PROCESS
+from util.train_state import TrainState, next_epoch
+
+SETTINGS = {"batch_size": 4, "accumulate": 2, "train_images": 24, "seed": 1}
+TERMS = ("class", "mosaic")
+
+
+def state(start_epoch: int = 0, **settings: int) -> TrainState:
+    sums = partial(Sums, torch.device("cpu"), 2, TERMS)
+    return TrainState(5, start_epoch, sums, SETTINGS | settings, SINGLE_PROCESS)
+
+
+def within_an_epoch() -> dict[str, Any]:
+    """A checkpoint after 3 batches of epoch 2."""
+    saved = state()
+    saved.begin_epoch(1)
+    saved.finish_epoch(50.0)
+    saved.begin_epoch(2)
+    saved.epoch.batches = 3
+    logits, labels = torch.eye(2), torch.tensor([0, 1])
+    saved.epoch.sums.add(logits, labels, {"class": torch.tensor(3.0), "mosaic": torch.tensor(1.0)})
+    return {**saved.state_dict(), "args": dict(SETTINGS)}
+
+
+def test_a_restored_state_is_the_saved_one() -> None:
+    checkpoint = within_an_epoch()
+    restored = state(start_epoch=2)
+    restored.load_state_dict(checkpoint, "a.pth")
+    again = restored.state_dict()
+    assert torch.equal(again["in_epoch"].pop("sums"), checkpoint["in_epoch"].pop("sums"))
+    assert again["elapsed"] >= checkpoint["elapsed"]
+    assert all(again[name] == checkpoint[name] for name in ("epoch", "in_epoch", "best"))
+    assert restored.steps(steps_per_epoch=3) == 2 * 3 + 2  # the third batch began a second step
+
+
+def test_sums_of_an_earlier_version_count_as_the_class_term() -> None:
+    checkpoint = within_an_epoch()
+    del checkpoint["in_epoch"]["terms"]
+    checkpoint["in_epoch"]["sums"] = checkpoint["in_epoch"]["sums"][:3]
+    restored = state(start_epoch=2)
+    restored.load_state_dict(checkpoint, "a.pth")
+    means = restored.epoch.sums.means()
+    assert (means["loss"], means["loss_class"], means["loss_mosaic"], means["acc1"]) == (2.0, 2.0, 0.0, 100.0)
+    assert restored.epoch.batches == 3 and restored.epoch.sums.images == 2
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"batch_size": 8}, "--batch_size 4, now it is 8"),
+        ({"accumulate": 1}, "--accumulate 2, now it is 1"),
+        ({"seed": 2}, "--seed 1, now it is 2"),
+        ({"train_images": 25}, "number of training images 24, now it is 25"),
+    ],
+)
+def test_an_epoch_is_finished_with_the_batches_it_was_begun_with(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=f"a.pth was saved in the middle of an epoch with {message}"):
+        state(2, **settings).load_state_dict(within_an_epoch(), "a.pth")
+
+
+def test_two_processes_with_half_the_batch_are_the_same_batches() -> None:
+    checkpoint = within_an_epoch()
+    checkpoint["in_epoch"] |= {"world_size": 2, "batch_size": 2}
+    state(2).load_state_dict(checkpoint, "a.pth")
+    checkpoint["in_epoch"]["batch_size"] = 4
+    with pytest.raises(ValueError, match="number of processes 2, now it is 1"):
+        state(2).load_state_dict(checkpoint, "a.pth")
+
+
+def test_a_loss_that_is_not_finite_is_not_saved() -> None:
+    broken = state()
+    broken.epoch.batches = 1
+    broken.epoch.sums.add(torch.eye(2), torch.tensor([0, 1]), {"class": torch.tensor(1.0), "mosaic": torch.tensor(torch.nan)})
+    with pytest.raises(FloatingPointError, match="the loss is nan .term mosaic."):
+        broken.state_dict()
+
+
+def test_the_best_accuracy_is_the_first_of_equals_and_only_that_of_this_run() -> None:
+    run = state()
+    assert [run.finish_epoch(accuracy) for accuracy in (50.0, 60.0, 60.0, 40.0)] == [True, True, False, False]
+    other = state()
+    other.load_state_dict(within_an_epoch(), "a.pth", same_best=False)
+    assert other.best == {"acc1": None, "epoch": None}
+
+
+def test_the_epoch_after_a_checkpoint() -> None:
+    assert next_epoch({"epoch": 3}) == 4 and next_epoch({"epoch": 1, "in_epoch": {"epoch": 2}}) == 2
+    assert next_epoch({"model": {}}, default=7) == 7 and next_epoch({"epoch": None}) == 0
