@@ -130,12 +130,12 @@ def test_mosaics_leave_the_running_statistics_alone() -> None:
             "--mosaic 0.5 --square",
             "--mosaic 0.5 needs logits that are sums over cells: give --decoder additive or average",
         ),
-        ("--mosaic 0.5 --decoder none", "--mosaic 0.5 needs pictures of one shape: give --square"),
+        ("--mosaic 0.5 --decoder none", "--mosaic 0.5 needs images of one shape: give --square"),
         ("--locality 1 --square", "--locality 1.0 needs logits that are sums over cells"),
         ("--locality 1 --square --decoder additive --window 32", "--window 32 makes evidence local already"),
         (
             "--locality 1 --square --decoder additive --backbone_norm batch",
-            "batch norms mix the pictures of a batch",
+            "batch norms mix the images of a batch",
         ),
     ],
 )
