@@ -1,4 +1,5 @@
-"""The network: backbone, transformer, class queries and the training loss. Tensors in, tensors out."""
+"""The network: backbone, transformer, class queries and the training loss. A name is imported from its module when first used."""
+# ruff: noqa: F401 (the imports below are for type checkers)
 
 from __future__ import annotations
 
@@ -6,35 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.architecture import ARCHITECTURE as ARCHITECTURE
-    from models.build import build_model as build_model
-    from models.build import load_checkpoint as load_checkpoint
-    from models.build import load_finetune as load_finetune
-    from models.criterion import Criterion as Criterion
-    from models.decoders import DECODERS as DECODERS
-    from models.errors import ParameterError as ParameterError
-    from models.icn import ICN as ICN
-    from models.icn import ICNOutput as ICNOutput
-    from models.inference import for_inference as for_inference
-    from models.loading import CheckpointMeta as CheckpointMeta
+    from models.architecture import ARCHITECTURE, ParameterError
+    from models.build import build_model, load_checkpoint, load_finetune
+    from models.criterion import Criterion
+    from models.decoders import DECODERS
+    from models.folding import for_inference
+    from models.icn import ICN, ICNOutput
 
 _MODULES = {
-    "ARCHITECTURE": "architecture",
-    "DECODERS": "decoders",
-    "ICN": "icn",
-    "CheckpointMeta": "loading",
-    "Criterion": "criterion",
+    "ARCHITECTURE": "architecture", "ParameterError": "architecture", "build_model": "build", "load_checkpoint": "build",
+    "load_finetune": "build", "Criterion": "criterion", "DECODERS": "decoders", "for_inference": "folding", "ICN": "icn",
     "ICNOutput": "icn",
-    "ParameterError": "errors",
-    "build_model": "build",
-    "for_inference": "inference",
-    "load_checkpoint": "build",
-    "load_finetune": "build",
-}
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562): the flags of a model cost no import of torch."""
+    """Import a public name (PEP 562): the flags of a model cost no import of torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.errors import ParameterError
+from models.attention import check_heads, join_heads, softmax_weights, split_heads
 from models.transformer import QUERIES_AT_ONCE, QueryDecoder
 
 
@@ -21,96 +21,70 @@ class AdditiveDecoder(QueryDecoder):
 
     With class queries q_c, memory m_p and heads h: `A[c,h,p] = softmax_p(q_c,h . K_h m_p / sqrt(d))` and
     `logit_c = b + sum_p sum_h A[c,h,p] <w_c,h, V_h m_p>`. The inner sum over the heads is the map of class c.
-
-    Args:
-        d_model: width D of memory and queries.
-        nhead: heads; must divide `d_model`.
-
-    Raises:
-        ParameterError: `nhead` does not divide `d_model`.
     """
 
     num_attention_layers = 1
 
     def __init__(self, d_model: int, nhead: int) -> None:
         super().__init__()
-        if nhead < 1 or d_model % nhead:
-            raise ParameterError("nheads", f"num_heads {nhead} must divide hidden_dim {d_model}")
+        check_heads(d_model, nhead)
         self.num_heads = nhead
         self.norm = nn.LayerNorm(d_model)
         self.key = nn.Linear(d_model, d_model)
         self.value = nn.Linear(d_model, d_model)
 
     def forward(
-        self,
-        query: Tensor,
-        memory: Tensor,
-        padding_mask: Tensor | None,
-        grid: tuple[int, int],
-        attention_layers: Collection[int],
+        self, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int], attention_layers: Collection[int]
     ) -> tuple[Tensor, list[Tensor]]:
         key, value, valid = self._project(memory, padding_mask)
         if 0 in attention_layers:
             attention = self.attention_weights(query[None], key, valid).unflatten(-1, grid)[None]  # [1, B, heads, C, h, w]
             # Computed from the tensor that is returned, so that it has a gradient of the logits.
-            return self._join_heads(attention[0].flatten(-2).to(value.dtype) @ value), [attention]
+            return join_heads(attention[0].flatten(-2).to(value.dtype) @ value), [attention]
         at_once = len(query) if torch.is_grad_enabled() else QUERIES_AT_ONCE
-        q = self._split_heads(query.to(key.dtype)[None]).expand(len(memory), -1, -1, -1)  # [B, heads, C, d]
+        q = split_heads(query.to(key.dtype)[None], self.num_heads).expand(len(memory), -1, -1, -1)  # [B, heads, C, d]
         chunks = [F.scaled_dot_product_attention(chunk, key, value, attn_mask=valid) for chunk in q.split(at_once, 2)]
-        return self._join_heads(torch.cat(chunks, 2)), []
+        return join_heads(torch.cat(chunks, 2)), []
 
     def evidence(self, query: Tensor, weight: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
         key, value, valid = self._project(memory, padding_mask)
         attention = self.attention_weights(query, key, valid)  # [B, heads, Q, S]
         with torch.autocast(memory.device.type, enabled=False):
-            scores = self._split_heads(weight.float()) @ value.float().transpose(-2, -1)  # [B, heads, Q, S]
+            scores = split_heads(weight.float(), self.num_heads) @ value.float().transpose(-2, -1)  # [B, heads, Q, S]
             return (attention * scores).sum(1)
 
     def _project(self, memory: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return keys and values `[B, heads, S, d]`, and which of them are no padding `[B, 1, 1, S]`."""
         memory = self.norm(memory)
-        valid = None if padding_mask is None else ~padding_mask[:, None, None, :]  # [B, 1, 1, S]
-        return self._split_heads(self.key(memory)), self._split_heads(self.value(memory)), valid
+        valid = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        return split_heads(self.key(memory), self.num_heads), split_heads(self.value(memory), self.num_heads), valid
 
     def attention_weights(self, query: Tensor, key: Tensor, valid: Tensor | None) -> Tensor:
-        """Compute the softmax over the cells `[B, heads, Q, S]` of `query` `[B or 1, Q, D]` and `key` `[B, heads, S, d]`."""
+        # query [B or 1, Q, D], key [B, heads, S, d]
         with torch.autocast(key.device.type, enabled=False):
-            q = self._split_heads(query.float())
-            scores = (q * q.shape[-1] ** -0.5) @ key.float().transpose(-2, -1)  # [B, heads, Q, S]
-            return (scores if valid is None else scores.masked_fill(~valid, float("-inf"))).softmax(-1)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
-
-    @staticmethod
-    def _join_heads(x: Tensor) -> Tensor:
-        return x.transpose(1, 2).flatten(2)  # [B, N, D]
+            return softmax_weights(split_heads(query.float(), self.num_heads), key.float(), valid)
 
 
 class AverageDecoder(QueryDecoder):
     """Average pooling, the control without attention: every class scores the mean of the memory (CAM, Zhou et al., CVPR 2016)."""
 
     def forward(
-        self,
-        query: Tensor,
-        memory: Tensor,
-        padding_mask: Tensor | None,
-        grid: tuple[int, int],
-        attention_layers: Collection[int],
+        self, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int], attention_layers: Collection[int]
     ) -> tuple[Tensor, list[Tensor]]:
-        share = self._cell_weights(memory, padding_mask)
+        share = _cell_weights(memory, padding_mask)
         return (share[:, None] @ memory).expand(-1, len(query), -1), []
 
     def evidence(self, query: Tensor, weight: Tensor, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
         with torch.autocast(memory.device.type, enabled=False):
             memory = memory.float()
-            share = self._cell_weights(memory, padding_mask)
+            share = _cell_weights(memory, padding_mask)
             return weight.float() @ memory.transpose(-2, -1) * share[:, None]  # [B, Q, S]
 
-    @staticmethod
-    def _cell_weights(memory: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Return the weight of each cell in the mean over the valid cells, `[B, S]`."""
-        valid = memory.new_ones(memory.shape[:2]) if padding_mask is None else (~padding_mask).to(memory.dtype)
-        return valid / valid.sum(1, keepdim=True)
+
+def _cell_weights(memory: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """Return the weight of each cell in the mean over the valid cells, `[B, S]`."""
+    valid = memory.new_ones(memory.shape[:2]) if padding_mask is None else (~padding_mask).to(memory.dtype)
+    return valid / valid.sum(1, keepdim=True)
 
 
 class ClassWeights(nn.Module):

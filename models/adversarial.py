@@ -23,7 +23,7 @@ def fgsm_perturb(
     """Perturb images by one fast gradient sign step from a random start (Wong, Rice and Kolter, ICLR 2020, algorithm 3).
 
     Args:
-        model: evaluated in evaluation mode, and returned to its mode; its weights get no gradient.
+        model: in evaluation mode during the step; its weights get no gradient.
         images: float `[B, 3, H, W]`, normalised.
         padding_mask: bool `[B, H, W]`, True on padding, which is not perturbed; or None.
         labels: `[B]`.

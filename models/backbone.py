@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.errors import ParameterError
-from models.windows import in_windows
+from models.architecture import ParameterError
 
 
 class Backbone(nn.Module):
@@ -40,24 +39,17 @@ class Backbone(nn.Module):
         self.checkpointing = False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `[B, 3, H, W]` to features `[B, num_channels, h, w]`.
-
-        Raises:
-            ParameterError: the network does not take images of this size.
-        """
+        """Map images `[B, 3, H, W]` to features `[B, num_channels, h, w]`; ParameterError for a size that the network refuses."""
         try:
             if self.window is None:
                 return self._features(images)
-            return in_windows(self._features, images, self.window, self._window_offset(self.window))
+            steps = self.window // self.stride
+            # The windows are moved in training, so that no cell is always at a window's border.
+            down, right = torch.randint(steps, (2,)).tolist() if self.training else (0, 0)
+            return in_windows(self._features, images, self.window, (down * self.stride, right * self.stride))
         except AssertionError as error:  # timm's networks of a fixed input size
-            size = f"{images.shape[-2]} x {images.shape[-1]}"
-            raise ParameterError("image_size", f"the backbone refuses images of {size} pixels: {error}") from None
-
-    def _window_offset(self, window: int) -> tuple[int, int]:
-        """Draw how far the windows are moved, in pixels; in training only, so that no cell is always at a window's border."""
-        steps = window // self.stride
-        down, right = torch.randint(steps, (2,)).tolist() if self.training else (0, 0)
-        return down * self.stride, right * self.stride
+            height, width = images.shape[-2:]
+            raise ParameterError("image_size", f"the backbone refuses images of {height} x {width} pixels: {error}") from None
 
     def _features(self, images: Tensor) -> Tensor:
         """Run the network; several feature maps are enlarged to the first one's grid and concatenated."""
@@ -69,19 +61,13 @@ class Backbone(nn.Module):
         return torch.cat([maps[0], *deeper], 1) if len(maps) > 1 else maps[0]
 
     def checkpoint_gradients(self) -> None:
-        """Keep only the inputs of blocks for the backward pass, and compute the rest again there.
-
-        Raises:
-            ParameterError: the network cannot do this, or is timm's with learned batch norms, which would count a batch twice.
-        """
+        """Keep only the inputs of blocks for the backward pass, and compute the rest again there; ParameterError if it cannot."""
         if isinstance(self.body, nn.Sequential):
             self.checkpointing = True
             return
-        learned = any(isinstance(module, nn.BatchNorm2d) and module.track_running_stats for module in self.body.modules())
-        if learned:
-            raise ParameterError(
-                "grad_checkpointing", "a timm model with learned batch norms cannot: use frozen ones (backbone_norm)"
-            )
+        if _running_norms(self.body):  # they would count a batch twice
+            message = "a timm model with learned batch norms cannot: use frozen ones (backbone_norm)"
+            raise ParameterError("grad_checkpointing", message)
         try:
             self.body.model.set_grad_checkpointing()  # type: ignore[operator, union-attr]
         except (AttributeError, AssertionError) as error:
@@ -108,6 +94,36 @@ class Backbone(nn.Module):
             parameter.requires_grad_(not (all_of_it or name.startswith(self.stem)))
 
 
+def in_windows(network: Callable[[Tensor], Tensor], images: Tensor, window: int, offset: tuple[int, int] = (0, 0)) -> Tensor:
+    """Apply a network to each window of an image independently, and join the features.
+
+    The receptive field of a deep network spans the image. Here it ends at the borders of the window (BagNet bounds it by small
+    kernels instead, Brendel and Bethge, ICLR 2019).
+
+    Args:
+        network: `[B, 3, window, window]` to `[B, C, n, n]`: its stride is `window / n` pixels.
+        images: `[B, 3, H, W]`; windows are padded with 0 beyond its border.
+        window: side of a window in pixels.
+        offset: rows and columns of the first windows that lie before the image; multiples of the stride below `window`.
+
+    Returns:
+        `[B, C, ceil(H / stride), ceil(W / stride)]`.
+    """
+    batch, channels, height, width = images.shape
+    top, left = offset
+    rows, columns = -(-(top + height) // window), -(-(left + width) // window)
+    images = F.pad(images, (left, columns * window - width - left, top, rows * window - height - top))
+    tiles = images.view(batch, channels, rows, window, columns, window).permute(0, 2, 4, 1, 3, 5)
+    tiles = tiles.reshape(-1, channels, window, window)  # [B * rows * columns, 3, window, window]
+    features = network(tiles)  # [B * rows * columns, C, n, n]
+    n = features.shape[-1]
+    stride = window // n
+    features = features.unflatten(0, (batch, rows, columns)).permute(0, 3, 1, 4, 2, 5)  # [B, C, rows, n, columns, n]
+    features = features.reshape(batch, -1, rows * n, columns * n)
+    row, column = top // stride, left // stride
+    return features[..., row : row - (-height // stride), column : column - (-width // stride)]
+
+
 class Stages(nn.Sequential):
     """The stages of a network in sequence, under their own names; returns the outputs of the last `num_outputs` of them."""
 
@@ -125,7 +141,7 @@ class Stages(nn.Sequential):
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Keep the running statistics of batch norms as they are while batches are normalised by their own."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]
+    norms = _running_norms(network)
     kept: list[tuple[Any, float | None, int]] = [(norm, norm.momentum, int(norm.num_batches_tracked or 0)) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # the running statistics are multiplied by 1, to which 0 is added
@@ -135,3 +151,7 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
         for norm, momentum, count in kept:
             norm.momentum = momentum
             norm.num_batches_tracked.fill_(count)
+
+
+def _running_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.track_running_stats]

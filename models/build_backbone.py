@@ -12,10 +12,10 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from models.architecture import ParameterError
 from models.backbone import Backbone, Stages
-from models.errors import ParameterError, first_line
 from models.folding import fold_frozen_norms
-from models.loading import misfits
+from models.loading import first_line, misfits, read_state_dict
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RESNETS = torchvision.models.list_models(module=torchvision.models, include="*resn*")
@@ -41,7 +41,7 @@ def build_backbone(
         fuse: add the maps of all deeper stages, enlarged to the grid of that one.
         norm: `frozen`: batch norms are fixed affine maps (DETR); `batch`: they are trained, for training from scratch.
         window: side in pixels of windows that are processed independently; None for the whole image.
-        weights: `none`, or `default` for the library's ImageNet weights (from its cache or the network).
+        weights: `none`, `default` for the library's ImageNet weights (from its cache or the network), or a state-dict file.
 
     Raises:
         ParameterError: unknown name, a stride or a window that the model cannot have, weights that cannot be fetched.
@@ -53,6 +53,8 @@ def build_backbone(
     if window is not None and (window < 1 or window % backbone.stride):
         raise ParameterError("window", f"{window} must be a multiple of the {backbone.stride} pixels of a cell")
     backbone.window = window
+    if weights not in ("none", "default"):
+        load_backbone_weights(backbone, read_state_dict(weights), weights)
     return backbone
 
 
@@ -63,10 +65,9 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, f
     if stride not in strides:
         raise _no_such_stride(name, stride, strides, dilation)
     norm_layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
+    dilated = [False, False, dilation]
     try:
-        net = torchvision.models.get_model(
-            name, weights=None, norm_layer=norm_layer, replace_stride_with_dilation=[False, False, dilation]
-        )
+        net = torchvision.models.get_model(name, weights=None, norm_layer=norm_layer, replace_stride_with_dilation=dilated)
     except NotImplementedError as error:
         raise ParameterError("dilation", f"{name} cannot have it: {error}") from None
     stages: OrderedDict[str, nn.Module] = OrderedDict()
@@ -77,7 +78,8 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, f
     body = Stages(stages)
     fold_frozen_norms(body)
     body.num_outputs = sum(s >= stride for s in strides) if fuse else 1
-    channels = sum(_channels_of(stage) for stage in list(body)[-body.num_outputs :])
+    used = [list(stage.modules()) for stage in list(body)[-body.num_outputs :]]
+    channels = sum([module.out_channels for module in stage if isinstance(module, nn.Conv2d)][-1] for stage in used)
     frozen_stem = ("conv1.", "bn1.", "layer1.") if norm == "frozen" else ()
     backbone = Backbone(body, channels, IMAGENET, frozen_stem, stride)
     if weights == "default":
@@ -90,13 +92,10 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, f
 def _timm_model(name: str, dilation: bool, feature_stride: int | None, fuse: bool, norm: str, weights: str) -> Backbone:
     name = name.removeprefix("timm/")
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-        raise ParameterError(
-            "backbone",
-            f"{name!r} is neither a torchvision ResNet ({', '.join(RESNETS[:5])}, ...) nor a timm model"
-            + (f"; similar: {near}" if near else ""),
-        )
-    options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}
+        similar = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        message = f"{name!r} is neither a torchvision ResNet ({', '.join(RESNETS[:5])}, ...) nor a timm model"
+        raise ParameterError("backbone", message + (f"; similar: {similar}" if similar else ""))
+    options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}  # ends where the features are taken
     if dilation:
         options["output_stride"] = 16
     offered = _timm_create(name, options).feature_info
@@ -121,10 +120,10 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, fuse: boo
 
 
 def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
-    """Load a torchvision or timm state dict of a whole classifier; tensors behind the feature map are ignored.
+    """Load a state dict of a whole torchvision or timm classifier, of which tensors behind the feature map are ignored.
 
     Raises:
-        ParameterError: tensors are missing or of another shape; names `source`.
+        ParameterError: tensors are missing or of another shape.
     """
     body: Any = backbone.body.model if hasattr(backbone.body, "model") else backbone.body
     own = body.state_dict()
@@ -137,18 +136,11 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: 
 
 
 def _timm_create(name: str, options: dict[str, Any]) -> Any:
-    """Create timm's feature extractor, which ends where the features are taken."""
     try:
         return timm.create_model(name, **options)
     except (RuntimeError, TypeError, NotImplementedError, AttributeError, AssertionError) as error:
         with_dilation = " with dilation" if "output_stride" in options else ""
         raise ParameterError("backbone", f"{name} cannot give its features{with_dilation}: {error}") from None
-
-
-def _channels_of(stage: nn.Module) -> int:
-    last_block = list(stage.children())[-1]
-    convolutions = [module for module in last_block.modules() if isinstance(module, nn.Conv2d)]
-    return convolutions[-1].out_channels
 
 
 def _no_such_stride(name: str, stride: int, strides: Iterable[int], dilation: bool) -> ParameterError:
@@ -161,8 +153,6 @@ def _fetch(get: Callable[[], Any], name: str) -> Any:
     try:
         return get()
     except Exception as error:  # whatever the network and the hub's client may raise
-        raise ParameterError(
-            "backbone_weights",
-            f"the default weights of {name}, of ImageNet, cannot be fetched ({first_line(error)}); give a state-dict file, or "
-            "none to start from scratch",
-        ) from None
+        message = f"the default weights of {name}, of ImageNet, cannot be fetched ({first_line(error)}); "
+        message += "give a state-dict file, or none to start from scratch"
+        raise ParameterError("backbone_weights", message) from None

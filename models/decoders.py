@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from models.errors import ParameterError
+from models.architecture import ParameterError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,19 +46,19 @@ class DecoderSpec:
     searches: bool = True
 
 
-def _build_detr(args: argparse.Namespace) -> QueryDecoder:
+def _detr(args: argparse.Namespace) -> QueryDecoder:
     from models.transformer import Decoder
 
     return Decoder(args.dec_layers, args.hidden_dim, args.nheads, args.dim_feedforward, args.dropout, args.pre_norm)
 
 
-def _build_additive(args: argparse.Namespace) -> QueryDecoder:
+def _additive(args: argparse.Namespace) -> QueryDecoder:
     from models.additive import AdditiveDecoder
 
     return AdditiveDecoder(args.hidden_dim, args.nheads)
 
 
-def _build_average(args: argparse.Namespace) -> QueryDecoder:
+def _average(args: argparse.Namespace) -> QueryDecoder:
     from models.additive import AverageDecoder
 
     return AverageDecoder()
@@ -76,23 +76,13 @@ def _class_head(num_classes: int, width: int) -> nn.Module:
     return ClassWeights(num_classes, width)
 
 
-DECODERS = {
-    spec.name: spec
-    for spec in (
-        DecoderSpec("detr", "DETR's layers", _build_detr, _shared_head, "contribution", is_layered=True),
-        DecoderSpec("additive", "the map sums to the logit", _build_additive, _class_head, "additive", is_additive=True),
-        DecoderSpec(
-            "average",
-            "class scores averaged over the image (CAM)",
-            _build_average,
-            _class_head,
-            "additive",
-            is_additive=True,
-            is_mean=True,
-            searches=False,
-        ),
-    )
-}
+_ROWS = (
+    DecoderSpec("detr", "DETR's layers", _detr, _shared_head, "contribution", is_layered=True),
+    DecoderSpec("additive", "the map sums to the logit", _additive, _class_head, "additive", is_additive=True),
+    DecoderSpec("average", "class scores averaged over the image (CAM)", _average, _class_head, "additive",
+                is_additive=True, is_mean=True, searches=False),
+)  # fmt: skip
+DECODERS = {row.name: row for row in _ROWS}
 ALIASES = {"none": "average"}  # other names in flags and files
 
 
@@ -102,11 +92,7 @@ def canonical_decoder(name: str) -> str:
 
 
 def find_decoder(name: str) -> DecoderSpec:
-    """Return the row of a decoder by its name or alias.
-
-    Raises:
-        ParameterError: there is none of that name.
-    """
+    """Return the row of a decoder by its name or alias; ParameterError where there is none."""
     spec = DECODERS.get(canonical_decoder(name))
     if spec is None:
         raise ParameterError("decoder", f"{name!r} is not known: choose {', '.join((*DECODERS, *ALIASES))}")

@@ -1,4 +1,4 @@
-"""Folding batch norms into the convolutions before them.
+"""Folding batch norms into the convolutions before them, and a faster copy of a model for evaluation.
 
 `(conv(x, w) - mean) / sqrt(var + eps) * gamma + beta` is `conv(x, w * scale) + shift` with `scale = gamma / sqrt(var + eps)`
 and `shift = beta - mean * scale`. Frozen norms are folded in training too; for evaluation every norm is.
@@ -6,12 +6,17 @@ and `shift = beta - mean * scale`. Frozen norms are folded in training too; for 
 
 from __future__ import annotations
 
+from collections import Counter
+from copy import deepcopy
 from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
+
+from models.attention import MultiheadAttention
+from models.icn import ICN
 
 FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 NORMS = (*FROZEN, nn.BatchNorm2d, BatchNormAct2d)
@@ -26,7 +31,7 @@ class AbsorbedNorm(nn.Module):
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.register_buffer(name, getattr(norm, name).detach())
         self.eps = norm.eps
-        self.act = _activation(norm)
+        self.act = getattr(norm, "act", nn.Identity())  # timm's norms hold one
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(x)
@@ -55,8 +60,8 @@ def fold_frozen_norms(body: nn.Module) -> None:
         conv = body.get_submodule(conv_name)
         if type(conv) is nn.Conv2d and conv.bias is None:  # others have another forward
             norm = AbsorbedNorm(body.get_submodule(norm_name))
-            _replace(body, norm_name, norm)
-            _replace(body, conv_name, FoldedConv2d(conv, norm))
+            body.set_submodule(norm_name, norm)
+            body.set_submodule(conv_name, FoldedConv2d(conv, norm))
 
 
 @torch.no_grad()
@@ -66,17 +71,16 @@ def bake_norms(body: nn.Module) -> None:
         if isinstance(module, FoldedConv2d):
             conv = nn.Conv2d(**_arguments(module), device="meta")
             conv.weight, conv.bias = (nn.Parameter(tensor) for tensor in module.folded())
-            _replace(body, name, conv)
+            body.set_submodule(name, conv)
         elif isinstance(module, AbsorbedNorm):
-            _replace(body, name, module.act)
+            body.set_submodule(name, module.act)
     for conv_name, norm_name in _pairs(body, NORMS):
         module, norm = body.get_submodule(conv_name), body.get_submodule(norm_name)
         assert isinstance(module, nn.Conv2d)
         scale, shift = _affine(norm)
-        bias = shift if module.bias is None else shift + module.bias * scale
         module.weight = nn.Parameter(module.weight * scale[:, None, None, None])
-        module.bias = nn.Parameter(bias)
-        _replace(body, norm_name, _activation(norm))
+        module.bias = nn.Parameter(shift if module.bias is None else shift + module.bias * scale)
+        body.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
 
 
 @torch.no_grad()
@@ -90,10 +94,10 @@ def _pairs(body: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[st
         return []
     outputs: dict[int, tuple[str, Tensor]] = {}  # of convolutions; keeps the tensors, so that no id is used twice
     pairs: list[tuple[str, str]] = []
-    calls: dict[nn.Module, int] = {}
+    calls: Counter[str] = Counter()
 
     def trace(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        calls[module] = calls.get(module, 0) + 1
+        calls[names[module]] += 1
         if isinstance(module, nn.Conv2d):
             outputs[id(output)] = (names[module], output)
         elif isinstance(module, kinds) and id(inputs[0]) in outputs:
@@ -112,12 +116,8 @@ def _pairs(body: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[st
         for hook in hooks:
             hook.remove()
     # A module that is called twice, or a convolution with two norms, is not one affine map.
-    convolutions = [conv for conv, _ in pairs]
-    return [
-        (conv, norm)
-        for conv, norm in pairs
-        if convolutions.count(conv) == 1 and all(calls[body.get_submodule(name)] == 1 for name in (conv, norm))
-    ]
+    norms_of = Counter(conv for conv, _ in pairs)
+    return [(conv, norm) for conv, norm in pairs if norms_of[conv] == calls[conv] == calls[norm] == 1]
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -129,16 +129,25 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias
 
 
-def _activation(norm: nn.Module) -> nn.Module:
-    """Return the activation behind a norm: timm's norms hold one."""
-    return getattr(norm, "act", nn.Identity())
-
-
 def _arguments(conv: nn.Conv2d) -> dict[str, Any]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {name: getattr(conv, name) for name in names}
 
 
-def _replace(body: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(body.get_submodule(parent), child, module)
+def for_inference(model: ICN, dtype: torch.dtype = torch.float32) -> ICN:
+    """Copy a model for evaluation: batch norms folded into the convolutions, channels_last, no parameter to train.
+
+    `dtype` is that of the weights of convolutions and matrix products. With bfloat16 or float16 call the copy under autocast of
+    that type, which then has nothing to cast; norms and queries stay in float32.
+    """
+    copy = deepcopy(model).eval()
+    bake_norms(copy.backbone[0].body)  # type: ignore[arg-type]
+    copy.requires_grad_(False).to(memory_format=torch.channels_last)
+    if dtype != torch.float32:
+        for module in copy.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.to(dtype)
+            elif isinstance(module, MultiheadAttention):
+                module.in_proj_weight.data = module.in_proj_weight.data.to(dtype)
+                module.in_proj_bias.data = module.in_proj_bias.data.to(dtype)
+    return copy

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.decoders import DecoderSpec, additive_decoders, find_decoder
-from models.errors import ParameterError
+from models.architecture import ParameterError
+from models.decoders import additive_decoders, find_decoder
 from models.transformer import Transformer
 
 
@@ -33,58 +34,41 @@ class ICN(nn.Module):
 
     Args:
         backbone: maps images `[B, 3, H, W]` to features `[B, num_channels, h, w]`; has `num_channels`.
-        position_encoding: maps features and their padding mask to `[B or 1, D, h, w]`.
-        transformer: encoder and decoder of width `hidden_dim`.
+        pos_encoding: maps features and their padding mask to `[B or 1, D, h, w]`.
+        transformer: encoder and decoder.
         num_classes: number of class queries `C`.
-        hidden_dim: width `D`.
-        decoder: name of the transformer's decoder in `models.decoders.DECODERS`.
+        width: channels `D` of the transformer.
+        decoder: name of the transformer's decoder in `models.decoders.DECODERS`; ParameterError for an unknown one.
 
-    Raises:
-        ParameterError: there is no class, or no such decoder.
+    Attributes:
+        decoder_spec, decoder_name: row of the decoder in `models.decoders.DECODERS`, and its name.
+        num_decoder_layers: number of decoder layers with a cross-attention.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
-        position_encoding: nn.Module,
+        pos_encoding: nn.Module,
         transformer: Transformer,
         num_classes: int,
-        hidden_dim: int,
-        decoder: str = "detr",
+        width: int,
+        decoder: str,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ParameterError("num_queries", f"{num_classes}: at least one class is needed")
-        spec = find_decoder(decoder)
-        self.decoder_name = spec.name
+        self.num_classes = num_classes
+        self.decoder_spec = find_decoder(decoder)
+        self.decoder_name = self.decoder_spec.name
+        self.num_decoder_layers = transformer.decoder.num_attention_layers
         # Registered in INTR's order, so that the optimizer state in its checkpoints belongs to the same parameters.
         self.transformer = transformer
-        self.presence_vector = spec.make_head(num_classes, hidden_dim)
-        self.query_embed = nn.Embedding(num_classes, hidden_dim)
-        self.query_embed.weight.requires_grad_(spec.searches)
-        self.input_proj = nn.Conv2d(backbone.num_channels, hidden_dim, kernel_size=1)  # type: ignore[arg-type]
-        self.backbone = nn.ModuleList([backbone, position_encoding])
-
-    @property
-    def num_classes(self) -> int:
-        return self.query_embed.num_embeddings
-
-    @property
-    def decoder_spec(self) -> DecoderSpec:
-        """Row of the decoder in the registry."""
-        return find_decoder(self.decoder_name)
-
-    @property
-    def num_decoder_layers(self) -> int:
-        """Number of layers with a cross-attention."""
-        return self.transformer.decoder.num_attention_layers
+        self.presence_vector = self.decoder_spec.make_head(num_classes, width)  # the classifier, by INTR's name
+        self.query_embed = nn.Embedding(num_classes, width)
+        self.query_embed.weight.requires_grad_(self.decoder_spec.searches)
+        self.input_proj = nn.Conv2d(backbone.num_channels, width, kernel_size=1)  # type: ignore[arg-type]
+        self.backbone = nn.ModuleList([backbone, pos_encoding])
 
     def checkpoint_gradients(self) -> None:
-        """Recompute activations of blocks and layers in the backward pass, to save memory (Chen et al. 2016).
-
-        Raises:
-            ParameterError: the backbone cannot do this.
-        """
+        """Recompute activations in the backward pass, to save memory (Chen et al. 2016); ParameterError for some backbones."""
         self.backbone[0].checkpoint_gradients()  # type: ignore[operator]
         self.transformer.encoder.checkpointing = True
         self.transformer.decoder.checkpointing = True
@@ -105,11 +89,9 @@ class ICN(nn.Module):
         layers = self._attention_layers(attention)
         features = self.backbone[0](images)  # [B, num_channels, h, w]
         if features.shape[-2:].numel() == 1:
-            raise ParameterError(
-                "image_size",
-                f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell, the same for "
-                "every class: use larger images or a smaller feature_stride",
-            )
+            size = f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell"
+            message = f"{size}, the same for every class: use larger images or a smaller feature_stride"
+            raise ParameterError("image_size", message)
         mask = _resize_mask(padding_mask, features)  # [B, h, w]
         pos = self.backbone[1](features, mask)  # [B or 1, D, h, w]
         decoded, memory, weights = self.transformer(self.input_proj(features), pos, self.query_embed.weight, mask, layers)
@@ -122,7 +104,7 @@ class ICN(nn.Module):
     def evidence(
         self, images: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Classify a batch with an additive decoder, and compute what each cell adds to the logits.
+        """Classify a batch, and compute what each cell adds to the logits; ValueError if the decoder is not additive.
 
         Args:
             images, padding_mask: as in `forward`.
@@ -131,31 +113,15 @@ class ICN(nn.Module):
         Returns:
             Logits `[B, C]`, and maps of `classes`, float32 `[B, Q, h, w]`, 0 on padding: `maps.sum((-2, -1))` is the logits of
             `classes` without `presence_vector.bias`.
-
-        Raises:
-            ValueError: the decoder is not additive.
         """
         output = self(images, padding_mask)
         return output.logits, self.evidence_of(output.features, padding_mask, classes)
 
     def evidence_of(self, features: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
-        """Compute the maps of `evidence` from `ICNOutput.features`.
-
-        Args:
-            features: `[B, D, h, w]`.
-            padding_mask, classes: as in `evidence`.
-
-        Returns:
-            float32 `[B, Q, h, w]`.
-
-        Raises:
-            ValueError: the decoder is not additive.
-        """
+        """Compute the maps of `evidence` from `ICNOutput.features`."""
         if not self.decoder_spec.is_additive:
-            raise ValueError(
-                f"the logits of the {self.decoder_name} decoder are not sums over cells: train a model with another decoder "
-                f"({additive_decoders()})"
-            )
+            problem = f"the logits of the {self.decoder_name} decoder are not sums over cells"
+            raise ValueError(f"{problem}: train a model with another decoder ({additive_decoders()})")
         if classes is None:
             classes = torch.arange(self.num_classes, device=features.device).expand(len(features), -1)
         mask = _resize_mask(padding_mask, features)
@@ -167,22 +133,19 @@ class ICN(nn.Module):
         )
         return maps.unflatten(-1, features.shape[-2:])
 
-    def _attention_layers(self, attention: int | str | None) -> range:
-        """Return the indices of the layers that `forward` was asked for."""
+    def _attention_layers(self, attention: int | str | None) -> Collection[int]:
+        """Return the indices of the layers whose attention `forward` returns."""
         depth = self.num_decoder_layers
         if attention is None:
-            return range(0)
+            return ()
         if attention == "all":
             return range(depth)
         if depth == 0:
             raise ValueError(f"the {self.decoder_name} decoder has no attention: its map is the evidence")
         if not isinstance(attention, int) or not -depth <= attention < depth:
-            raise ValueError(
-                f"decoder layer {attention!r} does not exist: this model has {depth}, numbered 0 to {depth - 1} "
-                f"(or -{depth} to -1 from the end)"
-            )
-        layer = attention % depth
-        return range(layer, layer + 1)
+            existing = f"this model has {depth}, numbered 0 to {depth - 1} (or -{depth} to -1 from the end)"
+            raise ValueError(f"decoder layer {attention!r} does not exist: {existing}")
+        return (attention % depth,)
 
 
 def _resize_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from models.errors import ParameterError, first_line
+from models.architecture import ParameterError
 
 VERSION = 1
 OPTIONAL = "num_batches_tracked"  # counters of batch norms, which old files lack
@@ -28,10 +28,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_normalisation(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), list) and len(value[key]) == 3 and all(isinstance(x, (int, float)) for x in value[key])
-        for key in ("mean", "std")
-    )
+    is_numbers = _is_list_of((int, float))
+    return isinstance(value, dict) and all(is_numbers(value.get(key)) and len(value[key]) == 3 for key in ("mean", "std"))
+
+
+def _is_list_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(x, kind) for x in value)
 
 
 def _is_state(value: Any) -> bool:
@@ -45,18 +47,15 @@ def _is_epoch(value: Any) -> bool:
 
 # Entries that may be missing (INTR's and DETR's files lack most of them), but not be something else.
 _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "epoch": ("a number from 0", _is_count),
-    "step": ("a number from 0", _is_count),
-    "version": ("a number from 0", _is_count),
-    "classes": ("a list of names", lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value)),
+    **dict.fromkeys(("epoch", "step", "version"), ("a number from 0", _is_count)),
+    "classes": ("a list of names", _is_list_of(str)),
     "normalisation": ("a mean and a std of three numbers", _is_normalisation),
     "best": ("a table with acc1 and epoch", lambda value: isinstance(value, dict) and {"acc1", "epoch"} <= value.keys()),
     "ema": ("a state dict of tensors", _is_state),
-    "scaler": ("a state dict", lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("optimizer", "scaler"), ("a state dict", lambda value: isinstance(value, dict))),
     "in_epoch": ("the state of an epoch", _is_epoch),
     "elapsed": ("a number of seconds", lambda value: isinstance(value, (int, float)) and value >= 0),
-    "optimizer": ("a state dict", lambda value: isinstance(value, dict)),
-    "rng": ("a list of states", lambda value: isinstance(value, list) and all(isinstance(x, dict) for x in value)),
+    "rng": ("a list of states", _is_list_of(dict)),
 }
 
 
@@ -67,20 +66,20 @@ class CheckpointMeta:
     args: flags of the run that wrote it, as plain values; the architecture is among them.
     classes: class names in logit order; None in INTR's files.
     normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
-    epoch, step: the last finished epoch (from 0) and the number of optimizer steps.
-    averaged: the weights are the moving average of those that were trained.
-    best: `{"acc1": ..., "epoch": ...}` of the run so far.
+    epoch: the last finished epoch, from 0.
+    averaged: the weights are the moving average of the trained ones.
     """
 
-    path: str
     args: dict[str, Any]
-    classes: list[str] | None = None
-    normalisation: dict[str, list[float]] = field(default_factory=dict)
-    epoch: int | None = None
-    step: int | None = None
-    best: dict[str, Any] | None = None
-    version: int | None = None
-    averaged: bool = False
+    classes: list[str] | None
+    normalisation: dict[str, list[float]]
+    epoch: int | None
+    averaged: bool
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text, or the name of its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -94,9 +93,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = _fetch(str(path)) if str(path).startswith(("http://", "https://")) else Path(path)
     if not path.is_file():
-        raise ValueError(
-            f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a .pth file"
-        )
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"checkpoint {path} {problem}: give the path of a .pth file")
     try:
         if zipfile.is_zipfile(path):  # torch's own reader does not verify the checksums
             with zipfile.ZipFile(path) as archive:
@@ -134,12 +132,9 @@ def is_detection(checkpoint: Mapping[str, Any]) -> bool:
 def read_state_dict(path: str | Path, parameter: str = "backbone_weights") -> dict[str, Tensor]:
     """Read a bare state dict (torchvision, timm; .pth or .safetensors), also one wrapped as `state_dict` or `model`.
 
-    Args:
-        path: the file.
-        parameter: that named the file, for the errors.
-
     Raises:
-        ParameterError: no such file, or not a state dict.
+        ParameterError: of the `parameter` that named the file: there is no such file, or it is no state dict.
+        ValueError: a pickle with code.
     """
     path = Path(path)
     if not path.is_file():
@@ -168,12 +163,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, par
     """Load a state dict that must match the model exactly.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of another shape; the message lists them in one line. It is a
-            ParameterError where `parameter` named the file.
+        ValueError: tensors are missing, unexpected or of another shape; a ParameterError where `parameter` named the file.
     """
     own = model.state_dict()
-    problems = [f"{key} is unexpected" for key in state if key not in own and not key.endswith(OPTIONAL)]
-    problems = misfits(own, state) + problems
+    problems = misfits(own, state)
+    problems += [f"{key} is unexpected" for key in state if key not in own and not key.endswith(OPTIONAL)]
     if problems:
         shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         message = f"{source} is of another architecture: {len(problems)} tensors do not fit ({shown})"
@@ -184,11 +178,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, par
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """List the tensors of a model's state dict `own` that `state` lacks or has in another shape."""
     missing = [f"{key} is missing" for key in own if key not in state and not key.endswith(OPTIONAL)]
-    return missing + [
-        f"{key} is {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
+    return missing + [f"{key} is {given} where {needed} is needed" for key, (given, needed) in shapes.items() if given != needed]
 
 
 def _fetch(url: str) -> Path:

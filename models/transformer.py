@@ -1,7 +1,9 @@
 """The transformer of ICN: an encoder over the cells of a feature map, and a decoder with one query per class.
 
 DETR's transformer (Carion et al., ECCV 2020) with INTR's changes: the keys of the cross-attention carry no positional encoding,
-and cross-attention weights are returned - only those of the layers that are asked for, and never computed otherwise.
+and cross-attention weights are returned - only those of the requested layers; otherwise they are never computed.
+
+B images, C classes, D channels, a feature map of h x w cells. `pre_norm`: layer norms before each block instead of after it.
 """
 
 from __future__ import annotations
@@ -13,15 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import MultiheadAttention
-from models.dropout import Dropout
-from models.errors import ParameterError
+from models.architecture import ParameterError
+from models.attention import Dropout, MultiheadAttention
 
 QUERIES_AT_ONCE = 1024  # in evaluation; only the self-attention needs all queries at once
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over the cells, then a feed-forward; layer norms after each of them, or before with `pre_norm`."""
+    """Self-attention over the cells, then a feed-forward block."""
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class EncoderLayer(nn.Module):
         self.pre_norm = pre_norm
 
     def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Map `src` `[B, S, D]` to `[B, S, D]`; `pos` is `[B or 1, S, D]`, `padding_mask` `[B, S]`."""
+        """Map `src` `[B, h*w, D]` to `[B, h*w, D]`; `pos` is `[B or 1, h*w, D]`, `padding_mask` `[B, h*w]`."""
         # Self-attention
         x = self.norm1(src) if self.pre_norm else src
         q = k = x + pos
@@ -47,7 +48,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention between the class queries, cross-attention to the cells, feed-forward; layer norms as in the encoder."""
+    """Self-attention between the class queries, cross-attention to the cells, then a feed-forward block."""
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
@@ -64,11 +65,11 @@ class DecoderLayer(nn.Module):
     def forward(
         self, tgt: Tensor, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Update the classes' vectors.
+        """Update the vectors of the classes.
 
         Args:
-            tgt: `[B or 1, C, D]`.
-            query: class queries `[1, C, D]`.
+            tgt: the vectors, `[B or 1, C, D]`.
+            query: class queries `[1, C, D]`, added to `tgt` as its positional encoding.
             memory: `[B, h*w, D]`.
             padding_mask: `[B, h*w]`, or None.
             grid: `(h, w)` to get the cross-attention weights; None not to compute them.
@@ -82,12 +83,12 @@ class DecoderLayer(nn.Module):
         tgt = tgt + self.dropout(self.self_attn(q, k, x)[0])  # [B or 1, C, D]
         tgt = tgt if self.pre_norm else self.norm1(tgt)
 
-        # From here on no class depends on another
+        # From here on no class depends on another: in evaluation they are updated in chunks, to save memory
         at_once = tgt.shape[1] if torch.is_grad_enabled() or grid is not None else QUERIES_AT_ONCE
         weights_shape = None if grid is None else (1, len(memory), self.multihead_attn.num_heads, tgt.shape[1], *grid)
-        chunks = zip(tgt.split(at_once, 1), query.split(at_once, 1), strict=True)
         updated = []
-        for tgt, query in chunks:
+        chunks = zip(tgt.split(at_once, 1), query.split(at_once, 1), strict=True)
+        for tgt, query in chunks:  # n classes
             # Cross-attention to the image
             x = self.norm2(tgt) if self.pre_norm else tgt
             q = (x + query).expand(len(memory), -1, -1)  # [B, n, D]
@@ -102,15 +103,9 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of encoder layers; with `pre_norm` a last layer norm.
+    """A stack of encoder layers, 0 or more; with `pre_norm` a last layer norm."""
 
-    Raises:
-        ParameterError: `num_layers` is negative, or `nhead` does not divide `d_model`.
-    """
-
-    def __init__(
-        self, num_layers: int, d_model: int, nhead: int, dim_feedforward: int, dropout: float = 0.1, pre_norm: bool = False
-    ) -> None:
+    def __init__(self, num_layers: int, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
         if num_layers < 0:
             raise ParameterError("enc_layers", f"{num_layers} must be 0 or more")
@@ -120,15 +115,13 @@ class Encoder(nn.Module):
 
     def forward(self, src: Tensor, pos: Tensor, padding_mask: Tensor | None) -> Tensor:
         for layer in self.layers:
-            if self.checkpointing and self.training:
-                src = checkpoint(layer, src, pos, padding_mask, use_reentrant=False)
-            else:
-                src = layer(src, pos, padding_mask)
+            inputs = (src, pos, padding_mask)
+            src = checkpoint(layer, *inputs, use_reentrant=False) if self.checkpointing and self.training else layer(*inputs)
         return src if self.norm is None else self.norm(src)
 
 
 class QueryDecoder(nn.Module):
-    """Base class of decoders: from class queries and memory to a vector per class.
+    """Base class of decoders: from class queries and encoder memory to a vector per class.
 
     Attributes:
         num_attention_layers: layers with a cross-attention, whose weights `forward` returns on request.
@@ -139,12 +132,7 @@ class QueryDecoder(nn.Module):
     checkpointing: bool = False
 
     def forward(
-        self,
-        query: Tensor,
-        memory: Tensor,
-        padding_mask: Tensor | None,
-        grid: tuple[int, int],
-        attention_layers: Collection[int],
+        self, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int], attention_layers: Collection[int]
     ) -> tuple[Tensor, list[Tensor]]:
         """Decode all classes.
 
@@ -161,16 +149,9 @@ class QueryDecoder(nn.Module):
         raise NotImplementedError
 
     def attention_weights(self, query: Tensor, key: Tensor, valid: Tensor | None) -> Tensor:
-        """Compute the cross-attention weights in `forward`: what a measurement of reliance on attention replaces.
+        """Compute the cross-attention weights of `forward`, `[B, heads, Q, S]`: measurements of the attention replace this.
 
-        A decoder with attention but no layers has this, and calls it whenever weights are requested.
-
-        Args:
-            query, key: of any shape.
-            valid: bool `[B, 1, 1, S]`, False on padding, or None.
-
-        Returns:
-            `[B, heads, Q, S]`, each row sums to 1.
+        Only a decoder with attention but no layers has this. `valid` is bool `[B, 1, 1, S]`, False on padding, or None.
         """
         raise NotImplementedError(f"{type(self).__name__} has attention, but no attention_weights(query, key, valid)")
 
@@ -178,26 +159,20 @@ class QueryDecoder(nn.Module):
         """Compute what each cell adds to the logits of Q classes per image; only additive decoders have this.
 
         Args:
-            query, weight: queries and class weights of the classes, `[B, Q, D]`.
-            memory: `[B, S, D]`.
-            padding_mask: `[B, S]`, or None.
+            query, weight: queries and classifier weights of the classes, `[B, Q, D]`.
+            memory: `[B, h*w, D]`.
+            padding_mask: `[B, h*w]`, or None.
 
         Returns:
-            float32 `[B, Q, S]`; its sum over S is the logit without the bias.
+            float32 `[B, Q, h*w]`; its sum over the cells is the logit without the bias.
         """
         raise NotImplementedError
 
 
 class Decoder(QueryDecoder):
-    """A stack of decoder layers and a last layer norm.
+    """DETR's decoder: a stack of decoder layers, 1 or more, and a last layer norm."""
 
-    Raises:
-        ParameterError: there is no layer, or `nhead` does not divide `d_model`.
-    """
-
-    def __init__(
-        self, num_layers: int, d_model: int, nhead: int, dim_feedforward: int, dropout: float = 0.1, pre_norm: bool = False
-    ) -> None:
+    def __init__(self, num_layers: int, d_model: int, nhead: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
         if num_layers < 1:
             raise ParameterError("dec_layers", f"{num_layers} must be 1 or more")
@@ -207,27 +182,20 @@ class Decoder(QueryDecoder):
         self.num_attention_layers = num_layers
 
     def forward(
-        self,
-        query: Tensor,
-        memory: Tensor,
-        padding_mask: Tensor | None,
-        grid: tuple[int, int],
-        attention_layers: Collection[int],
+        self, query: Tensor, memory: Tensor, padding_mask: Tensor | None, grid: tuple[int, int], attention_layers: Collection[int]
     ) -> tuple[Tensor, list[Tensor]]:
         # The target of the first self-attention is zero, so that its result is the same for every image: computed once,
         # and expanded to the batch by the first cross-attention - unless dropout is to differ between the images.
         shared = not self.training or self.dropout == 0
-        tgt = torch.zeros_like(query).expand(1 if shared else len(memory), -1, -1)
-        kept = []
+        tgt = torch.zeros_like(query).expand(1 if shared else len(memory), -1, -1)  # [B or 1, C, D]
+        returned = []
         for index, layer in enumerate(self.layers):
             inputs = (tgt, query[None], memory, padding_mask, grid if index in attention_layers else None)
-            if self.checkpointing and self.training:
-                tgt, weights = checkpoint(layer, *inputs, use_reentrant=False)
-            else:
-                tgt, weights = layer(*inputs)
+            recompute = self.checkpointing and self.training
+            tgt, weights = checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
             if weights is not None:
-                kept.append(weights)
-        return self.norm(tgt), kept
+                returned.append(weights)
+        return self.norm(tgt), returned
 
 
 class Transformer(nn.Module):
@@ -242,12 +210,7 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(
-        self,
-        src: Tensor,
-        pos: Tensor,
-        query: Tensor,
-        padding_mask: Tensor | None = None,
-        attention_layers: Collection[int] = (),
+        self, src: Tensor, pos: Tensor, query: Tensor, padding_mask: Tensor | None = None, attention_layers: Collection[int] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encode a feature map and decode all classes.
 

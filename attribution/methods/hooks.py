@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from models import ICN
-from models.attention import MultiheadAttention
+from models.attention import MultiheadAttention, split_heads
 
 MAX_WEIGHTS = 2**28  # attention weights that a method may hold at once (1 GiB in float32)
 Inputs = dict[str, Any]  # arguments of `MultiheadAttention.forward`
@@ -180,7 +180,8 @@ def _hook_attention(
 
 def _values(module: MultiheadAttention, inputs: Inputs) -> Tensor:  # [B, heads, S, d]
     d = module.embed_dim
-    return module.split_heads(F.linear(inputs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :]))
+    values = F.linear(inputs["value"], module.in_proj_weight[2 * d :], module.in_proj_bias[2 * d :])
+    return split_heads(values, module.num_heads)
 
 
 def _record_attention(

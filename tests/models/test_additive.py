@@ -9,8 +9,7 @@ import torch
 
 from flags import get_args_parser
 from models import ICN, build_model, for_inference, load_finetune
-from models.build import finetune_architecture
-from models.finetune import finetune_state
+from models.build import finetune_architecture, finetune_state
 from models.loading import read_checkpoint
 from util.cli import Flags, parse
 

@@ -7,8 +7,8 @@ import timm
 import torch
 import torchvision
 
+from models.architecture import ParameterError
 from models.build_backbone import build_backbone, load_backbone_weights
-from models.errors import ParameterError
 from models.loading import read_state_dict
 
 

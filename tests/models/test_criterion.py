@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from conftest import tiny_model
 
 from models import Criterion
-from models.criterion import TERMS, cross_entropy
-from models.locality import locality_loss
-from models.mosaic import mosaic_logits
+from models.criterion import TERMS, cross_entropy, locality_loss, mosaic_logits
 
 ROOT = Path(__file__).parents[2]
 IMAGES, LABELS = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])

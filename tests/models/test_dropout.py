@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.dropout import LEVELS, Dropout, dropout
+from models.attention import DROPOUT_LEVELS, Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -14,7 +14,7 @@ def test_a_share_of_p_is_dropped_and_the_rest_scaled(p: float, dtype: torch.dtyp
     found = dropout(x, p)
     assert found.dtype == dtype
     sd = (p * (1 - p) / x.numel()) ** 0.5
-    assert float((found == 0).double().mean()) == pytest.approx(p, abs=5 * sd + 1 / LEVELS)
+    assert float((found == 0).double().mean()) == pytest.approx(p, abs=5 * sd + 1 / DROPOUT_LEVELS)
     torch.testing.assert_close(found[found != 0].double().mean(), torch.tensor(1 / (1 - p)).double(), rtol=5e-3, atol=0)
 
 

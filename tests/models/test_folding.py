@@ -13,8 +13,8 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from models import for_inference
 from models.folding import NORMS, AbsorbedNorm, FoldedConv2d, bake_norms, fold_frozen_norms
-from models.inference import for_inference
 
 
 def stirred(body: nn.Module) -> nn.Module:

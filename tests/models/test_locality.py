@@ -11,7 +11,7 @@ from conftest import tiny_flags, tiny_model
 from torch import Tensor
 
 from datasets import ImageBatch
-from models.locality import _random_rectangle, locality_loss
+from models.criterion import _random_rectangle, locality_loss
 from trainer import build_trainer
 from util.precision import select_precision
 

@@ -14,8 +14,7 @@ import main
 from datasets import ImageBatch
 from flags import get_args_parser
 from models import DECODERS, ICN
-from models.criterion import cross_entropy
-from models.mosaic import mosaic_logits, mosaics, quarter_sums
+from models.criterion import cross_entropy, mosaic_logits, mosaics, quarter_sums
 from trainer import build_trainer
 from util.cli import parse
 from util.precision import select_precision

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.errors import ParameterError
+from models.architecture import ParameterError
 from models.transformer import Decoder, Encoder, Transformer
 
 D, HEADS, CLASSES = 32, 4, 5
@@ -113,10 +113,10 @@ def test_first_self_attention_is_shared_only_where_that_is_exact() -> None:
 
 def test_depth_is_checked() -> None:
     with pytest.raises(ParameterError, match="-1 must be 0 or more") as error:
-        Encoder(-1, D, HEADS, 48)
+        Encoder(-1, D, HEADS, 48, 0.1, False)
     assert error.value.parameter == "enc_layers"
     with pytest.raises(ParameterError, match="0 must be 1 or more") as error:
-        Decoder(0, D, HEADS, 48)
+        Decoder(0, D, HEADS, 48, 0.1, False)
     assert error.value.parameter == "dec_layers"
 
 

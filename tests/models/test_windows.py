@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.backbone import in_windows
 from models.build_backbone import build_backbone
-from models.windows import in_windows
 
 
 def test_a_cell_depends_on_its_window_alone() -> None:

@@ -12,8 +12,7 @@ from torch import nn
 
 from datasets import ImageBatch
 from engine import evaluate
-from models import ICN, build_model
-from models.inference import for_inference
+from models import ICN, build_model, for_inference
 from tools.benchmark.cases import BACKBONE_ONLY, WITH_MAPS
 from trainer import build_trainer, compile_model
 from util.precision import Precision, select_precision
