@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from datasets.decode import check_image, image_size
 from datasets.image_folder import ImageFolder
-from datasets.transforms import AspectEval, SquareEval
+from datasets.transforms import EvalTransform
 from util.progress import Progress
 
 SHOWN = 20  # bad files listed in the error
@@ -29,9 +29,9 @@ def eval_shapes(dataset: ImageFolder, workers: int = 4) -> list[tuple[int, int]]
         ImageError: (a ValueError) as `image_size`, for the first file that cannot be used.
     """
     transform = dataset.transform
-    if isinstance(transform, SquareEval):
+    assert isinstance(transform, EvalTransform), "only the output size of eval transforms follows from the header"
+    if transform.square:
         return [transform.output_size(1, 1)] * len(dataset)
-    assert isinstance(transform, AspectEval), "only the output size of eval transforms follows from the header"
     sizes = _map_files(image_size, dataset.paths, workers, 64, "reading image sizes")
     return [transform.output_size(*size) for size in sizes]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,78 +57,54 @@ def train_transform(
     if not 0 <= hflip <= 1:
         raise ValueError(f"--hflip {hflip} must be from 0 to 1 (a probability)")
     augment = Augment(color_jitter, randaugment, random_erasing)
-    return SquareTrain(image_size, crop_min, hflip, augment) if square else AspectTrain(image_size, hflip, augment)
+    if square:
+        return partial(_square_train, image_size=image_size, crop_min=crop_min, hflip=hflip, augment=augment)
+    return partial(_aspect_train, image_size=image_size, hflip=hflip, augment=augment)
 
 
-def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> AspectEval | SquareEval:
-    """Build the transform that resizes the whole picture: to a square, or to a short side of `image_size` as INTR rounds.
-
-    Returns:
-        `transform(image, size=None)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` replaces `image_size`.
-        `transform.output_size(H, W, size=None)` is its (h, w).
-
-    Raises:
-        ValueError: `image_size` below 32.
-    """
+def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> EvalTransform:
+    """Build the transform that resizes the whole picture; a ValueError if `image_size` is below 32."""
     _check_size(image_size)
-    return SquareEval(image_size) if square else AspectEval(image_size)
+    return EvalTransform(image_size, square)
 
 
-class AspectTrain:
-    """INTR's augmentation: flip, with probability 1/2 zoom and crop, resize to the scale of the batch, then `augment`."""
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize of the whole picture: to a square, or to a short side of `image_size`, the long side at most 1333/800 of it.
 
-    def __init__(self, image_size: int, hflip: float, augment: Augment) -> None:
-        self.image_size, self.hflip, self.augment = image_size, hflip, augment
+    `transform(image, size=None)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` replaces `image_size`.
+    """
 
-    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
-        image = _random_flip(image, self.hflip)
-        if torch.rand(()) < 0.5:
-            zoom = ZOOMS[int(torch.randint(len(ZOOMS), ()))]
-            # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
-            image = _resize_short_side(image, _scaled(zoom, self.image_size), longest=10 * self.image_size)
-            image = _random_crop(image, *(_scaled(side, self.image_size) for side in CROPS))
-        return self.augment(_resize_short_side(image, size or self.image_size, _scaled(LONGEST, self.image_size)))
-
-
-class AspectEval:
-    """INTR's resize: short side to `image_size`, long side at most 1333/800 of it."""
-
-    def __init__(self, image_size: int) -> None:
-        self.image_size = image_size
+    image_size: int
+    square: bool
 
     def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
-        """Return height and width after the transform."""
+        """Return height and width after the transform, rounded as by INTR."""
         size = size or self.image_size
-        return short_side_size(height, width, size, _scaled(LONGEST, size))
+        return (size, size) if self.square else short_side_size(height, width, size, _scaled(LONGEST, size))
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
         return _resize(image, *self.output_size(image.shape[1], image.shape[2], size))
 
 
-class SquareTrain:
-    """Random resized crop to a square (Szegedy et al. 2015), flip, then `augment`."""
+def _aspect_train(image: Tensor, size: int | None = None, *, image_size: int, hflip: float, augment: Augment) -> Tensor:
+    """Apply INTR's augmentation: flip, with probability 1/2 zoom and crop, resize to the batch's scale, then `augment`."""
+    image = _random_flip(image, hflip)
+    if torch.rand(()) < 0.5:
+        zoom = ZOOMS[int(torch.randint(len(ZOOMS), ()))]
+        # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
+        image = _resize_short_side(image, _scaled(zoom, image_size), longest=10 * image_size)
+        image = _random_crop(image, *(_scaled(side, image_size) for side in CROPS))
+    return augment(_resize_short_side(image, size or image_size, _scaled(LONGEST, image_size)))
 
-    def __init__(self, image_size: int, crop_min: float, hflip: float, augment: Augment) -> None:
-        self.image_size, self.crop_min, self.hflip, self.augment = image_size, crop_min, hflip, augment
 
-    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
-        size = size or self.image_size
-        box = RandomResizedCrop.get_params(image, [self.crop_min, 1.0], ASPECT_RATIOS)
-        return self.augment(_random_flip(_resize(F.crop(image, *box), size, size), self.hflip))
-
-
-class SquareEval:
-    """Resize of the whole picture to a square, without a crop: an attribution map then covers all of it."""
-
-    def __init__(self, image_size: int) -> None:
-        self.image_size = image_size
-
-    def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
-        """Return height and width after the transform, the same for all pictures."""
-        return (size or self.image_size,) * 2
-
-    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
-        return _resize(image, *self.output_size(image.shape[1], image.shape[2], size))
+def _square_train(
+    image: Tensor, size: int | None = None, *, image_size: int, crop_min: float, hflip: float, augment: Augment
+) -> Tensor:
+    """Apply a random resized crop to a square (Szegedy et al. 2015), a flip, then `augment`."""
+    size = size or image_size
+    box = RandomResizedCrop.get_params(image, [crop_min, 1.0], ASPECT_RATIOS)
+    return augment(_random_flip(_resize(F.crop(image, *box), size, size), hflip))
 
 
 def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:

@@ -16,31 +16,20 @@ import json
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
 from datasets.planes.parts import PARTS
-from datasets.planes.presets import Preset, get_preset
+from datasets.planes.presets import Preset
 from datasets.planes.renderer import VERSION, render
 from util.atomic import new_folder
 
 SPLITS, FORMATS = ("train", "val", "test"), ("png", "jpg")
 JPG_QUALITY = 95
-
-
-class Job(NamedTuple):
-    """A picture to render and write."""
-
-    root: str
-    split: str
-    class_name: str
-    z: int
-    preset: str
-    size: int
-    format: str
 
 
 def export(
@@ -81,13 +70,10 @@ def export(
     if _is_complete(root, description):
         return False
     with new_folder(root) as draft:
-        jobs = [
-            Job(str(draft), split, name, z, preset.name, size, image_format)
-            for split, count in counts.items()
-            for z, name in plan_split(preset, split, count, seed)
-        ]
+        write = partial(write_picture, root=draft, preset=preset, size=size, image_format=image_format)
+        planned = [(split, *row) for split, count in counts.items() for row in plan_split(preset, split, count, seed)]
         lines: dict[str, list[str]] = {split: [] for split in counts}
-        for record in _run(jobs, num_workers):
+        for record in _run(write, planned, num_workers):
             lines[record["split"]].append(json.dumps(record) + "\n")
             if progress:
                 progress()
@@ -110,23 +96,23 @@ def plan_split(preset: Preset, split: str, count: int, seed: int) -> list[tuple[
     return [(z, names[label]) for z, label in zip(seeds, labels, strict=True)]
 
 
-def write_picture(job: Job) -> dict[str, Any]:
-    """Render a picture, write it with its masks, and return its record."""
-    preset = get_preset(job.preset)
-    roundel = preset.roundel_of(job.class_name, job.z)
-    drawn = render(preset.classes[job.class_name], job.z, job.size, roundel=roundel)
-    folder, stem, root = Path(job.split) / job.class_name, f"{job.z:012x}", Path(job.root)
-    file = folder / f"{stem}.{job.format}"
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY] if job.format == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
+def write_picture(planned: tuple[str, int, str], root: Path, preset: Preset, size: int, image_format: str) -> dict[str, Any]:
+    """Render a picture of a split, seed z and class, write it with its masks below `root`, and return its record."""
+    split, z, name = planned
+    roundel = preset.roundel_of(name, z)
+    drawn = render(preset.classes[name], z, size, roundel=roundel)
+    folder, stem = Path(split) / name, f"{z:012x}"
+    file = folder / f"{stem}.{image_format}"
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY] if image_format == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
     write_image(root / file, drawn.image[..., ::-1], options)
     amodal = np.zeros(drawn.parts.shape, np.uint8)
     for part, mask in drawn.amodal.items():
         amodal |= mask.astype(np.uint8) << PARTS.index(part)
     for kind, image in (("parts", drawn.parts), ("amodal", amodal), ("masks", drawn.mask * np.uint8(255))):
         write_image(root / kind / folder / f"{stem}.png", image)
-    record = drawn.record | {"file": file.as_posix(), "split": job.split}
+    record = drawn.record | {"file": file.as_posix(), "split": split}
     if roundel is not None:
-        record["roundel_is_of_class"] = roundel == list(preset.classes).index(job.class_name)
+        record["roundel_is_of_class"] = roundel == list(preset.classes).index(name)
     return record
 
 
@@ -164,9 +150,9 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the pool
 
 
-def _run(jobs: list[Job], num_workers: int) -> Iterator[dict[str, Any]]:
+def _run(write: Callable[[Any], dict[str, Any]], planned: Sequence[Any], num_workers: int) -> Iterator[dict[str, Any]]:
     if num_workers <= 1:
-        yield from map(write_picture, jobs)
+        yield from map(write, planned)
         return
     with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_start_worker) as pool:
-        yield from pool.imap(write_picture, jobs, chunksize=16)
+        yield from pool.imap(write, planned, chunksize=16)

@@ -21,11 +21,10 @@ import cv2
 import numpy as np
 
 from datasets.planes.export import write_image
-from datasets.planes.nuisance import draw_scene
 from datasets.planes.parts import SLOTS
 from datasets.planes.presets import Preset, Variants, class_name
 from datasets.planes.renderer import VERSION, Render, apply_sensor, difference_mask, fill_shapes, render
-from datasets.planes.scene import Scene, stream
+from datasets.planes.scene import Scene, draw_scene, stream
 from util.atomic import new_folder
 
 SUPERSAMPLING = 3

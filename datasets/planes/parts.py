@@ -1,7 +1,7 @@
 """The aeroplane of the factorial planes: flat pieces in space, one list for each variant of each slot.
 
 Aeroplane coordinates: x forward, y towards the viewer, z up; the whole aircraft is about 1.3 long. Round bodies (fuselage,
-nacelles, nose) are their profile in the plane y = const. Nothing here is random: nuisance.py draws what is.
+nacelles, nose) are their profile in the plane y = const. Nothing here is random: scene.py draws what is.
 """
 
 from __future__ import annotations

@@ -22,10 +22,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.planes.nuisance import draw_scene
 from datasets.planes.parts import PARTS, SLOTS, Piece, body_pieces, roundel_pieces, slot_pieces
 from datasets.planes.presets import ROUNDELS, Variants, class_name
-from datasets.planes.scene import Scene, Sensor, Shape, stream
+from datasets.planes.scene import Scene, Sensor, Shape, draw_scene, stream
 
 VERSION, MIN_SIZE = 1, 48
 MAX_Z = 2**53  # a seed survives JSON readers that know only doubles

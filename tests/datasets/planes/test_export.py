@@ -128,11 +128,11 @@ def test_foreign_or_incomplete_folder_is_refused(made, tmp_path, capsys):
 def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     original, calls = planes_export.write_picture, []
 
-    def stop_at_ten(job):
-        calls.append(job)
+    def stop_at_ten(*args, **options):
+        calls.append(args)
         if len(calls) == 10:
             raise KeyboardInterrupt
-        return original(job)
+        return original(*args, **options)
 
     monkeypatch.setattr(planes_export, "write_picture", stop_at_ten)
     with pytest.raises(SystemExit) as stop:

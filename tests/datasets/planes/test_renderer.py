@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from datasets.planes import PARTS, SLOTS, counterfactual, get_preset, render
-from datasets.planes.nuisance import draw_scene
 from datasets.planes.presets import ROUNDELS
 from datasets.planes.renderer import Render, difference_mask
+from datasets.planes.scene import draw_scene
 
 F16 = get_preset("f16")
 BASE = {"nose": "round", "engines": "underwing", "wingtip": "winglet", "tail": "low"}
