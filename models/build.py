@@ -137,7 +137,7 @@ def finetune_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Ma
 
 
 def load_finetune(path: str | Path, args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> tuple[ICN, str]:
-    """Build a model for `args.num_queries` classes from the weights of a DETR, INTR or ICN file; ParameterError if it does not fit.
+    """Build a model for `args.num_queries` classes from weights of a DETR, INTR or ICN file; ParameterError if they do not fit.
 
     `args` are all flags, completed by `finetune_architecture`; `checkpoint` is the content of the file, `path` names it. Returns
     the model, and one line that says what was kept, dropped and initialised.
