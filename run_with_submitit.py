@@ -24,6 +24,7 @@ from flags import output_folder
 from models.loading import read_checkpoint
 from util.checkpoint import find_checkpoint
 from util.cli import Flags, Parser, launch
+from util.errors import first_line
 from util.launcher import read_launcher_env
 from util.logging import run_table
 from util.stopping import Stopped
@@ -167,7 +168,7 @@ def submit(executor: submitit.AutoExecutor, jobs: list[Job]) -> list[submitit.Jo
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit repeats what sbatch says
             return [executor.submit(job) for job in jobs]
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = re.findall(r"sbatch: error: (.+)", str(error)) or str(error).strip().splitlines()[:1]
+        lines = re.findall(r"sbatch: error: (.+)", str(error)) or [first_line(error)]
         raise ValueError(f"the cluster refuses the job: {'; '.join(lines)}") from None
 
 
@@ -256,7 +257,7 @@ def _reason(message: str) -> str:
     """Return the exception in submitit's message, which holds the job's traceback and advice after it."""
     kinds = r"[A-Za-z_.]+(Error|Exception|Exit|Interrupt|Failed|Stopped)\b"
     raised = [line for line in message.splitlines() if re.match(kinds, line)]
-    return raised[-1] if raised else message.strip().splitlines()[0]
+    return raised[-1] if raised else first_line(message)
 
 
 def main(args: Flags) -> dict[str, Any] | None:

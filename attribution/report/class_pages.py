@@ -15,6 +15,7 @@ import numpy as np
 
 from attribution.report.html import OVERLAYS, Row, clear, index_html, panel_name
 from attribution.report.panels import Explained, draw_overlays, draw_panels
+from util.atomic import replacing
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class ClassPages:
     def write_index(self, title: str, about: str, rows: list[Row]) -> Path:
         """Write index.html; arguments as of `html.index_html`."""
         index = self.target / "index.html"
-        with writing(index):
-            index.write_text(index_html(title, about, rows), encoding="utf-8", errors="replace")
+        with writing(index), replacing(index) as temporary:
+            temporary.write_text(index_html(title, about, rows), encoding="utf-8", errors="replace")
         return index
 
 

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from attribution.metrics.registry import METRICS
+from util.atomic import replacing
 
 # Okabe and Ito's palette, for every form of colour blindness; families of methods differ by their lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -48,7 +49,8 @@ def draw_curves(content: Mapping[str, Any], path: Path) -> bool:
     panels[0].set_ylabel("probability of the predicted class")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
     return True
 
 
@@ -76,7 +78,8 @@ def draw_bars(content: Mapping[str, Any], path: Path) -> bool:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(order)), [f"{name} (ours)" if name == content["ours"] else name for name in order])
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
     return True
 
 
