@@ -114,11 +114,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
 
 
 def list_classes(split_dir: str | os.PathLike[str]) -> list[str]:
-    """Return the sorted names of the class folders; hidden folders do not count.
-
-    Raises:
-        ValueError: the folder is missing or has no class folder.
-    """
+    """Return the sorted names of the class folders that are not hidden; a ValueError if there is none."""
     root = Path(split_dir)
     if not root.is_dir():
         raise ValueError(f"no folder {root}; expected {LAYOUT}")
@@ -148,8 +144,7 @@ def open_split(
 def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: str, count: int) -> list[str]:
     """Return class names for a checkpoint without them (INTR's): the class folders of train or, without train, of `split`.
 
-    Raises:
-        ValueError: there are not `count` of them, or no such folder.
+    Raises a ValueError unless there are `count` of them.
     """
     source = "train" if (Path(dataset_path) / dataset_name / "train").is_dir() else split
     folder = split_folder(dataset_path, dataset_name, source)

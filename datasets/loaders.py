@@ -19,11 +19,7 @@ from datasets.transforms import eval_transform, train_transform
 
 
 def training_classes(args: argparse.Namespace) -> list[str]:
-    """Return the names of the classes of the training split, in the order of their labels.
-
-    Raises:
-        ValueError: a folder is missing or holds a single class.
-    """
+    """Return the names of the training split's classes, in the order of their labels; a ValueError if there are fewer than two."""
     folder = split_folder(args.dataset_path, args.dataset_name, "train")
     classes = list_classes(folder)
     if len(classes) < 2:
@@ -34,8 +30,7 @@ def training_classes(args: argparse.Namespace) -> list[str]:
 def build_datasets(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
     """Build the training split, and the split that is scored after every epoch, with the classes of the first.
 
-    Raises:
-        ValueError: a folder is missing, holds no images, or a transform's parameter is out of range.
+    Raises a ValueError as `open_split` and `train_transform`.
     """
     transform = train_transform(
         args.image_size, args.square, args.crop_min, args.hflip, args.color_jitter, args.randaugment, args.random_erasing
@@ -69,10 +64,7 @@ def build_loader(
 def build_eval_loader(
     args: argparse.Namespace, dataset: ImageFolder, device: torch.device, rank: int = 0, world_size: int = 1
 ) -> DataLoader:
-    """Build the loader of this rank's share of a split: batches of images of one size, none padded.
-
-    Without padding no image changes the score of another in its batch.
-    """
+    """Build the loader of this rank's share of a split, in batches without padding: no image changes the score of another."""
     shapes = eval_shapes(dataset, args.num_workers)
     return build_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size, shapes), device)
 

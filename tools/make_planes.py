@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from datasets.planes import PARTS, get_preset, render
-from datasets.planes.export import FORMATS, SPLITS, export
+from datasets.planes.dataset import FORMATS, SPLITS, export
 from datasets.planes.pairs import export_pairs
 from datasets.planes.presets import Preset
 from datasets.planes.renderer import MIN_SIZE

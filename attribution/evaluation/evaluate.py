@@ -24,7 +24,7 @@ from attribution.evaluation.summary import summary
 from attribution.methods.registry import METHODS, Method
 from attribution.metrics.registry import METRICS
 from datasets import EvalSampler, decode_image, image_size
-from datasets.pairs import PairPicture
+from datasets.masks import PairPicture
 from util.ranks import Ranks
 
 Pairs = tuple[dict[str, dict[str, np.ndarray]], list[str]]  # columns of each method, and the files in their order

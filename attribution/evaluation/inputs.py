@@ -14,9 +14,8 @@ from attribution.evaluation.protocol import Budget
 from attribution.evaluation.selection import in_turn
 from attribution.metrics.columns import chosen_families
 from datasets import ImageBatch, ImageFolder, collate, eval_transform, open_split
-from datasets.masks import check_masks, mask_path
-from datasets.pairs import PairPicture, read_pairs
-from datasets.planes.annotations import PlanesSplit, is_planes, open_planes
+from datasets.masks import PairPicture, check_masks, mask_path, read_pairs
+from datasets.planes.dataset import PlanesSplit, is_planes, open_planes
 from models import ICN, for_inference
 from util.precision import Precision
 

@@ -18,7 +18,7 @@ from attribution.evaluation.harness import Harness
 from attribution.methods.registry import Method
 from attribution.metrics.batch import Columns, Unit, leading
 from attribution.metrics.columns import compute_columns
-from datasets.pairs import PairPicture, load_masks
+from datasets.masks import PairPicture, load_masks
 from util.progress import Progress
 from util.ranks import SINGLE_PROCESS, Ranks
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from attribution.metrics.batch import Columns, pooled
 from attribution.planes.ground_truth import Prepare
 from attribution.planes.metrics import PlanesMetrics
-from datasets.planes.annotations import PlanesSplit
+from datasets.planes.dataset import PlanesSplit
 from models import ICN
 from util.progress import Progress
 from util.ranks import Ranks

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datasets.planes import PARTS, SLOTS, counterfactual, render, renderer
-from datasets.planes.annotations import PlanesSplit, Record
+from datasets.planes.dataset import PlanesSplit, Record
 from datasets.planes.presets import Preset, Variants
 from util.ranks import SINGLE_PROCESS, Ranks
 

@@ -18,7 +18,7 @@ from attribution.metrics.localisation import average_precision, energy, pointing
 from attribution.planes import ground_truth
 from attribution.planes.parts import part_importance, prediction_scores, rank_agreement, single_deletion, target_sensitivity
 from attribution.resize import pool_to
-from datasets.planes.annotations import PlanesSplit, check_picture
+from datasets.planes.dataset import PlanesSplit, check_picture
 from util.ranks import SINGLE_PROCESS, Ranks
 
 FOLDS = 5

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from datasets.planes.export import write_image
+from datasets.planes.dataset import write_image
 from datasets.planes.parts import SLOTS
 from datasets.planes.presets import Preset, Variants, class_name
 from datasets.planes.renderer import VERSION, Render, apply_sensor, difference_mask, fill_shapes, render
@@ -60,11 +60,7 @@ def opposite(preset: Preset, variants: Variants, rng: np.random.Generator) -> Va
 
 
 def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> PairRender:
-    """Render two aeroplanes into one scene of seed z.
-
-    Raises:
-        ValueError: as `render`, or the two are of one class.
-    """
+    """Render two aeroplanes into one scene of seed z; raises a ValueError as `render`, or if the two are of one class."""
     record = {"A": class_name(first), "B": class_name(second), "z": z}
     if record["A"] == record["B"]:
         raise ValueError(f"both aeroplanes are {record['A']}: give two classes")

@@ -60,8 +60,7 @@ def render(
 
     Args:
         variants: slot -> variant; None removes the part.
-        z: the seed of everything else.
-        size: side of the picture in pixels.
+        z, size: the seed of everything else, and the side of the picture in pixels.
         roundel: index of the shortcut's cockade; None for no roundel.
         sensor: apply blur, noise and JPEG.
 
@@ -93,10 +92,8 @@ def render(
 def counterfactual(record: Mapping[str, Any], **swap: Any) -> Render:
     """Render a record again with slots swapped, or removed by None: `counterfactual(record, nose="drooped", tail=None)`.
 
-    `roundel=` and `size=` can be swapped too; without a swap the picture is reproduced.
-
-    Raises:
-        ValueError: a record of another renderer version, and as `render`.
+    `roundel=` and `size=` can be swapped too; without a swap the picture is reproduced. Raises a ValueError as `render`, and for a
+    record of another renderer version.
     """
     _check_version(record)
     size, roundel = swap.pop("size", record["size"]), swap.pop("roundel", record.get("roundel"))
@@ -108,12 +105,8 @@ def difference_mask(record: Mapping[str, Any], other_variants: Mapping[str, str 
 
     For `plain` against `winglet` that is the place of the absent winglet. Draws masks only.
 
-    Args:
-        record: of a picture of the first class.
-        other_variants: of the second class; it may name only the slots that change.
-
-    Raises:
-        ValueError: as `counterfactual`.
+    `record` is that of a picture of the first class; `other_variants` may name only the slots that change. Raises a ValueError as
+    `counterfactual`.
     """
     _check_version(record)
     size, z = record["size"], record["z"]

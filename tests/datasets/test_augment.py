@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets import ImageFolder, TrainSampler, collate, train_transform, training_scales, worker_init
-from datasets.augment import Augment
+from datasets.transforms import Augment
 
 ON = [{"color_jitter": 0.4}, {"randaugment": 9}, {"random_erasing": 1.0}]
 ALL = {"color_jitter": 0.4, "randaugment": 9, "random_erasing": 0.5}

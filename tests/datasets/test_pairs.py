@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from attribution.metrics.pairs import pair_scores
-from datasets.masks import read_mask
-from datasets.pairs import load_masks, read_pairs
+from datasets.masks import load_masks, read_mask, read_pairs
 from datasets.planes import get_preset
 from datasets.planes.pairs import export_pairs
 

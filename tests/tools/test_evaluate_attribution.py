@@ -17,7 +17,7 @@ from conftest import COLOURS, make_images
 
 from attribution.evaluation.harness import Harness
 from datasets.planes import get_preset
-from datasets.planes.export import export
+from datasets.planes.dataset import export
 from datasets.planes.pairs import export_pairs
 from flags import get_args_parser as main_args_parser
 from models import build_model

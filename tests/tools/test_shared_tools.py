@@ -18,7 +18,7 @@ from ranks import Launched
 
 from attribution.evaluation.harness import Harness
 from datasets.planes import get_preset
-from datasets.planes.export import export
+from datasets.planes.dataset import export
 from datasets.planes.pairs import export_pairs
 from datasets.prepare import writing
 from tests.tools.test_evaluate_attribution import checkpoint

@@ -16,8 +16,7 @@ import torch
 from attribution.planes.ground_truth import difference_mask, part_masks, present_parts, score_renders, sibling
 from attribution.planes.metrics import PlanesMetrics
 from datasets.planes import SLOTS, counterfactual, get_preset
-from datasets.planes.annotations import PlanesSplit, is_planes, open_planes
-from datasets.planes.export import export
+from datasets.planes.dataset import PlanesSplit, export, is_planes, open_planes
 
 SIZE = 48
 WEIGHTS = {"nose": 3.0, "engines": 1.5, "wingtip": 1.0, "tail": 0.5}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from datasets.planes import PARTS, counterfactual, get_preset
-from datasets.planes import export as planes_export
+from datasets.planes import dataset as planes_dataset
 from tools import make_planes
 from util.cli import launch
 
@@ -74,7 +74,7 @@ def test_workers_do_not_change_the_files(made, tmp_path):
 
 def test_seed_changes_the_pictures_and_the_order_tells_no_class():
     preset = get_preset("f16")
-    plans = [planes_export.plan_split(preset, "train", 160, seed) for seed in (0, 1)]
+    plans = [planes_dataset.plan_split(preset, "train", 160, seed) for seed in (0, 1)]
     assert not {z for z, _ in plans[0]} & {z for z, _ in plans[1]}
     names = [name for _, name in plans[0]]
     assert Counter(names) == dict.fromkeys(preset.classes, 10)
@@ -126,7 +126,7 @@ def test_foreign_or_incomplete_folder_is_refused(made, tmp_path, capsys):
 
 
 def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
-    original, calls = planes_export.write_picture, []
+    original, calls = planes_dataset.write_picture, []
 
     def stop_at_ten(*args, **options):
         calls.append(args)
@@ -134,7 +134,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*args, **options)
 
-    monkeypatch.setattr(planes_export, "write_picture", stop_at_ten)
+    monkeypatch.setattr(planes_dataset, "write_picture", stop_at_ten)
     with pytest.raises(SystemExit) as stop:
         main([*SMALL, "--out", str(tmp_path)])
     assert stop.value.code == 130 and list(tmp_path.iterdir()) == []

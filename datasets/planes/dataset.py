@@ -1,4 +1,4 @@
-"""Writing a factorial-planes data set: an image folder, and beside it the ground truth of its pictures.
+"""A factorial-planes data set on disk, written and read: an image folder, and beside it the ground truth of its pictures.
 
 <root>/{train,val,test}/<class>/<stem>.png     the pictures (or .jpg)
 <root>/annotations/<split>.jsonl               one record a line: class, variants, z, file, boxes, key points, visible shares
@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ import cv2
 import numpy as np
 
 from datasets.planes.parts import PARTS
-from datasets.planes.presets import Preset
-from datasets.planes.renderer import VERSION, render
+from datasets.planes.presets import Preset, class_name, get_preset
+from datasets.planes.renderer import VERSION, counterfactual, render
 from util.atomic import new_folder
 
 SPLITS, FORMATS = ("train", "val", "test"), ("png", "jpg")
 JPG_QUALITY = 95
+Record = Mapping[str, Any]
+TOLERANCE = 3  # grey levels by which another JPEG library may differ
 
 
 def export(
@@ -47,10 +50,8 @@ def export(
     Args:
         size: side of a picture in pixels.
         counts: pictures of each split, 0 for no split.
-        seed: decides every picture.
-        num_workers: processes; the files do not depend on it.
-        image_format: one of `FORMATS`.
-        progress: called after every picture.
+        seed, num_workers: the first decides every picture; the files do not depend on the number of processes.
+        image_format, progress: one of `FORMATS`; called after every picture.
 
     Raises:
         ValueError: `root` is something else, or settings that cannot be met.
@@ -156,3 +157,98 @@ def _run(write: Callable[[Any], dict[str, Any]], planned: Sequence[Any], num_wor
         return
     with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_start_worker) as pool:
         yield from pool.imap(write, planned, chunksize=16)
+
+
+@dataclass(frozen=True)
+class PlanesSplit:
+    """The annotations of one split of a planes data set.
+
+    `classes` are names in the order of the logits; `records` maps `<split>/<class>/<stem>.<format>` to a record.
+    """
+
+    root: Path
+    split: str
+    preset: Preset
+    classes: tuple[str, ...]
+    records: dict[str, Record]
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots in which classes differ."""
+        return tuple(slot for slot, variants in self.preset.slots.items() if len(variants) > 1)
+
+    def record(self, path: Path | str) -> Record:
+        """Return the record of a picture; raises a ValueError unless it is one of the split's."""
+        key = "/".join(Path(path).parts[-3:])
+        if key not in self.records:
+            raise ValueError(f"{path}: not in {self.root}/annotations/{self.split}.jsonl; remove it, or make the data set again")
+        return self.records[key]
+
+    def label(self, variants: Mapping[str, str | None]) -> int:
+        """Return the index of the class with these variants."""
+        return self.classes.index(class_name(variants))
+
+
+def is_planes(root: Path) -> bool:
+    """Return whether a data set was made by tools.make_planes."""
+    return (root / "planes.json").is_file()
+
+
+def open_planes(root: Path, split: str, classes: Sequence[str] | None = None) -> PlanesSplit:
+    """Read the annotations of a split of a data set of tools.make_planes.
+
+    Args:
+        classes: the model's class names in the order of its logits; None for the data set's own.
+
+    Raises:
+        ValueError: a file is missing or damaged, was made by another version of the renderer, or the classes are others.
+    """
+    again = "make the data set again with tools.make_planes"
+    description = _read_description(root / "planes.json", again)
+    if description.get("version") != VERSION:
+        raise ValueError(f"{root}/planes.json: renderer version {description.get('version')}, not {VERSION}: {again}")
+    preset = get_preset(str(description.get("preset")))
+    names = tuple(classes or preset.classes)
+    if unshared := sorted(set(names) ^ set(preset.classes)):
+        where = "the model lacks it" if unshared[0] in preset.classes else "the data set lacks it"
+        raise ValueError(f"{root}: class '{unshared[0]}': {where}; model and data set must have the same classes")
+    path = root / "annotations" / f"{split}.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        by_file = {record["file"]: record for record in records}
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; {again}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: a line is no record; {again}") from None
+    if not by_file:
+        raise ValueError(f"{path}: the split {split} has no pictures; choose another or {again}")
+    return PlanesSplit(root, split, preset, names, by_file)
+
+
+def check_picture(split: PlanesSplit, record: Record) -> None:
+    """Raise a ValueError unless a stored picture is what its record renders to, to `TOLERANCE` grey levels (as JPEG, if it is one).
+
+    Its ground truth would be wrong otherwise.
+    """
+    from datasets.decode import decode_image  # imports torch, which rendering does not need
+
+    path = split.root / record["file"]
+    stored = decode_image(path).permute(1, 2, 0).numpy().astype(np.int16)  # [H, W, 3]
+    drawn = counterfactual(record).image
+    if path.suffix == ".jpg":
+        encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY])[1]
+        drawn = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1]
+    if stored.shape != drawn.shape or np.abs(stored - drawn).max() > TOLERANCE:
+        raise ValueError(f"{path}: is not what its record renders to: it was changed; make the data set again")
+
+
+def _read_description(path: Path, again: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected the folder of a data set of tools.make_planes") from None
+    except ValueError:
+        raise ValueError(f"{path}: is not JSON; {again}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is no JSON object; {again}")
+    return content
