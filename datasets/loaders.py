@@ -19,7 +19,7 @@ from datasets.transforms import eval_transform, train_transform
 
 
 def training_classes(args: argparse.Namespace) -> list[str]:
-    """Return the names of the training split's classes, in the order of their labels; a ValueError if there are fewer than two."""
+    """Return the names of the training split's classes, in label order; a ValueError if there are fewer than two."""
     folder = split_folder(args.dataset_path, args.dataset_name, "train")
     classes = list_classes(folder)
     if len(classes) < 2:

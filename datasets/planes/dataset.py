@@ -226,7 +226,7 @@ def open_planes(root: Path, split: str, classes: Sequence[str] | None = None) ->
 
 
 def check_picture(split: PlanesSplit, record: Record) -> None:
-    """Raise a ValueError unless a stored picture is what its record renders to, to `TOLERANCE` grey levels (as JPEG, if it is one).
+    """Raise a ValueError unless a stored picture is what its record renders to, within `TOLERANCE` (as JPEG, if it is one).
 
     Its ground truth would be wrong otherwise.
     """

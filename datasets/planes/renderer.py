@@ -92,8 +92,8 @@ def render(
 def counterfactual(record: Mapping[str, Any], **swap: Any) -> Render:
     """Render a record again with slots swapped, or removed by None: `counterfactual(record, nose="drooped", tail=None)`.
 
-    `roundel=` and `size=` can be swapped too; without a swap the picture is reproduced. Raises a ValueError as `render`, and for a
-    record of another renderer version.
+    `roundel=` and `size=` can be swapped too; without a swap the picture is reproduced. Raises a ValueError as `render`, and for
+    a record of another renderer version.
     """
     _check_version(record)
     size, roundel = swap.pop("size", record["size"]), swap.pop("roundel", record.get("roundel"))
