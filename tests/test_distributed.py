@@ -186,7 +186,7 @@ def test_nan_in_one_stops_both_with_the_same_words(colours: Path, tmp_path: Path
 
 
 def test_ranks_that_find_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("util.distributed.PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr("util.distributed.TIMEOUT", timedelta(seconds=1))
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 9}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(RunFailed, match="the 2 processes of this run could not connect at env://"), init_distributed():
