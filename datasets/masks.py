@@ -104,10 +104,7 @@ class PairPicture(NamedTuple):
 
 
 def read_pairs(path: Path, classes: Sequence[str]) -> list[PairPicture]:
-    """Read pairs.json (or that of a folder), and check that the files it names exist and fit.
-
-    Args:
-        classes: names in the order of the model's logits.
+    """Read pairs.json (or that of a folder) for a model with `classes`, and check that the files it names exist and fit.
 
     Raises:
         ValueError: (one line that names the file) the list or an entry is not of the form above, a picture or mask is

@@ -15,8 +15,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from attribution.methods import controls, pixel_gradients, posthoc
-from attribution.methods.attention import attention, relevance, rollout
-from attribution.methods.contribution import additive, contribution
+from attribution.methods.attention import additive, attention, contribution, relevance, rollout
 from models import ICN
 
 Size = tuple[int, int]  # height and width of an image
@@ -120,6 +119,10 @@ def _occlusion_passes(size: Size, window: int | None = None, stride: int | None 
     return Passes(rows * columns + 1)
 
 
+def _pixel_passes(size: Size, steps: int = pixel_gradients.STEPS) -> Passes:
+    return Passes(2 * steps, 4 * steps)
+
+
 def _contrast_passes(size: Size, steps: tuple[int, int] = pixel_gradients.CONTRAST_STEPS) -> Passes:
     """One pass each way for each step, of the image and of its mirror."""
     return Passes(2 * sum(steps), 2 * sum(steps))
@@ -141,12 +144,7 @@ _ALL = [
     _contribution("contribution", call=contribution),
     _contribution("contribution_own_query", call=partial(contribution, own_query=True), variant_of="contribution"),
     _additive("additive", call=additive, cost=_FORWARD),
-    _additive(
-        "additive_pixels",
-        call=pixel_gradients.additive_pixels,
-        needs=("siblings",),
-        cost=lambda size, steps=pixel_gradients.STEPS: Passes(2 * steps, 4 * steps),
-    ),
+    _additive("additive_pixels", call=pixel_gradients.additive_pixels, needs=("siblings",), cost=_pixel_passes),
     _posthoc("gradcam", call=posthoc.gradcam, cost=_BOTH),
     _posthoc("finercam", call=posthoc.finercam, needs=("siblings",), cost=_BOTH),
     _posthoc("contrast", call=pixel_gradients.contrast, needs=("siblings",), cost=_contrast_passes),

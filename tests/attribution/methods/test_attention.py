@@ -9,8 +9,7 @@ import torch
 from patches import CLASSES, SIZES, alone, batch, patch_model
 from patches import one_thread as one_thread
 
-from attribution.methods.attention import attention, class_maps, relevance, rollout
-from attribution.methods.contribution import additive, contribution
+from attribution.methods.attention import additive, attention, class_maps, contribution, relevance, rollout
 from attribution.methods.hooks import frozen, gradients_of, record
 
 OWN = {

@@ -12,7 +12,7 @@ from patches import one_thread as one_thread
 from torch import Tensor, nn
 
 from attribution.baselines import baseline_images
-from attribution.methods.contribution import additive
+from attribution.methods.attention import additive
 from attribution.methods.pixel_gradients import additive_pixels, contrast
 from attribution.methods.posthoc import finercam, gradcam, integrated_gradients, occluders, occlusion, rise
 from models import ICNOutput

@@ -11,8 +11,7 @@ from patches import CLASSES, HEADS, WIDTH, alone, batch, patch_model
 from patches import one_thread as one_thread
 from torch import Tensor, nn
 
-from attribution.methods.attention import attention, relevance
-from attribution.methods.contribution import additive, contribution
+from attribution.methods.attention import additive, attention, contribution, relevance
 from models import ICN
 from models.attention import MultiheadAttention
 
