@@ -32,6 +32,8 @@ from util.sweep import expand_runs
 
 ROOT = Path(__file__).resolve().parent
 TOOLS = ("main", "evaluate_attribution")
+TOOL_FLAG: dict[str, Any] = {"default": "main", "choices": TOOLS, "help": "program, with its own flags; main: training, --eval"}
+SITE_FLAGS = ("partition", "account", "qos", "constraint")
 
 
 def program(tool: str) -> ModuleType:
@@ -39,25 +41,16 @@ def program(tool: str) -> ModuleType:
     return icn if tool == "main" else importlib.import_module(f"tools.{tool}")
 
 
-def results_folder(args: Flags) -> Path:
-    """Return the folder that `args.tool` writes to."""
-    return output_folder(args) if args.tool == "main" else Path(args.output_dir)
-
-
 class Job:
-    """Calls `main` of a program; started again, it resumes from what is in its folder.
+    """Calls `main` of the program `args.tool`; started again, it resumes from what is in its folder.
 
     Preemption and time limit (SIGUSR2) are handled as SIGTERM is: all that is done is saved, in every process. After SIGUSR2 the
     job then requeues itself. After SIGTERM alone it does so if SLURM still lists it as running, which is how a site preempts that
     sends no other signal; a job that was cancelled or requeued by hand is not, and just ends.
-
-    Args:
-        args: the flags of `args.tool`.
-        visible: CUDA_VISIBLE_DEVICES where submitit would overwrite it; None leaves it.
     """
 
-    def __init__(self, args: Flags, visible: str | None = None) -> None:
-        self.flags, self.visible = dict(vars(args)), visible
+    def __init__(self, args: Flags, visible: str | None) -> None:
+        self.flags, self.visible = dict(vars(args)), visible  # CUDA_VISIBLE_DEVICES where submitit would overwrite it, or None
 
     def __call__(self) -> dict[str, Any]:
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: it pickles what `checkpoint` returns, and calls scontrol
@@ -75,8 +68,7 @@ class Job:
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a signal to a process that is ending would make it a failure
             return result
         except Stopped as stop:
-            process = read_launcher_env()
-            if process.rank > 0:
+            if read_launcher_env().rank > 0:
                 raise SystemExit(0) from None  # any other code would end the process that is calling scontrol
             print(stop, file=sys.stderr, flush=True)
             if callable(requeue) and (stop.signal_name == "SIGUSR2" or is_running()):
@@ -93,7 +85,7 @@ def is_running() -> bool:
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return False
     command = ["scontrol", "show", "job", submitit.JobEnvironment().job_id]
-    return "JobState=RUNNING" in subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return "JobState=RUNNING" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def get_args_parser(tool: str = "main") -> Parser:
@@ -101,16 +93,16 @@ def get_args_parser(tool: str = "main") -> Parser:
     flags = program(tool).get_args_parser(**({} if tool == "main" else {"add_help": False}))
     parser = Parser("run_with_submitit.py", parents=[flags], description=__doc__)
     group = parser.add_argument_group("job")
-    add_tool(group)
-    clusters = ["slurm", "local", "debug"]
-    group.add_argument("--cluster", default="local", choices=clusters, help="SLURM, processes of this machine, or this process")
+    group.add_argument("--tool", **TOOL_FLAG)
+    help_text = "SLURM, processes of this machine, or this process"
+    group.add_argument("--cluster", default="local", choices=["slurm", "local", "debug"], help=help_text)
     group.add_argument("--nodes", default=1, type=int, help="machines")
     group.add_argument("--ngpus", default=1, type=int, help="GPUs per machine, a process each; with --device cpu: processes")
     group.add_argument("--cpus_per_task", type=int, help="CPU cores per process; None: the cluster's default")
     group.add_argument("--mem_gb", type=float, help="memory per machine; None: the cluster's default")
     group.add_argument("--timeout", default=1440, type=int, help="minutes after which the job saves, and requeues")
     group.add_argument("--max_timeouts", default=20, type=int, help="how often it requeues after a time limit")
-    for name in ("partition", "account", "qos", "constraint"):
+    for name in SITE_FLAGS:
         group.add_argument(f"--{name}", help=f"SLURM's --{name}; None: the cluster's default")
     group.add_argument("--job_dir", default="", help="logs and result of the job; '': <results>/jobs")
     group.add_argument("--seeds", default="", help="one run per seed, as 0-4 or 0,3,7: <output_sub_dir>_seed<n>; one submission")
@@ -119,27 +111,15 @@ def get_args_parser(tool: str = "main") -> Parser:
     return parser
 
 
-def add_tool(parser: Any) -> None:
-    """Add --tool, which decides what the other flags are."""
-    parser.add_argument("--tool", default="main", choices=TOOLS, help="the program, with its own flags; main: training, --eval")
-
-
 def tool_of(argv: Sequence[str]) -> str:
     """Return the program whose flags are on a command line."""
     parser = Parser("run_with_submitit.py", add_help=False)
-    add_tool(parser)
+    parser.add_argument("--tool", **TOOL_FLAG)
     return parser.parse_known_args(argv)[0].tool
 
 
 def prepare(args: Flags) -> list[Job]:
-    """Return the jobs: main, once per recipe and seed, or a tool.
-
-    Raises:
-        ValueError: flags that the program would refuse, and a folder that another run has written to.
-    """
-    runs = expand_runs(args, icn.get_args_parser)
-    for run in runs:
-        program(args.tool).check_flags(run)
+    """Return the jobs: main, once per recipe and seed, or a tool. ValueError for what the program would refuse."""
     for name in ("timeout", "nodes", "ngpus"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
@@ -149,7 +129,9 @@ def prepare(args: Flags) -> list[Job]:
         raise ValueError(f"--ngpus {args.ngpus}: --cluster debug is one process; --cluster local starts several")
     if not args.job_dir and not args.output_dir:
         raise ValueError("--output_dir '' writes nothing: give --job_dir, a job needs a folder for its logs and its result")
+    runs = expand_runs(args, icn.get_args_parser)
     for run in runs:
+        program(args.tool).check_flags(run)
         if args.tool == "main" and run.output_dir and not run.eval:
             find_checkpoint(run.resume, output_folder(run), read_checkpoint)  # refuses to overwrite another run
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if args.cluster == "local" else None
@@ -159,11 +141,7 @@ def prepare(args: Flags) -> list[Job]:
 
 
 def submit(executor: submitit.AutoExecutor, jobs: list[Job]) -> list[submitit.Job[dict[str, Any]]]:
-    """Submit all jobs at once.
-
-    Raises:
-        ValueError: the cluster refuses; in its own words.
-    """
+    """Submit all jobs at once. ValueError, in the cluster's words, where it refuses."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit repeats what sbatch says
             return [executor.submit(job) for job in jobs]
@@ -174,10 +152,10 @@ def submit(executor: submitit.AutoExecutor, jobs: list[Job]) -> list[submitit.Jo
 
 def make_executor(args: Flags) -> submitit.AutoExecutor:
     """Build submitit's executor; nothing in its settings is specific to a site."""
-    folder = Path(args.job_dir) if args.job_dir else results_folder(args) / "jobs"
+    results = output_folder(args) if args.tool == "main" else Path(args.output_dir)
+    folder = Path(args.job_dir) if args.job_dir else results / "jobs"
     # The job starts in the current folder, and must find the same modules from there.
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     limits = {} if args.cluster == "debug" else {f"{args.cluster}_max_num_timeout": args.max_timeouts}
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=args.cluster, **limits)
@@ -191,10 +169,7 @@ def make_executor(args: Flags) -> submitit.AutoExecutor:
         gpus_per_node=None if args.device == "cpu" else args.ngpus,
         cpus_per_task=args.cpus_per_task,
         mem_gb=args.mem_gb,
-        slurm_partition=args.partition,
-        slurm_account=args.account,
-        slurm_qos=args.qos,
-        slurm_constraint=args.constraint,
+        **{f"slurm_{name}": getattr(args, name) for name in SITE_FLAGS},
         slurm_signal_delay_s=min(120, 30 * args.timeout),  # seconds to reach the end of a step and to save
         slurm_srun_args=["--kill-on-bad-exit=1"],
         slurm_additional_parameters={"requeue": True},
@@ -204,11 +179,9 @@ def make_executor(args: Flags) -> submitit.AutoExecutor:
 
 def announce(args: Flags, jobs: list[submitit.Job[Any]]) -> None:
     """Print where the logs are, and how to cancel and resume."""
-    folder = jobs[0].paths.folder
     ids = " ".join(job.job_id for job in jobs)
-    slurm = args.cluster == "slurm"
-    processes = args.nodes * args.ngpus
-    print(f"job {ids}: {processes} process{'es' * (processes > 1)}{' each' * (len(jobs) > 1)}, in {folder}")
+    slurm, processes = args.cluster == "slurm", args.nodes * args.ngpus
+    print(f"job {ids}: {processes} process{'es' * (processes > 1)}{' each' * (len(jobs) > 1)}, in {jobs[0].paths.folder}")
     print(f"  follow: tail -F {' '.join(str(job.paths.stdout).replace('%t', '0') for job in jobs)}")
     if args.cluster != "debug":
         print(f"  cancel: {'scancel' if slurm else 'kill'} {ids}")
@@ -218,7 +191,7 @@ def announce(args: Flags, jobs: list[submitit.Job[Any]]) -> None:
 
 
 def wait(job: submitit.Job[dict[str, Any]], cluster: str) -> dict[str, Any]:
-    """Wait for a job and return the result of its first process.
+    """Wait for a job; return the result of its first process.
 
     Raises:
         ValueError: an error of the program that the user can fix.
@@ -261,14 +234,9 @@ def _reason(message: str) -> str:
 
 
 def main(args: Flags) -> dict[str, Any] | None:
-    """Submit the jobs, print where their logs are, and wait (on SLURM with --wait); return the last job's result.
-
-    Raises:
-        ValueError, SystemExit: as `prepare`, `submit` and `wait`.
-    """
+    """Submit the jobs, print where their logs are, and wait (on SLURM with --wait); return the last job's result."""
     jobs, executor = prepare(args), make_executor(args)
-    sweep = bool(args.seeds or args.recipes)
-    folders = [output_folder(run) for run in expand_runs(args, icn.get_args_parser)] if sweep else []
+    folders = [output_folder(Flags(**job.flags)) for job in jobs] if args.seeds or args.recipes else []
     if folders:
         print(f"the table of all runs: python -m tools.collect {' '.join(map(str, folders))}", flush=True)
     result = None

@@ -29,11 +29,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the renamed state dict, unless the file exists.
-
-    Raises:
-        ValueError: an unknown backbone, tensors that are not the backbone's, a file that cannot be written.
-    """
+    """Write the renamed state dict, unless the file exists. ValueError for a backbone or a file that does not serve."""
     if args.out.exists():
         print(f"{args.out} exists already")
         return
@@ -63,9 +59,8 @@ def match_names(source: dict[str, Tensor], target: dict[str, Tensor], args: argp
         raise ValueError(f"{args.source} has {len(source)} tensors, {args.backbone} has {len(target)}: not the same network")
     for (name, tensor), (new_name, expected) in zip(source.items(), target.items(), strict=True):
         if tensor.shape != expected.shape:
-            raise ValueError(
-                f"{args.source}: {name} is {tuple(tensor.shape)} where {args.backbone} has {new_name} {tuple(expected.shape)}"
-            )
+            theirs = f"{new_name} {tuple(expected.shape)}"
+            raise ValueError(f"{args.source}: {name} is {tuple(tensor.shape)} where {args.backbone} has {theirs}")
     return list(target)
 
 

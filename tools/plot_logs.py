@@ -22,26 +22,18 @@ from util.cli import Parser, launch
 
 # Okabe and Ito's palette, which is safe for colour blindness; the markers differ in grey scale too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-STYLES = ("-", "--", ":", "-.")
+MARKERS, STYLES = "osD^vPX", ("-", "--", ":", "-.")
 
 
 @dataclass
 class Run:
-    """The log of a training run, with one value per epoch in each list.
-
-    Attributes:
-        epochs: counted from 1.
-        minutes: since the start of the run.
-        accuracies: acc@1 on the scored split, percent.
-        evaluation_counted: whether `minutes` includes the evaluations; older logs have the seconds of training only.
-    """
+    """The log of a training run, with one value per epoch in each list."""
 
     label: str
-    epochs: list[int]
-    minutes: list[float]
-    accuracies: list[float]
-    evaluation_counted: bool
+    epochs: list[int]  # counted from 1
+    minutes: list[float]  # since the start of the run
+    accuracies: list[float]  # acc@1 on the scored split, percent
+    evaluation_counted: bool  # whether `minutes` includes the evaluations; older logs have the seconds of training only
 
     @property
     def best(self) -> int:
@@ -50,11 +42,10 @@ class Run:
 
     def describe(self) -> str:
         """Return the best accuracy with its epoch and time, in one line."""
-        best = self.best
-        minutes = self.minutes[best]
+        accuracy, epoch, minutes = self.accuracies[self.best], self.epochs[self.best], self.minutes[self.best]
         time = f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
         only = "" if self.evaluation_counted else " of training alone"
-        return f"{self.label}: best {self.accuracies[best]:.2f} % in epoch {self.epochs[best]}, {time} min{only}"
+        return f"{self.label}: best {accuracy:.2f} % in epoch {epoch}, {time} min{only}"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -67,11 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read the logs, print the best accuracy of each, write the plot.
-
-    Raises:
-        ValueError: a log that is missing or empty, not one label for each run, a file that cannot be written.
-    """
+    """Read the logs, print the best accuracy of each, write the plot. ValueError for files and labels that do not serve."""
     labels = args.labels or default_labels(args.runs)
     if len(labels) != len(args.runs):
         raise ValueError(f"--labels has {len(labels)} names for {len(args.runs)} runs: give one for each")
@@ -97,10 +84,7 @@ def default_labels(folders: Sequence[Path]) -> list[str]:
 
 
 def read_log(folder: Path, label: str) -> Run:
-    """Read the log.txt of a run; an incomplete line is skipped.
-
-    Args:
-        folder: of the run, or the log file.
+    """Read the log.txt of a run's folder, or the log file; an incomplete line is skipped.
 
     Raises:
         ValueError: the file cannot be read, or has no epoch.
@@ -112,23 +96,15 @@ def read_log(folder: Path, label: str) -> Run:
         raise ValueError(f"{path} cannot be read: give the folder of a training run, which holds its log.txt") from None
     run = Run(label, [], [], [], True)
     seconds = 0.0
-    for line in lines:
-        entry = _parse_epoch(line)
-        if entry is None:
-            continue
-        if "elapsed" in entry:
-            seconds = entry["elapsed"]
-        else:
-            seconds += entry["train_seconds"]
-            run.evaluation_counted = False
+    for entry in filter(None, map(_parse_epoch, lines)):
+        run.evaluation_counted &= "elapsed" in entry
+        seconds = entry["elapsed"] if "elapsed" in entry else seconds + entry["train_seconds"]
         run.epochs.append(entry["epoch"] + 1)
         run.minutes.append(seconds / 60)
         run.accuracies.append(entry["test_acc1"])
     if not run.epochs:
-        raise ValueError(
-            f"{path} has no line with epoch, test_acc1 and elapsed (or train_seconds): "
-            "give the folder of a run that has finished an epoch"
-        )
+        keys = "epoch, test_acc1 and elapsed (or train_seconds)"
+        raise ValueError(f"{path} has no line with {keys}: give the folder of a run that has finished an epoch")
     return run
 
 
@@ -136,17 +112,15 @@ def _parse_epoch(line: str) -> dict[str, Any] | None:
     """Return the numbers of an epoch, or None for a line without them."""
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError:
+        numbers = {key for key, value in entry.items() if isinstance(value, (int, float))}
+    except (json.JSONDecodeError, AttributeError):
         return None
-    if not isinstance(entry, dict) or not any(isinstance(entry.get(key), (int, float)) for key in ("elapsed", "train_seconds")):
-        return None
-    return entry if all(isinstance(entry.get(key), (int, float)) for key in ("epoch", "test_acc1")) else None
+    return entry if {"epoch", "test_acc1"} <= numbers and numbers & {"elapsed", "train_seconds"} else None
 
 
 def draw(runs: Sequence[Run], title: str = "") -> Figure:
     """Plot one line for each run, against minutes on the left and epochs on the right, and mark its best value."""
-    height = 3.6 + 0.24 * len(runs) + (0.3 if title else 0)
-    figure = Figure(figsize=(9, height), layout="constrained")
+    figure = Figure(figsize=(9, 3.6 + 0.24 * len(runs) + (0.3 if title else 0)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     time_axis = "minutes, evaluation included" if all(run.evaluation_counted for run in runs) else "minutes"
     for axes, quantity, name in zip(panels, ("minutes", "epochs"), (time_axis, "epochs"), strict=True):
@@ -170,11 +144,9 @@ def draw(runs: Sequence[Run], title: str = "") -> Figure:
 def _draw_run(axes: Axes, run: Run, x: Sequence[float], index: int) -> None:
     """Plot a run's accuracies at `x` in the colour, marker and line style of `index`."""
     style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-    line = STYLES[index // len(COLOURS) % len(STYLES)]
-    every = max(1, len(x) // 12)
+    line, every = STYLES[index // len(COLOURS) % len(STYLES)], max(1, len(x) // 12)
     axes.plot(x, run.accuracies, line, **style, linewidth=1.8, markersize=4, markevery=every, label=run.describe())
-    best = x[run.best], run.accuracies[run.best]
-    axes.plot(*best, **style, linestyle="none", markersize=9, markeredgecolor="white", zorder=3)
+    axes.plot(x[run.best], max(run.accuracies), **style, linestyle="none", markersize=9, markeredgecolor="white", zorder=3)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from tools.benchmark.report import Report
 from tools.benchmark.runner import Runner
 from util.cli import Parser, launch, parse
 from util.device import select_device
+from util.precision import PRECISIONS
 
 PLAIN = Implementation("plain", str(Path(__file__).resolve().parent / "implementations" / "plain"))
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 ALL_MODES = (*MODES, "loading", "startup")
 
 
@@ -36,7 +36,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--image_size", nargs="+", metavar="N|HxW", help="pixels; None: 800 with 1 image and 448 with 8")
     group.add_argument("--batch_size", nargs="+", type=int, metavar="N", help="images per step")
     group.add_argument("--classes", nargs="+", type=int, metavar="N", help="class queries; None: 100")
-    group.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"], help="of ICN")
+    group.add_argument("--precision", nargs="+", choices=PRECISIONS[1:], default=["fp32", "bf16"], help="of ICN")
     group.add_argument("--compile", nargs="+", choices=["off", "on"], default=["off"], help="torch.compile")
     group.add_argument("--modes", nargs="+", choices=ALL_MODES, default=list(ALL_MODES), help="what is measured")
     group = parser.add_argument_group("implementations")
@@ -60,9 +60,6 @@ def main(args: argparse.Namespace) -> None:
     """Measure, print the tables, write benchmark.json and benchmark.md (with --scale: scale.json, scale.md, scale.png).
 
     The files are rewritten after every case, so that a long run that is cut short leaves what it has measured.
-
-    Raises:
-        ValueError: flags that cannot be measured.
     """
     check_flags(args)
     implementations = make_implementations(args)
@@ -72,9 +69,9 @@ def main(args: argparse.Namespace) -> None:
     description = machine(torch.device(settings["device"]), args.threads)
     report = Report(Path(args.output_dir) if args.output_dir else None, description, args.rounds, settings["flags"], axes)
     results = Runner(args.rounds, settings, args.scale, args.patience).measure(cases, implementations, report.write)
-    loading = measure_loading() if "loading" in args.modes and not args.scale else []
-    startup = measure_startup(args.rounds) if "startup" in args.modes and not args.scale else []
-    print(report.write(results, loading, startup))
+    modes = () if args.scale else args.modes
+    loading = measure_loading() if "loading" in modes else []
+    print(report.write(results, loading, measure_startup(args.rounds) if "startup" in modes else []))
     if args.output_dir:
         print(f"{'scale' if args.scale else 'benchmark'}.*: {args.output_dir}")
 
@@ -102,12 +99,8 @@ def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
     add_model_flags(model)
     flags = {**vars(parse(main_flags(), [])), **{action.dest: getattr(args, action.dest) for action in model._actions}}
     del flags["explicit"]
-    return {
-        "device": str(device),
-        "threads": args.threads,
-        "memory_gib": limit if device.type == "cpu" else None,
-        "flags": flags,
-    }
+    memory = limit if device.type == "cpu" else None
+    return {"device": str(device), "threads": args.threads, "memory_gib": memory, "flags": flags}
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -75,15 +75,10 @@ class Series:
         if self.failed:
             return {**row, "failed": self.failed}
         low, _, high = quartiles(self.seconds)
-        return {
-            **row,
-            "seconds": {"median": self.median, "q1": low, "q3": high, "all": self.seconds},
-            "contention": self.contention,
-            "img_per_s": self.images_per_second,
-            "peak_memory_bytes": self.peak_memory,
-            "compile_seconds": self.compile_seconds,
-            "shares_seconds": self.shares,
-        }
+        seconds = {"median": self.median, "q1": low, "q3": high, "all": self.seconds}
+        row |= {"seconds": seconds, "contention": self.contention, "img_per_s": self.images_per_second}
+        row |= {"peak_memory_bytes": self.peak_memory, "compile_seconds": self.compile_seconds}
+        return {**row, "shares_seconds": self.shares}
 
 
 def quartiles(values: list[float]) -> list[float]:

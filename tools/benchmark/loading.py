@@ -7,7 +7,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ SCALES, LONGEST = range(480, 801, 32), 1333  # INTR's, pixels
 ZOOMS, CROPS = (400, 500, 600), (384, 600)
 IMAGES, ROUNDS = 24, 3  # files per size; rounds at least
 
-Picture = Image.Image
-
 
 def measure_loading(seconds: float = 4.0, sizes: Sequence[tuple[int, int]] = SIZES, batch_size: int = 12) -> list[dict[str, Any]]:
     """Alternate a batch of each pipeline, from JPEG files in the page cache to the normalised batch.
@@ -39,12 +37,10 @@ def measure_loading(seconds: float = 4.0, sizes: Sequence[tuple[int, int]] = SIZ
     Args:
         seconds: for each row, at least; three rounds are always made.
         sizes: (width, height) of the JPEG files, which are made in a temporary folder.
-        batch_size: images per batch.
 
     Returns:
-        A row for each size and recipe: `recipe`, `width`, `height`, `file_kb` (mean size of the files), `batch_size`,
-        `rounds`; `icn` and `pil`, images per second, each a dict of `median`, `low` and `high` (quartiles over the rounds);
-        `ratio` of the medians.
+        A row for each size and recipe, with the mean size of the files, `file_kb`; `icn` and `pil`: images per second, each a
+        dict of `median`, `low` and `high` (quartiles over the rounds); `ratio` of the medians.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -82,19 +78,14 @@ def write_photographs(folder: Path, width: int, height: int, count: int) -> None
 def icn_batches(root: Path, recipe: str, batch_size: int) -> Iterator[Tensor]:
     """Yield normalised float32 batches `[B, 3, H, W]` of ICN's own data sets and samplers, endlessly."""
     kind, pixels, mode = recipe.split()
-    square, size = kind == "square", int(pixels)
-    if mode == "training":
-        data = datasets.ImageFolder(root, transform=datasets.train_transform(size, square))
-        sampler: datasets.TrainSampler | datasets.EvalSampler = datasets.TrainSampler(
-            len(data), batch_size, 0, None if square else datasets.training_scales(size)
-        )
-    else:
-        data = datasets.ImageFolder(root, transform=datasets.eval_transform(size, square))
-        sampler = datasets.EvalSampler(len(data), batch_size, shapes=datasets.eval_shapes(data, workers=1))
+    square, size, training = kind == "square", int(pixels), mode == "training"
+    make_transform = datasets.train_transform if training else datasets.eval_transform
+    data = datasets.ImageFolder(root, transform=make_transform(size, square))
+    train_sampler = datasets.TrainSampler(len(data), batch_size, 0, None if square else datasets.training_scales(size))
+    shapes = None if training else datasets.eval_shapes(data, workers=1)
     for epoch in itertools.count():
-        if isinstance(sampler, datasets.TrainSampler):
-            sampler.set_epoch(epoch)
-        for batch in sampler:
+        train_sampler.set_epoch(epoch)
+        for batch in train_sampler if training else datasets.EvalSampler(len(data), batch_size, shapes=shapes):
             yield datasets.collate([data[request] for request in batch]).normalise(MEAN, STD)
 
 
@@ -103,7 +94,7 @@ def pil_batches(root: Path, recipe: str, batch_size: int) -> Iterator[Tensor]:
     paths = sorted(map(str, root.rglob("*.jpg")))
     transforms: dict[str, Any] = {
         "aspect 800 training": aspect_train,
-        "aspect 800 evaluation": aspect_eval,
+        "aspect 800 evaluation": lambda image: short_side(image, 800, LONGEST),
         "square 448 training": T.Compose([T.RandomResizedCrop(448), T.RandomHorizontalFlip()]),
         "square 448 evaluation": T.Resize((448, 448)),
     }
@@ -113,15 +104,8 @@ def pil_batches(root: Path, recipe: str, batch_size: int) -> Iterator[Tensor]:
         if recipe.endswith("training"):
             random.shuffle(paths)
         for start in range(0, len(paths), batch_size):
-            images = [load_pil(path, transforms[recipe]) for path in paths[start : start + batch_size]]
-            yield collate_pil(images)[0]
-
-
-def load_pil(path: str, transform: Callable[[Picture], Picture]) -> Tensor:
-    """Return a file as a normalised float32 `[3, h, w]`."""
-    with open(path, "rb") as file:
-        image = Image.open(file).convert("RGB")
-    return F.normalize(F.to_tensor(transform(image)), MEAN, STD)
+            images = [transforms[recipe](Image.open(path).convert("RGB")) for path in paths[start : start + batch_size]]
+            yield collate_pil([F.normalize(F.to_tensor(image), MEAN, STD) for image in images])[0]
 
 
 def collate_pil(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -136,24 +120,18 @@ def collate_pil(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return batch, mask
 
 
-def aspect_train(image: Picture) -> Picture:
+def aspect_train(image: Image.Image) -> Image.Image:
     """Augment as INTR does at 800: flip, half of the time zoom and crop, one of eleven scales."""
     if random.random() < 0.5:
         image = F.hflip(image)
     if random.random() >= 0.5:
         image = short_side(image, random.choice(ZOOMS))
-        low, high = CROPS
-        width, height = random.randint(low, min(image.width, high)), random.randint(low, min(image.height, high))
+        width, height = (random.randint(CROPS[0], min(side, CROPS[1])) for side in image.size)
         image = F.crop(image, *T.RandomCrop.get_params(image, (height, width)))
     return short_side(image, random.choice(SCALES), LONGEST)
 
 
-def aspect_eval(image: Picture) -> Picture:
-    """Resize the short side to 800, the long side to at most 1333."""
-    return short_side(image, 800, LONGEST)
-
-
-def short_side(image: Picture, short: int, longest: int | None = None) -> Picture:
+def short_side(image: Image.Image, short: int, longest: int | None = None) -> Image.Image:
     """Resize so that the short side has `short` pixels, or fewer where the long one would get more than `longest`."""
     small, large = sorted(image.size)
     if longest is not None and large / small * short > longest:

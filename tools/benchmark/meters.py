@@ -33,16 +33,12 @@ COMMANDS = (("main.py", "--help"), ("main.py", "--no_such_flag"))
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
     """Return processor, GPU (or None), threads and versions; no host names, no paths."""
-    cuda = device.type == "cuda"
-    return {
-        "cpu": _read_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "gpu": torch.cuda.get_device_name(device) if cuda else None,
-        "threads": threads,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if cuda else None,
-        "system": f"{platform.system()}, Python {platform.python_version()}",
-    }
+    cpu = _read_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+    words = {"cpu": cpu, "capability": torch.backends.cpu.get_cpu_capability(), "gpu": None, "cuda": None}
+    if device.type == "cuda":
+        words |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    system = f"{platform.system()}, Python {platform.python_version()}"
+    return {**words, "threads": threads, "torch": torch.__version__, "system": system}
 
 
 def describe(machine: Mapping[str, Any]) -> str:
@@ -85,10 +81,9 @@ def _busy_seconds() -> float:
 
 
 class PeakMemory:
-    """High-water mark of memory above `base`, what the process holds when this is made: after imports, before a model.
+    """Peak memory above what the process holds when this is made: after imports, before a model.
 
-    On CUDA it counts what torch's allocator gave out. On Linux without CUDA it counts resident memory; elsewhere the mark
-    cannot be reset, so that `read` gives that of the whole life of the process.
+    On CUDA: of torch's allocator. On Linux: resident memory. Elsewhere: the peak of the whole life of the process.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -99,7 +94,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            _try_to_write("clear_refs", "5")
+            _try_to_write("clear_refs", "5")  # resets the high-water mark
 
     def read(self) -> int:
         """Return bytes."""
@@ -135,14 +130,10 @@ def _try_to_write(name: str, text: str) -> None:
 
 
 def time_parts(network: nn.Module, run: Callable[[], float], synchronise: Callable[[], None]) -> dict[str, float]:
-    """Return the seconds of each part in one `run`: forwards by `PARTS`, `BACKWARD`, `OPTIMIZER` and `REST`.
+    """Return the seconds of each part in one `run`, which returns those of the whole step.
 
-    Args:
-        network: forward hooks are put on its parts, and removed.
-        run: one step; returns the seconds of the whole.
-        synchronise: waits for the device.
-
-    `REST` is what is left: the transfer, the normalisation, the position encoding, the loss, clipping, the statistics.
+    The parts are the forward passes of `PARTS`, by hooks that are removed again, `BACKWARD`, `OPTIMIZER`, and `REST`: the
+    transfer, the normalisation, the position encoding, the loss, clipping, the statistics. `synchronise` waits for the device.
     """
     seconds: dict[str, float] = {}
     started: dict[str, float] = {}
@@ -176,11 +167,7 @@ def time_parts(network: nn.Module, run: Callable[[], float], synchronise: Callab
 
 
 def measure_startup(rounds: int, commands: Sequence[Sequence[str]] = COMMANDS) -> list[dict[str, Any]]:
-    """Run each command line in a process of its own, in turn.
-
-    Returns:
-        A row for each: `command`, `exit_code`, `cpu_seconds` (user and system, one a round) and their `median`.
-    """
+    """Run command lines in turn; return their `command`, `exit_code`, `cpu_seconds` (user and system) and the `median`."""
     rows: list[dict[str, Any]] = [{"command": " ".join(words), "exit_code": 0, "cpu_seconds": []} for words in commands]
     for _ in range(rounds):
         for row, words in zip(rows, commands, strict=True):

@@ -18,13 +18,13 @@ from util.atomic import atomic_write
 from util.tables import markdown_table
 
 GIB = 2**30
+Rows = Sequence[Mapping[str, Any]]  # of `measure_loading` or `measure_startup`
 NOTES = """
 - ICN is given uint8 images on the CPU, as its loader makes them: their transfer to the device and their normalisation count.
   The others are given normalised images, as their loaders make them; their transfer to the device counts.
 - Evaluation is `engine.evaluate` on the model of `models.for_inference`; the training step is `trainer.Trainer.step`. The
   others: forward without gradients; forward, cross-entropy, backward, clipping at 0.1, AdamW.
-- `backbone only` is the backbone of the very model that is evaluated, on images that are on the device: the lower bound of
-  any head's time.
+- `backbone only` is the backbone of the model that is evaluated, on images on the device: the lower bound of any head's time.
 - Peak memory is what a process holds above what it held before the model was built.
 - Weights and images are random; every number is the median over the rounds, which alternate between the implementations.
 """.strip()
@@ -40,9 +40,7 @@ class Report:
     flags: Mapping[str, Any]
     axes: Mapping[str, Sequence[Case]]  # of `scale_cases`, or none
 
-    def write(
-        self, results: Sequence[Series], loading: Sequence[Mapping[str, Any]] = (), startup: Sequence[Mapping[str, Any]] = ()
-    ) -> str:
+    def write(self, results: Sequence[Series], loading: Rows = (), startup: Rows = ()) -> str:
         """Write the files; return the text of the Markdown file: machine, rounds and contention in a line, tables, notes."""
         by_axis = {axis: [s for case in cases for s in results if s.case == case] for axis, cases in self.axes.items()}
         numbers: dict[str, Any] = {"machine": self.machine, "rounds": self.rounds, "flags": self.flags}
@@ -66,9 +64,7 @@ class Report:
         return text
 
 
-def grid_tables(
-    results: Sequence[Series], loading: Sequence[Mapping[str, Any]], startup: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def grid_tables(results: Sequence[Series], loading: Rows, startup: Rows) -> list[str]:
     """Return the tables of what was measured, with their titles."""
     commands = [[f"`python {row['command']}`", f"{row['median']:.2f}", str(row["exit_code"])] for row in startup]
     tables = {
@@ -137,8 +133,8 @@ def share_table(results: Sequence[Series]) -> str:
     return markdown_table(["", "precision", "image", "batch", "classes", *parts], rows, text_columns=3) if rows else ""
 
 
-def loading_table(rows: Sequence[Mapping[str, Any]], results: Sequence[Series]) -> str:
-    """Return the images per second of one worker (of `measure_loading`), and how many workers keep ICN's steps supplied."""
+def loading_table(rows: Rows, results: Sequence[Series]) -> str:
+    """Return the images per second of one worker, and how many workers keep ICN's steps supplied."""
     icn = [s for s in results if s.implementation.name == ICN and s.variant == s.case.mode and not s.failed]
     precisions = list(dict.fromkeys(s.implementation.precision for s in icn if not s.implementation.compiled))
     lines = []

@@ -31,10 +31,8 @@ class ImplementationFailed(Exception):
 class Process:
     """One implementation in a process of its own: the parent's end of `tools.benchmark.worker`.
 
-    Construction returns at once, so that several are built at the same time; `receive` waits.
-
-    Args:
-        settings: `device`, `threads`, `memory_gib` and `flags`, as in `tools.benchmark.worker`.
+    Construction returns at once, so that several are built at the same time; `receive` waits. `settings` are the `device`,
+    `threads`, `memory_gib` and `flags` of its specification.
     """
 
     def __init__(self, case: Case, implementation: Implementation, settings: dict[str, Any]) -> None:
@@ -94,17 +92,12 @@ class Runner:
     settings: dict[str, Any]  # as for `Process`
     evaluation_only: bool = False  # neither further variants nor the parts of the networks
     patience: float = 10.0  # seconds to wait, at most, for contention to end before a repetition, and before what follows it
-
-    def __post_init__(self) -> None:
-        self.contended = False  # whether the last measurement was
+    contended: bool = False  # whether the last measurement was
 
     def measure(
         self, cases: Sequence[Case], implementations: Sequence[Implementation], after_case: Callable[[list[Series]], object]
     ) -> list[Series]:
-        """Run every case with every implementation; only those of one case are in memory at a time.
-
-        Args:
-            after_case: called with all series so far, so that a long run that is cut short leaves something.
+        """Run every case with every implementation, and `after_case` with all series so far.
 
         Returns:
             One series for each implementation and variant, in the order of the cases; one that failed says why.

@@ -1,9 +1,8 @@
 """The process of one implementation: `python -m tools.benchmark.worker`. It reads requests as lines of JSON and answers each.
 
-The first line says what to build, its specification: the fields of `Case` and `Implementation`, and `device`, `threads`,
-`memory_gib` (or null) and `flags`, which are ICN's and include INTR's. The others are `{"do": "warm" | "run" | "shares",
-"variant": ...}`, with `"first": true` when another process ran before, until the end of the input. A process of its own gives
-every implementation clean memory and its own module `models`.
+The first line is the specification: the fields of `Case` and `Implementation`, `device`, `threads`, `memory_gib` (or null) and
+`flags`, which are ICN's and include INTR's. The others are `{"do": "warm" | "run" | "shares", "variant": ..., "first": whether
+another process ran before}`. A process of its own gives every implementation clean memory and its own module `models`.
 """
 
 from __future__ import annotations
@@ -33,6 +32,10 @@ class Server:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        torch.set_num_threads(spec["threads"])
+        torch.manual_seed(0)
+        if spec["memory_gib"] is not None:
+            limit_memory(spec["memory_gib"])
         self.device = torch.device(spec["device"])
         if spec["folder"] is None:
             from tools.benchmark.implementations import icn
@@ -78,24 +81,8 @@ class Server:
             torch.cuda.synchronize(self.device)
 
 
-def serve(spec: dict[str, Any], reply: Callable[[dict[str, Any]], None]) -> None:
-    """Build, then answer requests until the input ends."""
-    torch.set_num_threads(spec["threads"])
-    torch.manual_seed(0)
-    if spec["memory_gib"] is not None:
-        limit_memory(spec["memory_gib"])
-    server = Server(spec)
-    reply({"variants": list(server.variants)})
-    for line in sys.stdin:
-        try:
-            answer = server.answer(**json.loads(line))
-        except RuntimeError as error:  # one variant that needs too much memory does not end the others
-            answer = {"failed": _reason(error)}
-        reply(answer)
-
-
 def main() -> None:
-    """Serve the parent at the other end of stdin and stdout."""
+    """Build what the parent asks for on stdin, then answer its requests on stdout until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes the input
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an implementation prints must not get between the answers
@@ -105,12 +92,14 @@ def main() -> None:
         answers.flush()
 
     try:
-        serve(json.loads(sys.stdin.readline()), reply)
-    except BrokenPipeError:
-        sys.exit(1)
+        server = Server(json.loads(sys.stdin.readline()))
+        reply({"variants": list(server.variants)})
+        for line in sys.stdin:
+            try:
+                reply(server.answer(**json.loads(line)))
+            except RuntimeError as error:  # one variant that needs too much memory does not end the others
+                reply({"failed": _reason(error)})
     except Exception as error:
-        if os.environ.get("ICN_DEBUG") == "1":
-            raise
         reply({"failed": _reason(error)})
         sys.exit(1)
 

@@ -21,36 +21,30 @@ Variants = dict[str, Callable[[int], None]]  # each runs a number of steps
 
 
 def build(spec: dict[str, Any], device: torch.device) -> tuple[nn.Module, Variants]:
-    """Return a network and what it can run, for a specification as in `tools.benchmark.worker`.
-
-    Raises:
-        ValueError: flags that make no model.
-    """
-    flags = {**spec["flags"], "num_queries": spec["classes"], "backbone_norm": "frozen", "backbone_weights": "none"}
-    args = argparse.Namespace(**{**flags, "compile": spec["compiled"]})
+    """Return a network and what it can run, for a specification of `worker`. ValueError for flags that make no model."""
+    changes = {"num_queries": spec["classes"], "backbone_norm": "frozen", "backbone_weights": "none", "compile": spec["compiled"]}
+    args = argparse.Namespace(**{**spec["flags"], **changes})
     precision = select_precision(spec["precision"], device)
     torch.backends.cudnn.benchmark = True  # as main.py has it
     model = build_model(args).to(device)
     batch = make_batch(spec, device)
     if spec["mode"] == "training":
-        return model, training_variants(model, batch, device, precision, args)
+        return model, training_variants(model, batch, precision, args)
     network = for_inference(model, precision.dtype)
-    return network, evaluation_variants(network, batch, device, precision, spec)
+    return network, evaluation_variants(network, batch, precision, spec)
 
 
-def evaluation_variants(
-    model: ICN, batch: ImageBatch, device: torch.device, precision: Precision, spec: dict[str, Any]
-) -> Variants:
+def evaluation_variants(model: ICN, batch: ImageBatch, precision: Precision, spec: dict[str, Any]) -> Variants:
     """Return the evaluation, the evaluation with the maps of the last layer, and the backbone alone of the very same model."""
     normalisation: Any = model.backbone[0].normalisation
-    images = batch.to(device).normalise(**normalisation).to(memory_format=torch.channels_last)  # [B, 3, H, W]
+    images = batch.to(precision.device).normalise(**normalisation).to(memory_format=torch.channels_last)  # [B, 3, H, W]
     forward: Callable[..., Any] = model
     backbone: Callable[..., Any] = model.backbone[0]
     if spec["compiled"]:
-        forward, backbone = (compile_model(each, True, device.type == "cpu") for each in (model, model.backbone[0]))
+        forward, backbone = (compile_model(each, True, precision.device.type == "cpu") for each in (model, model.backbone[0]))
 
     def score(forward: Callable[..., Any], count: int) -> None:
-        evaluate(forward, [batch] * count, device, normalisation, spec["classes"], precision=precision)
+        evaluate(forward, [batch] * count, precision.device, normalisation, spec["classes"], precision=precision)
 
     @torch.inference_mode()
     def run_backbone(count: int) -> None:
@@ -62,9 +56,7 @@ def evaluation_variants(
     return {"evaluation": partial(score, forward), WITH_MAPS: with_maps, BACKBONE_ONLY: run_backbone}
 
 
-def training_variants(
-    model: ICN, batch: ImageBatch, device: torch.device, precision: Precision, args: argparse.Namespace
-) -> Variants:
+def training_variants(model: ICN, batch: ImageBatch, precision: Precision, args: argparse.Namespace) -> Variants:
     """Return the training step of the trainer that main.py makes from the same flags."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation: Any = model.backbone[0].normalisation
@@ -72,7 +64,7 @@ def training_variants(
 
     def train(count: int) -> None:
         for _ in range(count):
-            outputs = trainer.step([batch.to(device)])
+            outputs = trainer.step([batch.to(precision.device)])
         if not outputs[0].logits.isfinite().all():
             raise ValueError("the logits are no longer finite numbers")
 

@@ -69,23 +69,19 @@ def build(
 
     if spec["mode"] == "evaluation":
         return network.eval(), {"evaluation": evaluate}
-    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for name, parameter in trained if "backbone" not in name]},
-        {"params": [parameter for name, parameter in trained if "backbone" in name], "lr": args.lr_backbone},
-    ]
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "lr": args.lr_backbone}]
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups["backbone" in name]["params"].append(parameter)
     optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=args.weight_decay)
     return network.train(), {"training": train}
 
 
 def import_build_model(folder: str) -> Callable[[argparse.Namespace], Any]:
-    """Return `models.build_model` of the repository in `folder`, unable to download anything.
+    """Return `models.build_model` of the repository in `folder`, unable to download. ValueError if there is no such function.
 
     This repository is taken off the import path, and its modules out of `sys.modules`: the peer may have packages of the
     same names, `tools` among them, from which the worker itself was imported.
-
-    Raises:
-        ValueError: there is no such function.
     """
     root = Path(__file__).resolve().parents[3]
     sys.path[:] = [folder, *(entry for entry in sys.path if Path(entry).resolve() != root)]
@@ -108,9 +104,7 @@ def forbid_downloads() -> None:
     load = nn.Module.load_state_dict
 
     def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(state_dict, NoWeights):
-            return load(module, {}, strict=False)
-        return load(module, state_dict, *args, **kwargs)
+        return load(module, {}, strict=False) if isinstance(state_dict, NoWeights) else load(module, state_dict, *args, **kwargs)
 
     nn.Module.load_state_dict = load_state_dict  # type: ignore[method-assign, assignment]
     torch.hub.load_state_dict_from_url = lambda *_, **__: NoWeights()

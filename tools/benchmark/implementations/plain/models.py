@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d  # computes x * scale + shift, unfused
 
-LEARNED_CELLS = 50
-
 
 class Backbone(nn.Module):
     """Images `[B, 3, H, W]` and their padding mask to features `[B, num_channels, h, w]` and the mask of the grid."""
@@ -37,8 +35,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         features = self.body(images)["0"]  # [B, num_channels, h, w]
-        mask = F.interpolate(padding_mask[None].float(), size=features.shape[-2:])[0].bool()  # [B, h, w]
-        return features, mask
+        return features, F.interpolate(padding_mask[None].float(), size=features.shape[-2:])[0].bool()
 
 
 class SinePosition(nn.Module):
@@ -66,7 +63,7 @@ class LearnedPosition(nn.Module):
 
     def __init__(self, num_pos_feats: int) -> None:
         super().__init__()
-        self.row_embed, self.col_embed = (nn.Embedding(LEARNED_CELLS, num_pos_feats) for _ in range(2))
+        self.row_embed, self.col_embed = (nn.Embedding(50, num_pos_feats) for _ in range(2))  # at most 50 cells
         for embedding in (self.row_embed, self.col_embed):
             nn.init.uniform_(embedding.weight)
 
@@ -148,8 +145,8 @@ class Decoder(nn.Module):
         """Return states `[L, C, B, D]`, weights `[L, B, heads, C, S]` and averages `[L, B, C, S]` of all layers."""
         outputs = []
         for layer in self.layers:
-            tgt, *weights = layer(tgt, memory, query, padding_mask)
-            outputs.append((self.norm(tgt), *weights))
+            tgt, weights, averages = layer(tgt, memory, query, padding_mask)
+            outputs.append((self.norm(tgt), weights, averages))
         states, weights, averages = map(torch.stack, zip(*outputs, strict=True))
         return states, weights, averages
 
