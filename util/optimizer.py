@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from timm.models._manipulate import group_with_matcher
-from torch import nn
+from torch import Tensor, nn
 
 
 def make_optimizer(
@@ -66,19 +66,30 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
         sizes, own = ([len(group["params"]) for group in groups] for groups in (saved, optimizer.param_groups))
         if sizes != own:
             raise ValueError(f"its groups hold {sizes} parameters, those of this run {own}")
+        moments = {}
         for group, other in zip(optimizer.param_groups, saved, strict=True):
             for parameter, index in zip(group["params"], other["params"], strict=True):
-                moment = state["state"].get(index, {}).get("exp_avg", parameter)
-                if moment.shape != parameter.shape:
-                    raise ValueError(f"it is of a parameter {list(moment.shape)} where {list(parameter.shape)} is trained")
+                entries = state["state"].get(index, {})
+                moments[index] = {name: _check_moment(name, value, parameter) for name, value in entries.items()}
         # With the options of `optimizer`: torch places the step counts where those of the loaded state demand (fused).
         groups = [{**group, "params": other["params"]} for group, other in zip(optimizer.param_groups, saved, strict=True)]
-        optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+        optimizer.load_state_dict({"state": {key: value for key, value in moments.items() if value}, "param_groups": groups})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the optimizer state of the checkpoint does not fit ({error}): resume with the flags that it was trained with, "
             "or start anew with --finetune"
         ) from None
+
+
+def _check_moment(name: str, value: Any, parameter: Tensor) -> Any:
+    """Return a saved moment in the memory layout of its parameter, whose order a fused kernel follows; step counts as they are."""
+    if name == "step":
+        return value
+    if not isinstance(value, Tensor) or value.shape != parameter.shape or value.layout != torch.strided:
+        raise ValueError(f"{name} is of a parameter {list(getattr(value, 'shape', []))} where {list(parameter.shape)} is trained")
+    if not (value.is_floating_point() and value.isfinite().all()):
+        raise ValueError(f"{name} holds values that are not finite numbers")
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _group(name: str, lr: float, weight_decay: float) -> dict[str, Any]:

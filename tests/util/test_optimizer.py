@@ -194,9 +194,46 @@ def test_a_state_of_other_shapes_or_of_no_shape_at_all_is_refused() -> None:
     saved = make_optimizer(wider, 1e-3, 1e-4, 0.1)
     step(wider, saved, 1)
     optimizer = make_optimizer(model, 1e-3, 1e-4, 0.1)
-    with pytest.raises(ValueError, match=r"does not fit \(it is of a parameter \[96, 32\] where \[64, 32\] is trained\)"):
+    with pytest.raises(ValueError, match=r"does not fit \(exp_avg is of a parameter \[96, 32\] where \[64, 32\] is trained\)"):
         restore_optimizer(optimizer, saved.state_dict())
     for damaged in ({}, {"state": {}}, {"state": {}, "param_groups": [3, 4]}, [], {"state": [], "param_groups": None}):
         with pytest.raises(ValueError, match="the optimizer state of the checkpoint does not fit"):
             restore_optimizer(optimizer, damaged)
     assert not optimizer.state
+
+
+def test_moments_in_another_memory_order_train_to_the_same_weights() -> None:
+    """INTR's files hold contiguous moments; the parameters of a convolution are channels_last."""
+    models = [tiny_model(feature_stride=16).to(memory_format=torch.channels_last) for _ in range(2)]
+    optimizers = [make_optimizer(model, 1e-3, 1e-4, 0.1, fused=True) for model in models]
+    step(models[0], optimizers[0], 1)
+    models[1].load_state_dict(models[0].state_dict())
+    saved = copy.deepcopy(optimizers[0].state_dict())
+    for entries in saved["state"].values():
+        entries |= {name: value.contiguous() for name, value in entries.items()}
+    restore_optimizer(optimizers[1], saved)
+    for model, optimizer in zip(models, optimizers, strict=True):
+        step(model, optimizer, 2)
+    for name, parameter in models[0].named_parameters():
+        assert torch.equal(parameter, models[1].get_parameter(name)), name
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("damage", ["one", "short", "nan", "text", "sparse"])
+def test_a_damaged_moment_is_refused(name: str, damage: str) -> None:
+    model = tiny_model(feature_stride=16)
+    optimizer = make_optimizer(model, 1e-3, 1e-4, 0.1, fused=True)
+    step(model, optimizer, 1)
+    state = copy.deepcopy(optimizer.state_dict())
+    moment = state["state"][3][name]
+    state["state"][3][name] = {
+        "one": torch.zeros(1),
+        "short": moment.flatten()[:-8],
+        "nan": torch.full_like(moment, torch.nan),
+        "text": "moment",
+        "sparse": moment.to_sparse(),
+    }[damage]
+    restored = make_optimizer(model, 1e-3, 1e-4, 0.1, fused=True)
+    with pytest.raises(ValueError, match=f"the optimizer state of the checkpoint does not fit .{name} "):
+        restore_optimizer(restored, state)
+    assert not restored.state
