@@ -46,13 +46,7 @@ class ICN(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        pos_encoding: nn.Module,
-        transformer: Transformer,
-        num_classes: int,
-        width: int,
-        decoder: str,
+        self, backbone: nn.Module, pos_encoding: nn.Module, transformer: Transformer, num_classes: int, width: int, decoder: str
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -82,7 +82,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
 
 def _check_moment(name: str, value: Any, parameter: Tensor) -> Any:
-    """Return a saved moment in the memory layout of its parameter, whose order a fused kernel follows; step counts as they are."""
+    """Return a saved moment in the memory layout of its parameter (a fused kernel follows it); step counts as they are."""
     if name == "step":
         return value
     if not isinstance(value, Tensor) or value.shape != parameter.shape or value.layout != torch.strided:

@@ -147,10 +147,7 @@ def _caption(explained: Explained, row: int, names: Sequence[str]) -> tuple[str,
     """Return rank and name, and scores, of one of the classes."""
     index = explained.classes[row]
     true = " (true)" if index == explained.true else ""
-    return (
-        f"{explained.ranks[row]}. {names[index]}{true}",
-        f"logit {explained.logits[row]:.2f} · p {explained.scores[row]:.3f}",
-    )
+    return (f"{explained.ranks[row]}. {names[index]}{true}", f"logit {explained.logits[row]:.2f} · p {explained.scores[row]:.3f}")
 
 
 def _peaks(explained: Explained, maps: np.ndarray) -> list[str]:

@@ -50,18 +50,8 @@ def test_a_size_that_the_network_cannot_take() -> None:
     [
         ("resnet5O", {}, "backbone", "'resnet5O' is neither"),
         ("vgg", {}, "backbone", "is neither"),
-        (
-            "resnet50",
-            {"feature_stride": 12},
-            "feature_stride",
-            "12 is not possible: resnet50 has .* stride 4, 8, 16, 32",
-        ),
-        (
-            "convnext_atto",
-            {"feature_stride": 2},
-            "feature_stride",
-            "2 is not possible: convnext_atto has .* stride 4, 8, 16, 32",
-        ),
+        ("resnet50", {"feature_stride": 12}, "feature_stride", "12 is not possible: resnet50 has .* stride 4, 8, 16, 32"),
+        ("convnext_atto", {"feature_stride": 2}, "feature_stride", "2 is not possible: convnext_atto has .* stride 4, 8, 16, 32"),
         ("resnet50", {"feature_stride": 0}, "feature_stride", "0 is not possible: resnet50 has"),
         ("resnet18", {"dilation": True}, "dilation", "resnet18 cannot have it"),
         ("vit_tiny_patch16_224", {"dilation": True}, "backbone", "cannot give its features with dilation"),

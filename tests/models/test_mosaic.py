@@ -125,17 +125,11 @@ def test_mosaics_leave_the_running_statistics_alone() -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (
-            "--mosaic 0.5 --square",
-            "--mosaic 0.5 needs logits that are sums over cells: give --decoder additive or average",
-        ),
+        ("--mosaic 0.5 --square", "--mosaic 0.5 needs logits that are sums over cells: give --decoder additive or average"),
         ("--mosaic 0.5 --decoder none", "--mosaic 0.5 needs images of one shape: give --square"),
         ("--locality 1 --square", "--locality 1.0 needs logits that are sums over cells"),
         ("--locality 1 --square --decoder additive --window 32", "--window 32 makes evidence local already"),
-        (
-            "--locality 1 --square --decoder additive --backbone_norm batch",
-            "batch norms mix the images of a batch",
-        ),
+        ("--locality 1 --square --decoder additive --backbone_norm batch", "batch norms mix the images of a batch"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_opened(words: str, message: str) -> None:
