@@ -1,8 +1,7 @@
 """Measure the maps of a model: `python -m tools.evaluate_attribution --resume <checkpoint.pth> --dataset_path ... --quick`
 
-All methods explain the same predictions on the same pictures. Writes attribution.json, attribution.md, curves.png, bars.png and
-examples.jpg to --output_dir. Finished parts are kept in its folder `partial`: an interrupted run is resumed from there. Under
-torchrun or srun the processes share the pictures.
+Writes attribution.json, attribution.md, curves.png, bars.png and examples.jpg to --output_dir. Finished parts are kept in its
+folder `partial`: an interrupted run is resumed from there. Under torchrun or srun the processes share the images.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from attribution.evaluation.evaluate import evaluate
-from attribution.evaluation.inputs import Options, open_inputs
+from attribution.evaluation.inputs import open_inputs
 from attribution.evaluation.protocol import FULL, QUICK, Budget
-from attribution.metrics.columns import chosen_families, families
-from attribution.report.examples import write_examples
-from attribution.report.write import write_results
+from attribution.metrics.registry import chosen_families, families
+from attribution.report.figures import write_examples
+from attribution.report.html import writing
+from attribution.report.tables import write_results
 from datasets import ImageFolder, class_names
 from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
@@ -38,21 +38,24 @@ from util.stopping import StopRequest
 PROG = "python -m tools.evaluate_attribution"
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def get_args_parser(add_help: bool = True) -> Parser:
     """Return the flags of the measurement, the model and the data; without --help the parser can be a parent."""
     parser = Parser(PROG, description=__doc__.splitlines()[0], add_help=add_help)
     group = parser.add_argument_group("measurement")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
-    group.add_argument("--methods", help="maps to measure, with commas between; controls are added; None: all")
+    group.add_argument("--methods", type=_names, help="maps to measure, with commas between; controls are added; None: all")
     group.add_argument("--ours", help="the map that represents ICN; None: additive, with --decoder detr contribution")
-    group.add_argument("--metrics", help=f"with commas between: {', '.join(families())}; None: all")
+    group.add_argument("--metrics", type=_names, help=f"with commas between: {', '.join(families())}; None: all")
     budget = group.add_mutually_exclusive_group()
     budget.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")
     budget.add_argument("--full", action="store_true", help="all pictures, 224 steps a curve")
     group.add_argument("--images", type=int, help="number of pictures, classes in turn; None: as --quick or --full say")
-    group.add_argument(
-        "--costly_images", type=int, help="on how many of them methods of 40 and more passes make the maps of many classes"
-    )
+    costly = "on how many of them methods of 40 and more passes make the maps of many classes"
+    group.add_argument("--costly_images", type=int, help=costly)
     group.add_argument("--steps", type=int, help="steps of a curve; None: as --quick or --full say")
     group.add_argument("--masks", help="folder of object masks <split>/<class>/<stem>.png; None: those of a planes data set")
     group.add_argument("--pairs", help="pairs.json: pictures of two objects, their masks beside them")
@@ -73,34 +76,25 @@ def check_flags(args: Flags) -> Budget:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
     if args.num_workers < 0 or not 0 <= args.seed < 2**63:
-        raise ValueError(
-            f"--num_workers {args.num_workers} and --seed {args.seed} must not be negative (nor the seed above 2^63)"
-        )
-    budget = FULL if args.full else QUICK
-    given = {name: getattr(args, name) for name in ("images", "costly_images", "steps")}
-    budget = replace(budget, **{name: value for name, value in given.items() if value is not None})
-    try:
+        values = f"--num_workers {args.num_workers} and --seed {args.seed}"
+        raise ValueError(f"{values} must not be negative (nor the seed above 2^63)")
+    sizes = {name: getattr(args, name) for name in ("images", "costly_images", "steps")}
+    budget = replace(FULL if args.full else QUICK, **{name: size for name, size in sizes.items() if size is not None})
+    with writing(Path(args.output_dir)):
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output_dir: {args.output_dir} cannot be made ({error.strerror}): choose another folder") from None
     return budget
-
-
-def split_names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def main(args: Flags) -> dict[str, Any]:
     """Measure, write, and return the content of attribution.json; of several processes rank 0 does the latter two.
 
     Raises:
-        ValueError: a flag or a file is wrong, in one line.
-        RunFailed: another process is gone.
+        ValueError: a flag or a file is wrong.
         Stopped: the run was asked to stop; what is done is kept.
     """
     cv2.setNumThreads(1)
     budget = check_flags(args)
-    chosen_families(split_names(args.metrics))  # a wrong name is an error before anything is read
+    chosen_families(args.metrics)  # a wrong name is an error before anything is read
     device = select_device(args.device, read_launcher_env())
     with init_distributed(args.dist_url, device.type == "cuda") as ranks, StopRequest(ranks.process) as request:
         content = measure(args, budget, device, replace(ranks, request=request))
@@ -116,21 +110,17 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
     args = fill_from_checkpoint(args, meta.args)
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
-    options = Options(
-        args.resume, args.dataset_path, args.dataset_name, args.test, args.image_size, args.square, args.batch_size, args.seed,
-        Path(args.output_dir), budget, split_names(args.methods), args.ours, split_names(args.metrics), args.masks, args.pairs,
-    )  # fmt: skip
 
     def loader(split: ImageFolder) -> DataLoader:
         return build_eval_loader(args, split, device, ranks.rank, ranks.size)
 
-    inputs = open_inputs(options, model, meta.normalisation, classes, precision, device, loader)
+    inputs = open_inputs(args, budget, model, meta.normalisation, classes, precision, device, loader)
     evaluation = evaluate(inputs, ranks)
     if evaluation is None:
         return {}
-    write_results(evaluation.content, options.output_dir)
-    write_examples(evaluation, options.output_dir / "examples.jpg")
-    methods, images = len(evaluation.maps), len(evaluation.images)
+    write_results(evaluation.content, Path(args.output_dir))
+    write_examples(evaluation, Path(args.output_dir, "examples.jpg"))
+    methods, images = len(evaluation.measured), len(evaluation.images)
     print(f"{methods} methods on {images} images in {clock(time.monotonic() - start)}: {args.output_dir}/attribution.md")
     return evaluation.content
 

@@ -1,8 +1,7 @@
 """Draw the attribution maps of one class: `python -m tools.visualization --resume <checkpoint.pth> --class_index <i> ...`
 
-For every image of the class three panels are drawn: the heads of the true class's query, the most similar classes, and the
-heads of each of these. `index.html` in the folder of the class shows them all. Under torchrun or srun the processes share the
-images.
+For every image three panels are drawn: the heads of the true class's query, the most similar classes, and the heads of each of
+these. `index.html` in the folder of the class shows them all. Under torchrun or srun the processes share the images.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from attribution.report.class_pages import ClassPages, writing
-from attribution.report.explained import DrawnImages, collate_items, explain_classes
-from attribution.report.html import Row, safe_name
-from attribution.report.panels import Explained
+from attribution.report.html import ClassPages, Row, index_html, writing
+from attribution.report.panels import DrawnImages, Explained, collate_items, explain_classes, safe_name
 from attribution.report.render import WEIGHT
 from datasets import EvalSampler, ImageFolder, class_names, open_split, verify_images, worker_init
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, load_checkpoint
+from util.atomic import replacing
 from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.distributed import init_distributed
@@ -52,19 +50,16 @@ def get_args_parser() -> Parser:
 
 def check_flags(args: Flags, classes: Sequence[str], layers: int) -> None:
     """Raise a ValueError for a flag that does not fit the checkpoint, whose cross-attention to be drawn has `layers`."""
-    count = len(classes)
+    count, layer = len(classes), args.dec_layer_index
     if not 0 <= args.class_index < count:
         near = range(max(0, count - NEIGHBOURS), count) if args.class_index >= count else range(min(NEIGHBOURS, count))
         names = ", ".join(f"{index} {classes[index]}" for index in near)
         raise ValueError(f"--class_index {args.class_index} does not exist: {args.resume} has 0 to {count - 1} (near: {names})")
-    layer = args.dec_layer_index
     if layer is not None and not layers:
         raise ValueError(f"--dec_layer_index: {args.resume} has no decoder layers, its map is its logit: leave the flag out")
     if layer is not None and not -layers <= layer < layers:
-        raise ValueError(
-            f"--dec_layer_index {layer} does not exist: {args.resume} has decoder layers 0 to {layers - 1} "
-            f"(or -{layers} to -1 from the end)"
-        )
+        known = f"0 to {layers - 1} (or -{layers} to -1 from the end)"
+        raise ValueError(f"--dec_layer_index {layer} does not exist: {args.resume} has decoder layers {known}")
     if not 1 <= args.top_q <= count and (args.top_q < 1 or "top_q" in args.explicit):
         raise ValueError(f"--top_q {args.top_q} must be from 1 to {count}, the number of classes in {args.resume}")
     if not args.output_dir:
@@ -74,12 +69,7 @@ def check_flags(args: Flags, classes: Sequence[str], layers: int) -> None:
 
 
 def main(args: Flags) -> None:
-    """Draw the images of `--class_index`, and their index.
-
-    Raises:
-        ValueError: a flag or a file is wrong, in one line.
-        RunFailed: another process is gone.
-    """
+    """Draw the images of `--class_index`, and their index; raise a ValueError for a wrong flag or file."""
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be drawn")
@@ -98,10 +88,8 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     spec = model.decoder_spec
     layers = 0 if spec.is_additive else model.num_decoder_layers
     if not layers and not spec.is_additive:
-        raise ValueError(
-            f"--resume {args.resume}: the {spec.name} decoder has neither attention nor evidence; its map, {spec.default_map}, "
-            "is drawn by predictor.Predictor and by tools.evaluate_attribution"
-        )
+        where = f"its map, {spec.default_map}, is drawn by predictor.Predictor and by tools.evaluate_attribution"
+        raise ValueError(f"--resume {args.resume}: the {spec.name} decoder has neither attention nor evidence; {where}")
     check_flags(args, classes, layers)
     layer = None if not layers else layers - 1 if args.dec_layer_index is None else args.dec_layer_index
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=args.class_index)
@@ -110,41 +98,27 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
 
     words = "what speaks for the class, cell by cell" if layer is None else f"decoder layer {layer % layers} of 0 to {layers - 1}"
     heads, query_heads = (bool(flag) and layer is not None for flag in (args.gt_query_heads, args.sim_query_heads))
-    pages = ClassPages(split.root / classes[args.class_index], make_folder(args, classes), classes, words, heads, query_heads)
-    rows = draw_images(args, model, meta.normalisation, split, pages, layer, ranks)
-    if ranks.main:
-        what = words if layer is None else f"cross-attention of {words}"
-        write_index(args, pages, rows, what)
-
-
-def make_folder(args: Flags, classes: Sequence[str]) -> Path:
-    """Make the folder of the class's pages."""
+    true = classes[args.class_index]
     data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
-    folder = f"{args.class_index}_{safe_name(classes[args.class_index])}"
-    target = Path(args.output_dir, "visualization", *data_set, args.test, folder)
+    target = Path(args.output_dir, "visualization", *data_set, args.test, f"{args.class_index}_{safe_name(true)}")
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
-    return target
+    pages = ClassPages(split.root / true, target, classes, words, heads, query_heads)
+    rows = draw_images(args, model, meta.normalisation, split, pages, layer, ranks)
+    if ranks.main:
+        write_index(args, pages, rows, words if layer is None else f"cross-attention of {words}")
 
 
 def draw_images(
-    args: Flags,
-    model: ICN,
-    normalisation: dict[str, list[float]],
-    split: ImageFolder,
-    pages: ClassPages,
-    layer: int | None,
+    args: Flags, model: ICN, normalisation: dict[str, list[float]], split: ImageFolder, pages: ClassPages, layer: int | None,
     ranks: Ranks,
-) -> list[Row]:
+) -> list[Row]:  # fmt: skip
     """Draw the images of the class; return their rows in the order of the split, of all processes on rank 0."""
     batches = EvalSampler(len(split), args.batch_size).batches[ranks.rank :: ranks.size]
     loader = DataLoader(
-        DrawnImages(split, args.image_size, args.square),
-        batch_sampler=batches,
-        num_workers=min(args.num_workers, len(batches)),
-        collate_fn=collate_items,
-        worker_init_fn=worker_init,
-    )
+        DrawnImages(split, args.image_size, args.square), batch_sampler=batches, num_workers=min(args.num_workers, len(batches)),
+        collate_fn=collate_items, worker_init_fn=worker_init,
+    )  # fmt: skip
     top_q = min(args.top_q, len(pages.classes))
 
     def explain() -> Iterator[tuple[Path, Explained]]:
@@ -167,7 +141,9 @@ def write_index(args: Flags, pages: ClassPages, rows: list[Row], what: str) -> N
         f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; {what}. Each map is on its own "
         f"scale: its minimum has the weight {WEIGHT[0]:.0%} over the picture, its maximum {WEIGHT[1]:.0%}."
     )
-    index = pages.write_index(f"{args.class_index} {true}", about, rows)
+    index = pages.target / "index.html"
+    with writing(index), replacing(index) as temporary:
+        temporary.write_text(index_html(f"{args.class_index} {true}", about, rows), encoding="utf-8", errors="replace")
     right = sum(row.right for row in rows)
     print(f"{len(rows)} images of class {args.class_index} ({true}): {right} right, {len(rows) - right} wrong")
     print(f"open {index}")

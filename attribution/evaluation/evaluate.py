@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,14 @@ import torch
 from torch import Tensor
 
 from attribution.evaluation.cache import ResultCache, fingerprint
-from attribution.evaluation.harness import Harness
-from attribution.evaluation.images import Pictures
-from attribution.evaluation.inputs import Inputs
-from attribution.evaluation.measure import collect, measure_maps, measure_pairs
-from attribution.evaluation.measure_model import measure_model
-from attribution.evaluation.planes import build_planes_metrics, slot_columns
-from attribution.evaluation.selection import choose_methods, most_confused, score_split
+from attribution.evaluation.harness import Harness, slot_columns
+from attribution.evaluation.inputs import Inputs, MeasuredImages
+from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs
+from attribution.evaluation.protocol import choose_methods, most_confused, score_split
 from attribution.evaluation.summary import summary
 from attribution.methods.registry import METHODS, Method
 from attribution.metrics.registry import METRICS
 from datasets import EvalSampler, decode_image, image_size
-from datasets.masks import PairPicture
 from util.ranks import Ranks
 
 Pairs = tuple[dict[str, dict[str, np.ndarray]], list[str]]  # columns of each method, and the files in their order
@@ -32,16 +28,11 @@ Pairs = tuple[dict[str, dict[str, np.ndarray]], list[str]]  # columns of each me
 
 @dataclass
 class Evaluation:
-    """The outcome.
+    """The outcome."""
 
-    content: of attribution.json. images: in the order of the numbers.
-    values: of each method, its columns `[N]`. maps: of each method, one `[h, w]` per image.
-    """
-
-    content: dict[str, Any]
-    images: Pictures
-    values: dict[str, dict[str, np.ndarray]]
-    maps: dict[str, Sequence[Tensor]]
+    content: dict[str, Any]  # of attribution.json
+    images: MeasuredImages  # in the order of the numbers
+    measured: dict[str, dict[str, Any]]  # of each method, from `measure.collect`
 
 
 def evaluate(inputs: Inputs, ranks: Ranks) -> Evaluation | None:
@@ -51,24 +42,27 @@ def evaluate(inputs: Inputs, ranks: Ranks) -> Evaluation | None:
         ValueError: a method does not apply to the model, or the processes have different files.
         Stopped: the run was asked to stop; what is done is kept.
     """
-    start, options, split = time.monotonic(), inputs.options, inputs.split
-    methods, ours = choose_methods(inputs.model, options.methods, options.ours, options.budget)
+    start, args, budget, split = time.monotonic(), inputs.args, inputs.budget, inputs.split
+    methods, ours = choose_methods(inputs.model, args.methods, args.ours, budget)
     truth = {"siblings": True, "masks": inputs.masks, "removal_effects": inputs.planes}
     methods = [method for method in methods if all(truth[need] is not None for need in method.needs)]
     settings = _settings(inputs)
     cache = _open_cache(inputs, settings, ranks)
-    scored = _score(inputs, cache, ranks)
+    sizes = len(split), len(split.classes)
+
+    def score() -> dict[str, Tensor]:
+        return score_split(inputs.score, inputs.loader(split), inputs.normalisation, *sizes, inputs.device, ranks)
+
+    scored = _cached(cache, "split", score, ranks)
     accuracy = float((scored["predicted"] == torch.tensor(split.labels)).double().mean())
-    counts = f"{len(split)} images of {len(split.classes)} classes"
-    print(f"{options.test}: {counts}, {100 * accuracy:.2f} % right; {options.budget.name}")
-    images = _images(inputs, scored["predicted"], ranks)
+    print(f"{args.test}: {len(split)} images of {len(split.classes)} classes, {100 * accuracy:.2f} % right; {budget.name}")
+    images = MeasuredImages(inputs, scored["predicted"], ranks)
     siblings = most_confused(scored["confusion"])
     harness = Harness(
-        inputs.model, inputs.inference, inputs.score, siblings, options.budget, inputs.families,
-        planes=images.planes, batch_size=options.batch_size, seed=options.seed,
-    )  # fmt: skip
+        inputs.model, inputs.inference, inputs.score, siblings, budget, inputs.families, images.planes, args.batch_size, args.seed
+    )
 
-    measure_maps(harness, methods, images.units, images.load, cache, ranks)
+    measure_maps(harness, methods, images, cache, ranks)
     model = _measure_model(inputs, harness, methods, images, cache, ranks)
     pairs, pair_files = _measure_pairs(inputs, harness, methods, cache, ranks)
     if not ranks.main:
@@ -86,20 +80,19 @@ def evaluate(inputs: Inputs, ranks: Ranks) -> Evaluation | None:
         "siblings": {name: split.classes[other] for name, other in zip(split.classes, siblings.tolist(), strict=True)},
         "minutes": (time.monotonic() - start) / 60, "pair_files": pair_files,
     }  # fmt: skip
-    costs = {method.name: harness.passes(method, first) for method in methods}
+    costs = {method.name: budget.passes(method, first) for method in methods}
     content = summary(settings, methods, costs, measured, model, pairs, images.describe(), ours, controls)
-    values, maps = ({name: parts[key] for name, parts in measured.items()} for key in ("values", "maps"))
-    return Evaluation(content, images, values, maps)
+    return Evaluation(content, images, measured)
 
 
 def _settings(inputs: Inputs) -> dict[str, Any]:
     """Return what the numbers depend on, beside the weights and the files."""
-    options = inputs.options
+    args = inputs.args
     return {
-        "checkpoint": Path(options.resume).name, "decoder": inputs.model.decoder_name, "dataset": options.dataset_name,
-        "split": options.test, "image_size": options.image_size, "square": options.square, "classes": inputs.split.classes,
-        "seed": options.seed, "batch_size": options.batch_size, "precision": inputs.precision, "device": inputs.device.type,
-        "metrics": sorted(inputs.families), "steps": options.budget.steps, "effort": options.budget.describe(),
+        "checkpoint": Path(args.resume).name, "decoder": inputs.model.decoder_name, "dataset": args.dataset_name,
+        "split": args.test, "image_size": args.image_size, "square": args.square, "classes": inputs.split.classes,
+        "seed": args.seed, "batch_size": args.batch_size, "precision": inputs.precision, "device": inputs.device.type,
+        "metrics": sorted(inputs.families), "steps": inputs.budget.steps, "effort": asdict(inputs.budget),
     }  # fmt: skip
 
 
@@ -107,63 +100,42 @@ def _open_cache(inputs: Inputs, settings: dict[str, Any], ranks: Ranks) -> Resul
     keys = ranks.gather(fingerprint(inputs.model, inputs.files(), inputs.split.root, settings))
     if different := [str(rank) for rank, key in enumerate(keys) if key != keys[0]]:
         raise ValueError(f"rank {', '.join(different)} finds another checkpoint or other pictures than rank 0: give all the same")
-    cache = ResultCache(inputs.options.output_dir, keys[0])
+    cache = ResultCache(Path(inputs.args.output_dir), keys[0])
     if cache.others:
         print(f"{cache.folder.parent} holds results of other models, data or flags, too: they are not used, remove them at will")
     return cache
 
 
-def _score(inputs: Inputs, cache: ResultCache, ranks: Ranks) -> dict[str, Tensor]:
-    """Return predictions and confusion of the whole split."""
-    scored = ranks.broadcast(cache.load("split") if ranks.main else None)
-    if scored is None:
-        batches, split = inputs.loader(inputs.split), inputs.split
-        scored = score_split(inputs.score, batches, inputs.normalisation, len(split), len(split.classes), inputs.device, ranks)
+def _cached(cache: ResultCache, name: str, compute: Callable[[], dict[str, Any]], ranks: Ranks) -> dict[str, Any]:
+    """Return a part from the cache; compute and keep it where it is missing."""
+    part = ranks.broadcast(cache.load(name) if ranks.main else None)
+    if part is None:
+        part = compute()
         if ranks.main:
-            cache.save(scored, "split")
-    return scored
-
-
-def _images(inputs: Inputs, predicted: Tensor, ranks: Ranks) -> Pictures:
-    """Return the images that are measured; on planes with their counterfactuals."""
-    options = inputs.options
-    places = inputs.places[: options.budget.images]
-    images = Pictures(inputs.split, places, predicted, options.batch_size, inputs.normalisation, inputs.device, inputs.masks)
-    if inputs.planes is not None:
-        images.planes = build_planes_metrics(
-            inputs.planes, inputs.inference, images.paths, lambda picture: inputs.images([picture])[0],
-            size=images.sizes[0][0], batch_size=options.batch_size, ranks=ranks,
-        )  # fmt: skip
-    return images
+            cache.save(part, name)
+    return part
 
 
 def _measure_model(
-    inputs: Inputs, harness: Harness, methods: Sequence[Method], images: Pictures, cache: ResultCache, ranks: Ranks
+    inputs: Inputs, harness: Harness, methods: Sequence[Method], images: MeasuredImages, cache: ResultCache, ranks: Ranks
 ) -> dict[str, dict[str, Tensor]]:
     if not any(metric.scope == "model" and metric.family in inputs.families for metric in METRICS.values()):
         return {}
     name = "model-" + fingerprint(inputs.model, [], cache.folder, {"methods": [method.name for method in methods]})
-    model = ranks.broadcast(cache.load(name) if ranks.main else None)
-    if model is None:
-        model = measure_model(harness, methods, inputs.labelled, images.units, images.load, ranks)
-        if ranks.main:
-            cache.save(model, name)
-    return model
+    return _cached(cache, name, lambda: measure_model(harness, methods, inputs.labelled, images, ranks), ranks)
 
 
 def _measure_pairs(inputs: Inputs, harness: Harness, methods: Sequence[Method], cache: ResultCache, ranks: Ranks) -> Pairs:
-    if not inputs.pairs:
+    if not (pairs := inputs.pairs):
         return {}, []
-    files = [path for pair in inputs.pairs for path in (pair.path, *pair.masks)]
-    cache = ResultCache(cache.folder, fingerprint(inputs.model, files, Path(inputs.options.pairs or "").parent, {}))
+    files = [path for pair in pairs for path in (pair.path, *pair.masks)]
+    cache = ResultCache(cache.folder, fingerprint(inputs.model, files, Path(inputs.args.pairs).parent, {}))
     transform: Any = inputs.split.transform
-    shapes = [transform.output_size(*image_size(pair.path)) for pair in inputs.pairs]
-    batches = EvalSampler(len(shapes), inputs.options.batch_size, shapes=shapes).batches
+    shapes = [transform.output_size(*image_size(pair.path)) for pair in pairs]
+    batches = EvalSampler(len(shapes), inputs.args.batch_size, shapes=shapes).batches
     if METHODS["oracle"] not in methods:
         methods = [*methods, METHODS["oracle"]]
-
-    def load(pairs: Sequence[PairPicture]) -> Tensor:
-        return inputs.images([decode_image(pair.path) for pair in pairs])
-
-    values = measure_pairs(harness, methods, inputs.pairs, batches, load, cache, ranks)
-    return values, [str(inputs.pairs[place].path) for batch in batches for place in batch]
+    values = measure_pairs(
+        harness, methods, pairs, batches, lambda chosen: inputs.images([decode_image(pair.path) for pair in chosen]), cache, ranks
+    )
+    return values, [str(pairs[place].path) for batch in batches for place in batch]

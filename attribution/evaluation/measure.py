@@ -1,12 +1,11 @@
-"""The maps of all methods, measured unit by unit; each part is kept as soon as it is done.
+"""The maps of all methods and the model, measured unit by unit; each part is kept as soon as it is done.
 
-Units are shared out among the processes. Rank 0 alone reads and writes what is kept, so that a measurement is resumed with any
-number of processes.
+Processes share the units. Rank 0 alone reads and writes what is kept: any number of processes can resume a measurement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,71 +14,46 @@ from torch import Tensor
 
 from attribution.evaluation.cache import ResultCache
 from attribution.evaluation.harness import Harness
+from attribution.evaluation.inputs import MeasuredImages
 from attribution.methods.registry import Method
-from attribution.metrics.batch import Columns, Unit, leading
-from attribution.metrics.columns import compute_columns
+from attribution.metrics.metric import Columns, ModelBatch, Unit, leading
+from attribution.metrics.registry import METRICS, compute_columns
 from datasets.masks import PairPicture, load_masks
 from util.progress import Progress
 from util.ranks import SINGLE_PROCESS, Ranks
 
-Loader = Callable[[int], Unit]
 
-
-def measure_maps(
-    harness: Harness,
-    methods: Sequence[Method],
-    units: Sequence[int],
-    load: Loader,
-    cache: ResultCache,
-    ranks: Ranks = SINGLE_PROCESS,
-) -> None:
-    """Measure every method on every unit, but for the parts that are in the cache.
-
-    Args:
-        units: how many images each has.
-        load: a unit by its number.
-        ranks: who share the units.
-    """
+def measure_maps(harness: Harness, methods: Sequence[Method], images: MeasuredImages, cache: ResultCache, ranks: Ranks) -> None:
+    """Measure every method on every unit, but for the parts that are in the cache."""
 
     def parts(number: int, missing: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        unit = load(number)
+        unit = images.load(number)
         for method in methods:
             if method.name in missing:
                 yield method.name, harness.measure(unit, method)
 
-    _fill_cache(cache, [method.name for method in methods], units, parts, "maps", ranks)
+    _fill_cache(cache, [method.name for method in methods], images.units, parts, "maps", ranks)
 
 
 def collect(cache: ResultCache, method: Method, units: Sequence[int]) -> dict[str, Any]:
     """Return what was measured of a method: `values` and `curves`, arrays `[N, ...]`, and `maps`, one `[h, w]` per image."""
     parts = [cache.load(method.name, number) for number in range(len(units))]
-    values = concatenate([part["values"] for part in parts], units)
+    values, curves = (concatenate([part[kind] for part in parts], units) for kind in ("values", "curves"))
     # The maps are the same every time, and so is their cost but for what else the machine did.
     values["ms"] = np.full(sum(units), np.median(values["ms"]))
-    curves = concatenate([part["curves"] for part in parts], units)
     return {"values": values, "curves": curves, "maps": [heat for part in parts for heat in part["maps"]]}
 
 
 def measure_pairs(
-    harness: Harness,
-    methods: Sequence[Method],
-    pairs: Sequence[PairPicture],
-    batches: Sequence[Sequence[int]],
-    load: Callable[[Sequence[PairPicture]], Tensor],
-    cache: ResultCache,
-    ranks: Ranks = SINGLE_PROCESS,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Measure maps of both classes of images with two objects by the masks of both.
-
-    Args:
-        batches: places of images that have one shape.
-        load: normalised images `[B, 3, H, W]`.
-        ranks: who share the batches.
+    harness: Harness, methods: Sequence[Method], pairs: Sequence[PairPicture], batches: Sequence[Sequence[int]],
+    load: Callable[[Sequence[PairPicture]], Tensor], cache: ResultCache, ranks: Ranks,
+) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
+    """Measure maps of both classes of images with two objects by the masks of both; `batches` are places of images of one shape.
 
     Returns:
         for each method a column per metric, the mean over A and B of an image, in the order of the batches; for rank 0.
     """
-    methods = [method for method in methods if method.explains_pairs]
+    names = {f"pairs-{method.name}": method for method in methods if method.explains_pairs}
     sizes = [len(batch) for batch in batches]
 
     def parts(number: int, missing: Sequence[str]) -> Iterator[tuple[str, Columns]]:
@@ -88,36 +62,70 @@ def measure_pairs(
         masks = torch.stack([load_masks(pair, (images.shape[2], images.shape[3])) for pair in chosen]).to(images.device)
         classes = torch.tensor([pair.classes for pair in chosen], device=images.device)  # [B, 2]
         unit = Unit(number, slice(sum(sizes[:number]), sum(sizes[: number + 1])), images, classes, masks)
-        for method in methods:
-            if (name := f"pairs-{method.name}") in missing:
-                yield name, _pair_columns(harness, method, unit)
+        yield from ((name, _pair_columns(harness, method, unit, masks)) for name, method in names.items() if name in missing)
 
-    _fill_cache(cache, [f"pairs-{method.name}" for method in methods], sizes, parts, "pairs", ranks)
+    _fill_cache(cache, [*names], sizes, parts, "pairs", ranks)
     return {
-        method.name: concatenate([cache.load(f"pairs-{method.name}", number) for number in range(len(batches))], sizes)
-        for method in (methods if ranks.main else ())
+        method.name: concatenate([cache.load(name, number) for number in range(len(batches))], sizes)
+        for name, method in (names.items() if ranks.main else ())
     }
 
 
-def _pair_columns(harness: Harness, method: Method, unit: Unit) -> Columns:
-    """Compute the metrics of a method's maps of pairs: `unit.classes` and `unit.masks` have an axis for A and B."""
-    count = unit.first(harness.budget.costly_images) if harness.costly(method, unit.images) else len(unit)
+def _pair_columns(harness: Harness, method: Method, unit: Unit, masks: Tensor) -> Columns:
+    """Compute the metrics of a method's maps of pairs: the classes of the unit and `masks` have an axis for A and B."""
+    count = harness.count(method, unit)
     if not count:
         return {}
-    assert unit.masks is not None
-    start = unit.rows.start
-    first = Unit(unit.number, slice(start, start + count), unit.images[:count], unit.classes[:count], unit.masks[:count])
-    masks = unit.masks[:count]
-    maps = masks.float() if "masks" in method.needs else harness.maps_of_classes(method, first.images, first.classes)
+    rows = slice(unit.rows.start, unit.rows.start + count)
+    first = Unit(unit.number, rows, unit.images[:count], unit.classes[:count], masks[:count])
+    known = "masks" in method.needs
+    maps = masks[:count].float() if known else harness.maps_of_classes(method, first.images, first.classes)
     columns = compute_columns(harness.map_batch(first, method, maps), harness.families, "pairs")
     return {name: leading(column.cpu(), len(unit)) for name, column in columns.items()}
 
 
+def measure_model(
+    harness: Harness, methods: Sequence[Method], labelled: Callable[[int | None], Iterable[tuple[Tensor, Tensor]]],
+    images: MeasuredImages, ranks: Ranks = SINGLE_PROCESS,
+) -> dict[str, Columns]:  # fmt: skip
+    """Compute the metrics of the model in the harness's families, and `randomisation/<method>`: columns, a number per image.
+
+    `labelled` yields this process's part of the first images, normalised, with their true classes.
+    """
+    groups: dict[str, list[Columns]] = {}
+    for metric in METRICS.values():
+        if metric.scope == "model" and metric.family in harness.families and metric.applies(harness.model):
+            count = getattr(harness.budget, metric.images) if metric.images else None
+            if metric.labelled:
+                batches: Iterable[ModelBatch] = (harness.model_batch(*batch) for batch in labelled(count))
+            else:
+                batches = _batches(harness, methods, count, images, ranks)
+            computed = (
+                {name: {key: column.cpu() for key, column in columns.items()} for name, columns in metric.compute(batch).items()}
+                for batch in batches
+            )
+            for results in ranks.gather_in_order(computed):
+                for name, columns in results.items():
+                    groups.setdefault(name, []).append(columns)
+    return {name: {key: torch.cat([part[key] for part in parts]) for key in parts[0]} for name, parts in groups.items()}
+
+
+def _batches(
+    harness: Harness, methods: Sequence[Method], count: int | None, images: MeasuredImages, ranks: Ranks
+) -> Iterator[ModelBatch]:
+    """Yield this process's part of the first `count` images; None for all."""
+    starts = [sum(images.units[:number]) for number in range(len(images.units))]
+    numbers = [number for number, start in enumerate(starts) if count is None or start < count]
+    for number in numbers[ranks.rank :: ranks.size]:
+        unit = images.load(number)
+        first = unit.first(count)
+        yield harness.model_batch(unit.images[:first], unit.classes[:first], methods)
+
+
 def concatenate(parts: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the columns of all units, `[N, ...]`; nan in units that lack one."""
-    names = dict.fromkeys(name for part in parts for name in part)
     columns = {}
-    for name in names:
+    for name in dict.fromkeys(name for part in parts for name in part):
         shape = next(part[name].shape[1:] for part in parts if name in part)
         rows = [part.get(name, torch.full((size, *shape), torch.nan)) for part, size in zip(parts, sizes, strict=True)]
         columns[name] = torch.cat([row.double() for row in rows]).numpy()
@@ -125,23 +133,13 @@ def concatenate(parts: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> 
 
 
 def _fill_cache(
-    cache: ResultCache,
-    names: Sequence[str],
-    sizes: Sequence[int],
-    parts: Callable[[int, Sequence[str]], Iterator[tuple[str, Any]]],
-    title: str,
-    ranks: Ranks,
-) -> None:
-    """Make the parts `names` of each unit that are not in the cache.
-
-    Args:
-        sizes: of the units.
-        parts: makes the parts of a unit, by its number, that are missing.
-        title: of the progress line.
-    """
+    cache: ResultCache, names: Sequence[str], sizes: Sequence[int],
+    parts: Callable[[int, Sequence[str]], Iterator[tuple[str, Any]]], title: str, ranks: Ranks,
+) -> None:  # fmt: skip
+    """Make the parts `names` of each unit that are not in the cache, by `parts(number of the unit, missing names)`."""
     missing: dict[int, list[str]] = {}
     for number in range(len(sizes)) if ranks.main else ():
-        if lacking := [name for name in names if not cache.has(name, number)]:
+        if lacking := [name for name in names if cache.load(name, number) is None]:
             missing[number] = lacking
     missing = ranks.broadcast(missing)
 

@@ -1,67 +1,129 @@
-"""The sizes of a measurement, `--quick` and `--full`; they are stated with every result."""
+"""The protocol of a measurement: its sizes, `--quick` and `--full`, and the choice of images, siblings and methods."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from attribution.methods.registry import METHODS, Method, Passes
+import torch
+from torch import Tensor
 
-COSTLY = 40  # passes a map from which on a method is spared what needs many maps of a picture
+from attribution.methods.registry import METHODS, Method, Passes, methods_of
+from attribution.metrics.faithfulness import Score
+from datasets import ImageBatch
+from models import ICN
+from util.progress import Progress
+from util.ranks import Ranks
+
+COSTLY = 40  # passes a map from which on a method is spared what needs many maps of an image
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Sizes of a measurement. `None` is all.
-
-    Attributes:
-        images: pictures, with an equal number of each class as far as it goes.
-        steps: of a perturbation curve.
-        options: arguments of single methods.
-        left_out: methods that are measured only when they are named: variants of others.
-        costly_images: pictures on which costly methods are asked for the maps of many classes (planes, pairs).
-        sensitivity_images, sensitivity_samples: pictures, and noisy copies of each; not of costly methods.
-        randomised_images: pictures whose maps are made again with random weights; not of costly methods.
-        locality_images, locality_cells: pictures, and cells of each.
-        reliance_images: pictures of the split that are classified with other attention.
-    """
+    """Sizes of a measurement, which are stated with every result; None is all. Counts are of images, if not said otherwise."""
 
     name: str
-    images: int | None
-    steps: int
-    options: dict[str, dict[str, int]] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
-    costly_images: int | None = None
-    sensitivity_images: int = 32
-    sensitivity_samples: int = 10
-    randomised_images: int = 64
+    images: int | None  # with an equal number of each class as far as it goes
+    steps: int  # of a perturbation curve
+    options: dict[str, dict[str, int]] = field(default_factory=dict)  # arguments of single methods
+    left_out: tuple[str, ...] = ()  # methods that are measured only when they are named: variants of others
+    costly_images: int | None = None  # of which costly methods make the maps of many classes (planes, pairs)
+    sensitivity_images: int = 32  # not of costly methods
+    sensitivity_samples: int = 10  # noisy copies of each
+    randomised_images: int = 64  # whose maps are made again with random weights; not of costly methods
     locality_images: int = 64
-    locality_cells: int = 8
-    reliance_images: int | None = None
+    locality_cells: int = 8  # of each
+    reliance_images: int | None = None  # of the split, classified with other attention
 
-    def describe(self) -> dict[str, Any]:
-        return asdict(self)
+    def passes(self, method: Method, images: Tensor) -> Passes:
+        """Return the passes through the network of one map of an image of `[B, 3, H, W]`, with these options."""
+        return method.passes((images.shape[2], images.shape[3]), self.options.get(method.name))
 
-    def passes(self, method: Method, size: tuple[int, int]) -> Passes:
-        """Return the passes through the network of one map of a picture `(H, W)`, with these options."""
-        return method.passes(size, self.options.get(method.name))
-
-    def costly(self, method: Method, size: tuple[int, int]) -> bool:
-        return sum(self.passes(method, size)) >= COSTLY
+    def costly(self, method: Method, images: Tensor) -> bool:
+        return sum(self.passes(method, images)) >= COSTLY
 
 
 QUICK = Budget(
-    "quick",
-    images=64,
-    steps=28,
-    options={method.name: dict(method.quick) for method in METHODS.values() if method.quick},
-    left_out=tuple(method.name for method in METHODS.values() if method.variant_of),
-    costly_images=8,
-    sensitivity_images=8,
-    sensitivity_samples=4,
-    randomised_images=16,
-    locality_images=16,
-    locality_cells=4,
-    reliance_images=512,
-)
+    "quick", images=64, steps=28, options={method.name: dict(method.quick) for method in METHODS.values() if method.quick},
+    left_out=tuple(method.name for method in METHODS.values() if method.variant_of), costly_images=8, sensitivity_images=8,
+    sensitivity_samples=4, randomised_images=16, locality_images=16, locality_cells=4, reliance_images=512,
+)  # fmt: skip
 FULL = Budget("full", images=None, steps=224)
+
+
+@torch.no_grad()
+def score_split(
+    score: Score, batches: Iterable[ImageBatch], normalisation: Mapping[str, list[float]], images: int, classes: int,
+    device: torch.device, ranks: Ranks,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Score every image of a split once: N `images` of C `classes`, in this process's unpadded batches, in any order.
+
+    Returns:
+        `predicted` int64 `[N]`, in the order of the split, and `confusion` `[C, C]`, for `most_confused`.
+
+    Raises:
+        ValueError: the model gives scores that are not finite.
+    """
+    confusion, predicted = torch.zeros(classes, classes, dtype=torch.float64), torch.empty(images, dtype=torch.long)
+
+    def scored() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in batches:
+            scores = score(batch.to(device).normalise(**normalisation)).double().cpu()
+            if not scores.isfinite().all():
+                raise ValueError("the model gives scores that are not finite: the file is damaged")
+            yield batch.labels, batch.indices, scores
+
+    with Progress(images, "scoring the split") as progress:
+        for labels, indices, scores in ranks.gather_in_order(scored()):
+            confusion.index_add_(0, labels, scores)
+            predicted[indices] = scores.argmax(1)
+            progress.step(len(labels))
+    return {"predicted": predicted, "confusion": confusion}
+
+
+def most_confused(confusion: Tensor) -> Tensor:
+    """Return the sibling of each class, int64 `[C]`: the other class that exchanges most probability with it.
+
+    `confusion` `[C, C]` sums the probabilities over the images of each true class. It is soft, because a good model confuses
+    few images; the sibling of a class without images is the class whose images score highest for it.
+    """
+    mutual = confusion + confusion.T
+    return mutual.masked_fill(torch.eye(len(mutual), dtype=torch.bool), -1).argmax(1)
+
+
+def in_turn(labels: Sequence[int], seed: int = 0) -> list[int]:
+    """Return a random order of all images in which the classes alternate: any beginning is as balanced as the classes allow."""
+    generator = torch.Generator().manual_seed(seed)
+    rounds: dict[int, int] = {}
+    keys: list[tuple[int, int, int]] = []
+    for place in torch.randperm(len(labels), generator=generator).tolist():
+        turn = rounds[labels[place]] = rounds.get(labels[place], -1) + 1
+        keys.append((turn, len(keys), place))
+    return [place for _, _, place in sorted(keys)]
+
+
+def choose_methods(model: ICN, names: Sequence[str] | None, ours: str | None, budget: Budget) -> tuple[list[Method], str]:
+    """Return the methods, in the order of the registry, and `ours`, which represents ICN (None: the decoder's default).
+
+    Controls are added to `names`; None: all that apply and that the budget does not leave out. Methods whose package is missing
+    are left out, with a message.
+
+    Raises:
+        ValueError: a method does not apply to the model, or the package of `ours` is missing.
+    """
+    ours = ours or model.decoder_spec.default_map
+    for flag, asked in (("--ours", [ours]), ("--methods", names)):
+        try:
+            methods_of(model, asked)
+        except ValueError as error:
+            raise ValueError(f"{flag} {error}") from None
+    applicable = {method.name for method in methods_of(model)}
+    chosen = applicable - set(budget.left_out) if names is None else set(names)
+    chosen |= {ours} | {name for name in applicable if METHODS[name].family == "control"}
+    if missing := sorted(name for name in chosen if not METHODS[name].is_installed):
+        install = "pip install " + " ".join(f"'{package}'" for package in sorted({METHODS[name].requires for name in missing}))
+        if ours in missing:
+            raise ValueError(f"--ours {ours} needs a package that is not installed: {install}")
+        print(f"{', '.join(missing)} left out: a package is not installed ({install})")
+        chosen -= set(missing)
+    return [method for method in METHODS.values() if method.name in chosen], ours

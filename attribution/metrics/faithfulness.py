@@ -19,46 +19,25 @@ from attribution.baselines import baseline_images
 from attribution.resize import enlarge
 
 Score = Callable[[Tensor], Tensor]  # images [b, 3, H, W] -> probabilities [b, C]
+Scores = dict[str, Tensor]
 
 
 class CleanScores(NamedTuple):
-    """Unperturbed images and the model's probabilities, computed once for all maps and replacements.
+    """Unperturbed images and the model's probabilities, computed once for all maps and replacements."""
 
-    images: `[B, 3, H, W]`, normalised.
-    probabilities: `[B, C]`.
-    classes: whose probability is followed, `[B]`.
-    """
-
-    images: Tensor
-    probabilities: Tensor
-    classes: Tensor
+    images: Tensor  # [B, 3, H, W], normalised
+    probabilities: Tensor  # [B, C]
+    classes: Tensor  # [B], whose probability is followed
 
 
 def score_clean(score: Score, images: Tensor, *, classes: Tensor | None = None, chunk: int = 64) -> CleanScores:
-    """Score unperturbed images.
-
-    Args:
-        images: `[B, 3, H, W]`, normalised.
-        classes: whose probability is followed, `[B]`; None for the predicted ones.
-        chunk: images a forward pass.
-    """
+    """Score unperturbed images `[B, 3, H, W]`, `chunk` a forward pass; without `classes` the predicted ones are followed."""
     probabilities = _probabilities(score, images, chunk)
     return CleanScores(images, probabilities, probabilities.argmax(1) if classes is None else classes)
 
 
 def ranks(clean: CleanScores, maps: Tensor, *, seed: int = 0) -> Tensor:
-    """Rank the pixels from the most relevant, 0, to the least; ties in the random order of `seed`.
-
-    Args:
-        clean: the images.
-        maps: signed, `[B, h, w]`.
-
-    Returns:
-        int64 `[B, H*W]`.
-
-    Raises:
-        ValueError: a map is not finite, or the shapes do not fit.
-    """
+    """Rank the pixels of signed, finite maps `[B, h, w]`, one for each image, from the most relevant, 0: int64 `[B, H*W]`."""
     if len(maps) != len(clean.images):
         raise ValueError(f"{len(maps)} maps for {len(clean.images)} images: one map for each image")
     values = enlarge(maps, (clean.images.shape[2], clean.images.shape[3])).flatten(1)
@@ -71,20 +50,11 @@ def ranks(clean: CleanScores, maps: Tensor, *, seed: int = 0) -> Tensor:
 class PixelPerturbation:
     """Images with their pixels replaced in the order of a map, and the model's probabilities for them.
 
-    Args:
-        score: the model.
-        clean: the images.
-        kind: the replacement, `mean` or `blur`; or a tensor of the images' shape.
-        steps: K, of a curve. RISE: 224 at 224 pixels; 28 is the quick choice.
-        chunk: images a forward pass.
-
-    Raises:
-        ValueError: steps or chunk is below 1.
+    The replacement `kind` is `mean`, `blur` or a tensor of the images' shape; `steps` is K of a curve (RISE: 224 at 224 pixels),
+    `chunk` the number of images a forward pass; a ValueError is raised where one is below 1.
     """
 
-    def __init__(
-        self, score: Score, clean: CleanScores, kind: str | Tensor = "mean", *, steps: int = 28, chunk: int = 64
-    ) -> None:
+    def __init__(self, score: Score, clean: CleanScores, kind: str | Tensor = "mean", steps: int = 28, chunk: int = 64) -> None:
         if steps < 1 or chunk < 1:
             raise ValueError(f"steps and chunk must be at least 1, not {steps} and {chunk}")
         self.score, self.clean, self.steps, self.chunk = score, clean, steps, chunk
@@ -93,14 +63,9 @@ class PixelPerturbation:
         self.blank = _probabilities(score, self.replacement, chunk)  # [B, C]
 
     def curve(self, places: Tensor, *, least_first: bool = False) -> Tensor:
-        """Compute the probability of the followed class with ever more pixels replaced.
+        """Compute the followed class's probability with ever more pixels replaced, `[B, steps + 1]`; `places` are of `ranks`.
 
-        Args:
-            places: of the pixels, from `ranks`.
-            least_first: replace the least relevant first. Backwards in k this is the curve of insertion into the replacement.
-
-        Returns:
-            `[B, steps + 1]`, from the clean image to the replacement.
+        With the least relevant pixels first this is, backwards in k, the curve of insertion into the replacement.
         """
         if least_first:
             places = self.pixels - 1 - places
@@ -114,13 +79,7 @@ class PixelPerturbation:
     def relative_drop(self, places: Tensor, siblings: Tensor, *, share: float = 0.05) -> Tensor:
         """Compute RD@share (Finer-CAM, Zhang et al., CVPR 2025, eq. 10), the relevance to the class alone.
 
-        Args:
-            places: of the pixels, from `ranks`.
-            siblings: the class most confused with the followed one, `[B]`.
-            share: of the pixels that are replaced.
-
-        Returns:
-            `[B]`: the drop of the class's probability less the drop of its sibling's.
+        That is the drop of the class's probability, `[B]`, less the drop of that of the class most confused with it.
         """
         image = torch.arange(len(places), device=places.device)
         count = (share * torch.full_like(image, self.pixels)).round().long()
@@ -140,54 +99,29 @@ class PixelPerturbation:
         return torch.cat(parts) if parts else torch.empty(0, device=images.device)
 
 
-class RemovalScores(NamedTuple):
-    """Scores of one map per image, `[B]` each, from pixels that turn to the mean colour; curves `[B, steps + 1]`.
+def removal_scores(to_mean: PixelPerturbation, maps: Tensor, siblings: Tensor, *, seed: int = 0) -> tuple[Scores, Scores]:
+    """Compute scores of signed maps `[B, h, w]` from pixels that turn to the mean, in `2 (steps - 1) + 1` perturbed images each.
 
-    deletion: area under `deletion_curve`, most relevant first; lower is better.
-    srg: symmetric relevance gain (Bluecher et al., TMLR 2024, arXiv 2401.06654): area under `least_first_curve`, least relevant
-        first, less `deletion`. Random: 0.
-    relative_drop: RD@5%.
-    """
-
-    deletion: Tensor
-    srg: Tensor
-    relative_drop: Tensor
-    deletion_curve: Tensor
-    least_first_curve: Tensor
-
-
-class InsertionScores(NamedTuple):
-    """Scores of one map per image, `[B]` each, from pixels that come back into the blurred image.
-
-    insertion: area under `curve` `[B, steps + 1]`, most relevant first; higher is better.
-    start: s_0, the score of the blurred image, which `insertion` cannot be read without.
-    """
-
-    insertion: Tensor
-    start: Tensor
-    curve: Tensor
-
-
-def removal_scores(to_mean: PixelPerturbation, maps: Tensor, siblings: Tensor, *, seed: int = 0) -> RemovalScores:
-    """Compute deletion, SRG and RD@5%, in `2 (steps - 1) + 1` perturbed images per map.
-
-    Args:
-        to_mean: of the images; make it once for all maps.
-        maps: signed, `[B, h, w]`.
-        siblings: the class most confused with the followed one, `[B]`.
-        seed: of the order of ties.
+    Returns:
+        Scores `[B]`: `deletion`, the area under that curve, lower is better; `srg`, the symmetric relevance gain (Bluecher et
+        al., TMLR 2024, arXiv 2401.06654), the area under `least_first` less `deletion`, random 0; `rd`, RD@5%. And the curves
+        `[B, steps + 1]`: `deletion`, most relevant first, and `least_first`.
     """
     places = ranks(to_mean.clean, maps, seed=seed)
-    deletion = to_mean.curve(places)
-    least_first = to_mean.curve(places, least_first=True)
+    deletion, least_first = to_mean.curve(places), to_mean.curve(places, least_first=True)
     drop = to_mean.relative_drop(places, siblings)
-    return RemovalScores(area(deletion), area(least_first) - area(deletion), drop, deletion, least_first)
+    scores = {"srg": area(least_first) - area(deletion), "rd": drop, "deletion": area(deletion)}
+    return scores, {"deletion": deletion, "least_first": least_first}
 
 
-def insertion_scores(to_blur: PixelPerturbation, maps: Tensor, *, seed: int = 0) -> InsertionScores:
-    """Compute insertion, in `steps - 1` perturbed images per map; arguments as of `removal_scores`."""
-    insertion = to_blur.curve(ranks(to_blur.clean, maps, seed=seed), least_first=True).flip(1)
-    return InsertionScores(area(insertion), insertion[:, 0], insertion)
+def insertion_scores(to_blur: PixelPerturbation, maps: Tensor, *, seed: int = 0) -> tuple[Scores, Scores]:
+    """Compute scores from pixels that come back into the blurred image, most relevant first; as `removal_scores`.
+
+    Scores: `insertion`, the area under the curve `insertion`, higher is better, which cannot be read without `insertion_start`,
+    s_0, the score of the blurred image.
+    """
+    curve = to_blur.curve(ranks(to_blur.clean, maps, seed=seed), least_first=True).flip(1)
+    return {"insertion": area(curve), "insertion_start": curve[:, 0]}, {"insertion": curve}
 
 
 def area(curve: Tensor) -> Tensor:

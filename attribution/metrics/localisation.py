@@ -59,6 +59,21 @@ def average_precision(maps: Tensor, masks: Tensor) -> Tensor:
     return ratio((precision.gather(1, last) * positive).sum(1), positive.sum(1))  # each positive at its threshold
 
 
+def pair_scores(maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Compute how much of the maps of two classes `[N, 2, h, w]` lies on their own and on the other object, bool `[N, 2, H, W]`.
+
+    Returns:
+        `[N, 2]` each, with `own_` and `other_`: `hit`, whether the peak lies on the object; `energy`, the share of the positive
+        mass on it; `area`, the share of the image that the object covers, which is the energy of a constant map.
+    """
+    scores = {}
+    for name, targets in (("own", masks), ("other", masks.flip(1))):
+        scores[f"{name}_hit"] = pointing(maps.flatten(0, 1), targets.flatten(0, 1)).view(-1, 2)
+        scores[f"{name}_energy"] = energy(maps.flatten(0, 1), targets.flatten(0, 1)).view(-1, 2)
+        scores[f"{name}_area"] = targets.sum((-2, -1)) / masks[0, 0].numel()
+    return scores
+
+
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
     """Return `part / whole`, and 0 where the whole is 0; counts become float32."""
     part, whole = (x if x.is_floating_point() else x.float() for x in (part, whole))

@@ -1,39 +1,36 @@
-"""Metrics of a model, whatever map is drawn of it: reliance on attention, locality of its cells, diversity of heads."""
+"""Metrics of a model: reliance on attention, locality of cells, diversity of heads, and randomisation of its parameters."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
 
 import torch
 from torch import Tensor
 
 from attribution.methods.attention import class_maps
 from attribution.methods.hooks import Replacement, frozen, logits_with_attention
-from attribution.metrics.batch import Columns, ModelBatch
-from attribution.metrics.robustness import head_diversity
+from attribution.metrics.metric import Columns, ModelBatch
+from attribution.metrics.robustness import head_diversity, spearman
 from models import ICN
+
+PASS = 0.3  # a map fails if its rank correlation with the trained model's stays above this when all weights are random
+STAGES = {  # of the cascade, and how the names of their parameters begin
+    "head": ("presence_vector.",), "decoder": ("transformer.decoder.",), "queries": ("query_embed.",),
+    "encoder": ("transformer.encoder.", "input_proj."), "backbone": ("backbone.",),
+}  # fmt: skip
 
 
 @torch.no_grad()
-def reliance(
-    model: ICN, images: Tensor, labels: Tensor, *, padding_mask: Tensor | None = None, seed: int = 0
-) -> dict[str, Tensor]:
+def reliance(model: ICN, images: Tensor, labels: Tensor, *, padding_mask: Tensor | None = None, seed: int = 0) -> Columns:
     """Compute the accuracy with replaced cross-attention: where it survives, the attention explains nothing.
 
     The cross-attention of all decoder layers is replaced at once, each time by: `uniform` weights; those of `other_image` of
     the batch, half a batch away; those of `other_class`, by a permutation of the classes that leaves none in its place.
 
-    Args:
-        model: in evaluation mode, with a decoder that has attention.
-        images: float `[B, 3, H, W]`, normalised.
-        labels: the true classes, `[B]`.
-        padding_mask: bool `[B, H, W]`, True on padding; None when nothing is padded.
-        seed: of the permutation.
-
     Returns:
-        1 where the prediction is right, 0 where it is wrong, `[B]`, with the model's attention (`clean`) and for each
-        replacement. nan for `other_image` in a batch of one.
-
-    Raises:
-        ValueError: the decoder has no attention.
+        1 where the prediction is right, the one of `labels`, 0 where it is wrong, `[B]`, with the model's attention
+        (`clean`) and for each replacement. nan for `other_image` in a batch of one.
     """
     if model.num_decoder_layers == 0:
         raise ValueError(f"reliance is measured on attention, which --decoder {model.decoder_name} does not have")
@@ -68,15 +65,9 @@ def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> di
     The energy of pixel x for cell p is the squared norm of d m_p / d x, estimated without bias by the gradient of a random
     +-1 projection of m_p.
 
-    Args:
-        model: in evaluation mode.
-        images: float `[B, 3, H, W]`, normalised, not padded.
-        cells: drawn at random for each image.
-        seed: of cells and projections.
-
     Returns:
-        Means over the cells, `[B]`: `own`, the share on the cell's own patch; `ring`, on it and the cells around it; and
-        `own_area` and `ring_area`, the shares of the image that these cover, the score of a cell without locality.
+        Means over `cells` random cells of each image, `[B]`: `own`, the share on the cell's own patch; `ring`, on it and the
+        cells around it; `own_area` and `ring_area`, the shares of the image that these cover, for a cell without locality.
     """
     generator = torch.Generator().manual_seed(seed)
     with frozen(model):
@@ -107,30 +98,63 @@ def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> di
 
 @torch.no_grad()
 def diversity(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
-    """Compute the diversity of the heads of the last cross-attention for a class: `robustness.head_diversity`, `[B]`.
-
-    Raises:
-        ValueError: the decoder has no attention.
-    """
+    """Compute the diversity of the heads of the last cross-attention for a class: `robustness.head_diversity`, `[B]`."""
     attention = model(images, padding_mask, attention=-1).attention[0]  # [B, heads, C, h, w]
     return head_diversity(class_maps(attention, classes[:, None])[:, 0])
 
 
-def has_attention(model: ICN) -> bool:
-    """Return whether the decoder has cross-attention."""
-    return model.num_decoder_layers > 0
+def stage_of(name: str) -> str:
+    return next(stage for stage, starts in STAGES.items() if name.startswith(starts))
 
 
-def reliance_columns(batch: ModelBatch) -> dict[str, Columns]:
-    """Compute `reliance` of labelled images."""
-    return {"reliance": reliance(batch.inference, batch.images, batch.classes, seed=batch.seed)}
+def learned(model: ICN, stage: str) -> dict[str, Tensor]:
+    """Return the learned tensors of a stage: its parameters, and the scale and shift of frozen norms."""
+    fixed = {name: x for name, x in model.named_buffers() if name.endswith((".weight", ".bias")) and x.is_floating_point()}
+    return {name: x for name, x in {**dict(model.named_parameters()), **fixed}.items() if stage_of(name) == stage}
 
 
-def locality_columns(batch: ModelBatch) -> dict[str, Columns]:
-    """Compute `locality` on as many cells as the budget says."""
-    return {"locality": locality(batch.model, batch.images, cells=batch.budget["locality_cells"], seed=batch.seed)}
+@torch.no_grad()
+def randomise(model: ICN, stage: str, generator: torch.Generator) -> None:
+    """Draw the tensors of a stage anew, in place: normal, of the mean and spread that their values have.
+
+    With the scale of the trained weights the signals stay in their range; where all values of a tensor are (nearly) equal,
+    as in the norms of a model at the start of training, the spread is a tenth of their size.
+    """
+    for tensor in learned(model, stage).values():
+        mean, spread = tensor.mean(), tensor.std(correction=0)
+        spread = torch.maximum(spread, 0.1 * mean.abs()).clamp(min=0.01)
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+        tensor.copy_(mean + spread * noise)
 
 
-def diversity_columns(batch: ModelBatch) -> dict[str, Columns]:
-    """Compute `diversity` for the predicted classes."""
-    return {"head_diversity": {"jsd": diversity(batch.inference, batch.images, batch.classes)}}
+def cascade(model: ICN, seed: int = 0) -> Iterator[tuple[str, ICN]]:
+    """Yield each stage and a copy of the model in which its weights and those of the stages before it are random.
+
+    Cascading model parameter randomisation (Adebayo et al., NeurIPS 2018), from the head down.
+    """
+    copy, generator = deepcopy(model), torch.Generator().manual_seed(seed)
+    for stage in STAGES:
+        if learned(copy, stage):
+            randomise(copy, stage, generator)
+            yield stage, copy
+
+
+def agreement(maps: Tensor, others: Tensor) -> Tensor:
+    """Return the rank correlation of two maps of one image, `[N]`; 0 for a map that is not finite, from a random network."""
+    finite = others.isfinite().flatten(1).all(1)
+    return spearman(maps, others.nan_to_num(0, 0, 0)) * finite
+
+
+def passes(correlations: Tensor) -> bool:
+    """Return whether the mean rank correlation `[N]` of the fully random model's maps with the trained one's is within `PASS`."""
+    return bool(correlations.mean().abs() <= PASS)
+
+
+def randomisation(batch: ModelBatch) -> dict[str, Columns]:
+    """Compute for each method the agreement of its maps with the trained model's after each stage, `randomisation/<method>`."""
+    trained = {name: explain(None) for name, explain in batch.explain.items()}
+    columns: dict[str, Columns] = {f"randomisation/{name}": {} for name in trained}
+    for stage, model in cascade(batch.model, batch.seed):
+        for name, explain in batch.explain.items():
+            columns[f"randomisation/{name}"][stage] = agreement(trained[name], explain(model))
+    return columns

@@ -18,11 +18,7 @@ from attribution.resize import check
 def gini(maps: Tensor) -> Tensor:
     """Compute the Gini index of `|map|` (Hurley & Rickard 2009; for maps: Chalasani et al., ICML 2020): 0 even, towards 1 sparse.
 
-    Args:
-        maps: `[N, h, w]`.
-
-    Returns:
-        `[N]`; one cell of n alone scores `1 - 1/n`, a map of zeros 0.
+    Of maps `[N, h, w]`, `[N]`; one cell of n alone scores `1 - 1/n`, a map of zeros 0.
     """
     check(maps)
     values = maps.abs().double().flatten(1).sort(1).values
@@ -32,16 +28,10 @@ def gini(maps: Tensor) -> Tensor:
 
 
 def head_diversity(maps: Tensor) -> Tensor:
-    """Compute the mean Jensen-Shannon divergence over all pairs of heads, in units of ln 2.
+    """Compute the mean Jensen-Shannon divergence over all pairs of heads, in units of ln 2, of maps `[N, heads, h, w]`.
 
-    Args:
-        maps: non-negative, `[N, heads, h, w]`; each head is divided by its sum.
-
-    Returns:
-        `[N]`: 0 where all heads are equal, 1 where no two heads share a cell; 0 for a single head.
-
-    Raises:
-        ValueError: a value is negative or not finite.
+    It is 0 where all heads are equal, 1 where no two heads share a cell; 0 for a single head. A ValueError is raised for a
+    value that is negative or not finite.
     """
     if not (torch.isfinite(maps).all() and (maps >= 0).all()):
         raise ValueError("head diversity compares distributions: the maps must be finite and not negative, like attention")
@@ -57,17 +47,7 @@ def head_diversity(maps: Tensor) -> Tensor:
 
 
 def spearman(maps: Tensor, others: Tensor) -> Tensor:
-    """Compute the rank correlation of two maps, ties at their mean rank (Spearman 1904).
-
-    Args:
-        maps, others: `[N, h, w]` both.
-
-    Returns:
-        `[N]` from -1 to 1; 0 where a map is constant, which agrees with nothing.
-
-    Raises:
-        ValueError: the shapes differ, or a map is not finite.
-    """
+    """Compute the rank correlation of finite maps `[N, h, w]`, ties at their mean rank (Spearman 1904); 0 for constant maps."""
     if maps.shape != others.shape:
         raise ValueError(f"only maps of one shape can be correlated, not {list(maps.shape)} and {list(others.shape)}")
     check(maps)
@@ -84,8 +64,6 @@ def max_sensitivity(
     """Compute max-sensitivity, the change of a map under small noise on the image (Yeh et al., NeurIPS 2019; by sampling).
 
     Args:
-        explain: gives the maps `[B, h, w]` of images.
-        images: `[B, 3, H, W]`, normalised.
         radius: the noise is uniform in `[-radius, radius]` for each value of the normalised image.
         samples: noisy copies of each image; the largest distance counts, so state their number.
         seed: of the noise; the same for every method, so that all are given the same images.
@@ -105,7 +83,6 @@ def max_sensitivity(
 
 
 def _entropy(shares: Tensor) -> Tensor:
-    """Return the entropy over the last axis, in nats."""
     return -torch.special.xlogy(shares, shares).sum(-1)
 
 

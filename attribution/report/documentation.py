@@ -13,20 +13,12 @@ from util.tables import markdown_table
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "attribution.md"
 
 
-def metrics_table() -> str:
-    """Return a table of all metrics; the arrow shows the better direction."""
-    heads = ["column", "in tables", "`--metrics`", "meaning"]
-    return markdown_table(
-        heads, [[f"`{metric.name}`", metric.title, f"`{metric.family}`", metric.meaning] for metric in METRICS.values()]
-    )
-
-
-def methods_table() -> str:
-    """Return a table of all methods; passes are of one map of an image of 224 x 224 pixels."""
-    heads = ["method", "family", "passes", "map"]
-    return markdown_table(
-        heads, [[f"`{method.name}`", method.family, str(method.passes()), _meaning(method)] for method in METHODS.values()]
-    )
+def tables() -> dict[str, str]:
+    """Return the tables of metrics (an arrow: the better direction) and of methods (passes: of a map of 224 x 224 pixels)."""
+    metrics = [[f"`{metric.name}`", metric.title, f"`{metric.family}`", metric.meaning] for metric in METRICS.values()]
+    methods = [[f"`{method.name}`", method.family, str(method.passes()), _meaning(method)] for method in METHODS.values()]
+    heads = {"metrics": ["column", "in tables", "`--metrics`", "meaning"], "methods": ["method", "family", "passes", "map"]}
+    return {name: markdown_table(heads[name], rows) for name, rows in (("metrics", metrics), ("methods", methods))}
 
 
 def _meaning(method: Method) -> str:
@@ -41,19 +33,14 @@ def _meaning(method: Method) -> str:
 
 def update(text: str) -> str:
     """Return the page with the tables between their markers, `<!-- metrics:begin -->` and `<!-- metrics:end -->`, made anew."""
-    for name, table in (("metrics", metrics_table()), ("methods", methods_table())):
+    for name, table in tables().items():
         before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
         _, end, after = rest.partition(f"<!-- {name}:end -->")
         text = f"{before}{begin}{table}\n{end}{after}"
     return text
 
 
-def main() -> None:
-    """Write the tables."""
+if __name__ == "__main__":
     page = update(PAGE.read_text(encoding="utf-8"))
     with atomic_write(PAGE) as file:
         file.write(page)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,42 +1,39 @@
-"""The folder of drawn maps: names of the files in it, and its `index.html`."""
+"""The pages of a class: the panels of each image in a folder of its own, and an `index.html` of all."""
 
 from __future__ import annotations
 
 import os
 import re
-import unicodedata
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import cv2
+import numpy as np
+
+from attribution.report.panels import Explained, draw_overlays, draw_panels, safe_name
+
 OVERLAYS = "overlays"
 OWN_PANEL = re.compile(r"(heads|queries|query_heads)__true-.+__pred-.+_[01]\.\d\d__(right|wrong)\.png")
 OWN_OVERLAY = re.compile(r"(head_\d+|mean|query_\d+_.+)\.png")
-NAME_BYTES = 64
 
 
 class Row(NamedTuple):
-    """One picture of the index.
+    """One image of the index."""
 
-    name: the picture's path below its class folder.
-    folder: its panels' folder, relative to the index.
-    panels: their file names, in the order of display.
-    """
-
-    name: str
-    folder: str
-    panels: list[str]
+    name: str  # its path below its class folder
+    folder: str  # of its panels, relative to the index
+    panels: list[str]  # their file names, in the order of display
     predicted: str
     predicted_score: float
     true_score: float
     right: bool
-
-
-def safe_name(text: str, limit: int = NAME_BYTES) -> str:
-    """Return a name that every file system takes: letters and digits of any script, `.`, `-` and `_`; at most `limit` bytes."""
-    text = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text)).strip("._")
-    return text.encode()[:limit].decode(errors="ignore") or "_"
 
 
 def panel_name(kind: str, true: str, predicted: str, score: float, right: bool) -> str:
@@ -46,12 +43,68 @@ def panel_name(kind: str, true: str, predicted: str, score: float, right: bool) 
 
 
 def clear(folder: Path) -> None:
-    """Delete the panels and overlays of an earlier run from a picture's folder, and nothing else."""
+    """Delete the panels and overlays of an earlier run from an image's folder, and nothing else."""
     for place, own in ((folder, OWN_PANEL), (folder / OVERLAYS, OWN_OVERLAY)):
         if place.is_dir():
             for path in place.iterdir():
                 if own.fullmatch(path.name) and path.is_file():
                     path.unlink()
+
+
+@dataclass(frozen=True)
+class ClassPages:
+    """The folder in which the images of a class are drawn."""
+
+    source: Path  # the class's folder of images
+    target: Path  # the folder of the index
+    classes: Sequence[str]  # the names of all classes
+    origin: str  # what the maps are from, such as the decoder layer, in words
+    heads: bool  # whether to draw the heads of the true class
+    query_heads: bool  # and those of the similar classes
+
+    def draw(self, path: Path, explained: Explained) -> Row:
+        """Write all panels of the image `path` to its place in `target`; only those of an earlier run are deleted first."""
+        name = path.relative_to(self.source)
+        folder = self.target / name
+        title = f"{self.source.name} / {name}"
+        panels = draw_panels(explained, self.classes, title, self.origin, heads=self.heads, query_heads=self.query_heads)
+        overlays = draw_overlays(explained, self.classes, heads=self.heads)
+        true, predicted = self.classes[explained.true], self.classes[explained.predicted]
+        files = [panel_name(kind, true, predicted, explained.predicted_score, explained.right) for kind in panels]
+        with writing(folder):
+            (folder / OVERLAYS).mkdir(parents=True, exist_ok=True)
+            clear(folder)
+            for file, picture in zip(files, panels.values(), strict=True):
+                (folder / file).write_bytes(_png(picture))
+            for stem, picture in overlays.items():
+                (folder / OVERLAYS / f"{stem}.png").write_bytes(_png(picture))
+        scores = explained.predicted_score, explained.true_score
+        return Row(str(name), name.as_posix(), files, predicted, *scores, explained.right)
+
+    def draw_all(self, images: Iterable[tuple[Path, Explained]]) -> Iterator[Row]:
+        """Draw images in threads while the next ones are explained; yield their rows in order, with few of them in memory."""
+        threads = min(8, os.cpu_count() or 1)
+        pending: deque[Future[Row]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for path, explained in images:
+                pending.append(pool.submit(self.draw, path, explained))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise a ValueError where `folder` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"--output_dir: {folder} cannot be written ({error.strerror}): choose another folder") from None
+
+
+def _png(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 STYLE = """
@@ -68,13 +121,7 @@ dl { margin: .5rem 0 0; } dt { color: #777; font-size: .85rem; } dd { margin: 0 
 
 
 def index_html(title: str, about: str, rows: list[Row]) -> str:
-    """Return a page with a table row per picture; links are relative, every name is escaped.
-
-    Args:
-        title: the class.
-        about: what was drawn: data, checkpoint, layer.
-        rows: in the order of display.
-    """
+    """Return a page with a row per image; `about` says what was drawn. Links are relative, every name is escaped."""
     right = sum(row.right for row in rows)
     body = "\n".join(_row_html(row) for row in rows)
     return f"""<!DOCTYPE html>
@@ -102,11 +149,9 @@ def index_html(title: str, about: str, rows: list[Row]) -> str:
 
 def _row_html(row: Row) -> str:
     verdict = "right" if row.right else "wrong"
-    images = "\n".join(
-        f'<a href="{link}"><img src="{link}" loading="lazy" alt="{escape(panel)}"></a>'
-        for panel in row.panels
-        for link in [_link(row.folder, panel)]
-    )
+    links = {panel: _link(row.folder, panel) for panel in row.panels}
+    image = '<a href="{0}"><img src="{0}" loading="lazy" alt="{1}"></a>'
+    images = "\n".join(image.format(link, escape(panel)) for panel, link in links.items())
     return f"""<tr>
 <td><strong>{escape(row.name)}</strong>
 <dl>

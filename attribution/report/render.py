@@ -1,13 +1,12 @@
-"""Drawing attribution maps: over their picture, in labelled panels. Arrays in, arrays out; no model, no files.
+"""Drawing attribution maps over their images, in labelled panels: arrays in, arrays out.
 
-Pictures are uint8 RGB `[H, W, 3]`. A map is non-negative and is drawn on the scale of its own minimum and maximum, in the
-turbo colours; they are blended into the picture with a weight that rises with the map from `WEIGHT[0]` to `WEIGHT[1]`, so
-that the picture stays visible where the map is low. In a panel every picture has a long side of `TILE` pixels
-(`GRID_TILE` where many maps stand side by side); on its own it keeps its size, up to a long side of `FULL`.
+Images are uint8 RGB `[H, W, 3]`. A map is non-negative and is drawn on the scale of its own minimum and maximum, in the turbo
+colours; they are blended into the image with a weight that rises with the map, so that the image stays visible where it is low.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,21 +16,18 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-WEIGHT = (0.25, 0.65)
-TILE = 448
-GRID_TILE = 224
-FULL = 1024
-
-MARGIN, GAP, TEXT, TITLE = 20, 12, 15, 20
-MIN_COLUMN = 128
-MIN_WIDTH, MAX_WIDTH = 920, 2400
+WEIGHT = (0.25, 0.65)  # of the least and of the largest value of a map over its image
+TILE, GRID_TILE, FULL = 448, 224, 1024  # long side of an image in a panel, where many are side by side, and on its own at most
+MARGIN, GAP, TEXT, TITLE, LINE = 20, 12, 15, 20, 20
+MIN_COLUMN, MIN_WIDTH, MAX_WIDTH = 128, 920, 2400
 BACKGROUND, INK, FAINT = (255, 255, 255), (25, 25, 25), (110, 110, 110)
 GREEN, RED = (10, 120, 60), (185, 30, 30)
 CONSTANT = 1e-5
+Size = tuple[int, int]  # height and width
 
 
 class Tile(NamedTuple):
-    """A picture of a panel with a few lines of text under it; `frame` is the colour of a border, None for no border."""
+    """An image of a panel with a few lines of text under it; `frame` is the colour of a border, None for no border."""
 
     picture: np.ndarray
     lines: tuple[str, ...]
@@ -45,23 +41,16 @@ class Section(NamedTuple):
     tiles: list[Tile]
 
 
-def display_maps(
-    maps: np.ndarray, padded_size: tuple[int, int], valid_size: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-    """Bring maps from the feature grid of a padded batch to the pixels of their picture.
+def display_maps(maps: np.ndarray, padded_size: Size, valid_size: Size, size: Size) -> np.ndarray:
+    """Bring maps `[N, h, w]` from the feature grid of a padded batch to the pixels of their image: float32 `[N, *size]` in 0..1.
 
-    The grid covers the padded input; only the part of it that lies on the picture counts. Each map is scaled to 0..1 by its
-    minimum and maximum there (a constant map becomes 0) and enlarged by cubic interpolation, in which the cells on the
-    border of the picture repeat outwards, so that nothing leaks in from the padding.
+    The grid covers the padded input; only the part of it that lies on the image counts. Each map is scaled by its minimum and
+    maximum there (a constant map becomes 0) and enlarged by cubic interpolation, in which the cells on the border of the image
+    repeat outwards, so that nothing leaks in from the padding.
 
     Args:
-        maps: `[N, h, w]`.
         padded_size: height and width of the network's input, padding included.
-        valid_size: height and width of the picture in it, which starts in its upper left corner.
-        size: height and width of the result.
-
-    Returns:
-        float32 `[N, *size]` within 0..1.
+        valid_size: height and width of the image in it, which starts in its upper left corner.
     """
     extents = [maps.shape[axis + 1] * valid_size[axis] / padded_size[axis] for axis in (0, 1)]  # in cells
     cells = valid_cells(maps, padded_size, valid_size).astype(np.float32)
@@ -74,7 +63,7 @@ def display_maps(
     return enlarged.clip(0, 1, out=enlarged)
 
 
-def valid_cells(maps: np.ndarray, padded_size: tuple[int, int], valid_size: tuple[int, int]) -> np.ndarray:
+def valid_cells(maps: np.ndarray, padded_size: Size, valid_size: Size) -> np.ndarray:
     """Return the cells `[N, rows, columns]` of maps `[N, h, w]` that lie on the picture, at least partly; sizes as above."""
     rows, columns = (-(-maps.shape[axis + 1] * valid_size[axis] // padded_size[axis]) for axis in (0, 1))
     return maps[:, :rows, :columns]
@@ -92,7 +81,7 @@ def _cubic(pixels: int, cells: int, extent: float) -> np.ndarray:
     return weights
 
 
-def fit(picture: np.ndarray, longest: int, enlarge: bool = True) -> np.ndarray:
+def fit(picture: np.ndarray, longest: int = FULL, enlarge: bool = True) -> np.ndarray:
     """Scale a picture to a long side of `longest` pixels; one that is smaller stays as it is unless `enlarge`."""
     height, width = picture.shape[:2]
     scale = longest / max(height, width)
@@ -121,27 +110,14 @@ def shorten(text: str, width: float, size: int = TEXT, bold: bool = False) -> st
     font = _font(size, bold)
     if font.getlength(text) <= width:
         return text
-    fitting, too_long = 0, len(text)
-    while too_long - fitting > 1:
-        middle = (fitting + too_long) // 2
-        if font.getlength(text[:middle].rstrip() + "…") <= width:
-            fitting = middle
-        else:
-            too_long = middle
-    return text[:fitting].rstrip() + "…"
+    count = bisect_right(range(1, len(text)), width, key=lambda count: font.getlength(text[:count].rstrip() + "…"))
+    return text[:count].rstrip() + "…"
 
 
 def panel(title: str, verdict: str, right: bool, sections: list[Section], note: str) -> np.ndarray:
-    """Lay out tiles under a title.
+    """Lay out tiles under a title and a verdict, green where `right`, else red: uint8 `[H, W, 3]`.
 
-    Args:
-        title: first line.
-        verdict: second line, green where `right`, else red.
-        sections: each is wrapped into rows of equal length; all share one column width.
-        note: last line, beside the colour scale.
-
-    Returns:
-        The panel, `[H, W, 3]` uint8.
+    Each section is wrapped into rows of equal length; all share one column width. `note` stands beside the colour scale.
     """
     column = max([MIN_COLUMN] + [tile.picture.shape[1] for section in sections for tile in section.tiles])
     fitting = max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (column + GAP))
@@ -149,17 +125,16 @@ def panel(title: str, verdict: str, right: bool, sections: list[Section], note: 
     per_row = -(-longest // -(-longest // fitting))
     width = max(2 * MARGIN + per_row * (column + GAP) - GAP, MIN_WIDTH)
     rows = [
-        (section.heading if start == 0 else "", section.tiles[start : start + per_row])
+        ("" if start else section.heading, section.tiles[start : start + per_row])
         for section in sections
         for start in range(0, len(section.tiles), per_row)
     ]
-    line = TEXT + 5
     top = MARGIN + 2 * (TITLE + 8) + GAP
     heights = [
-        (line + 6) * bool(heading) + max(len(tile.lines) * line + tile.picture.shape[0] for tile in tiles) + 4 + GAP
+        (LINE + 6) * bool(heading) + max(len(tile.lines) * LINE + tile.picture.shape[0] for tile in tiles) + 4 + GAP
         for heading, tiles in rows
     ]
-    sheet = Image.new("RGB", (width, top + sum(heights) + line + MARGIN), BACKGROUND)
+    sheet = Image.new("RGB", (width, top + sum(heights) + LINE + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
 
     room = width - 2 * MARGIN
@@ -170,7 +145,7 @@ def panel(title: str, verdict: str, right: bool, sections: list[Section], note: 
         y = top
         if heading:
             draw.text((MARGIN, y), shorten(heading, room, TEXT, bold=True), INK, _font(TEXT, bold=True))
-            y += line + 6
+            y += LINE + 6
         for index, tile in enumerate(tiles):
             _draw_tile(sheet, draw, tile, MARGIN + index * (column + GAP), y, column)
         top += height
@@ -185,7 +160,7 @@ def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int
     if tile.frame is not None:
         draw.rectangle((left - 4, y - 4, left + width + 3, y + height + 3), outline=tile.frame, width=4)
     for number, text in enumerate(tile.lines):
-        at = (x + column / 2, y + height + 6 + number * (TEXT + 5))
+        at = (x + column / 2, y + height + 6 + number * LINE)
         draw.text(at, shorten(text, column), FAINT if number else INK, _font(TEXT), anchor="ma")
 
 

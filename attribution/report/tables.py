@@ -1,22 +1,66 @@
-"""attribution.md: the tables of an evaluation. Nothing is computed here."""
+"""The files of an evaluation: attribution.json, attribution.md, curves.png and bars.png. Nothing is computed here."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from attribution.metrics.columns import find_metric, sections
-from attribution.metrics.registry import METRICS
+import numpy as np
+import torch
+
+from attribution.metrics.registry import METRICS, find_metric, sections
+from attribution.report.figures import draw_bars, draw_curves
+from util.atomic import atomic_write
 from util.tables import markdown_table
 
 Content = Mapping[str, Any]  # of attribution.json
 Rows = Mapping[str, Mapping[str, Any]]  # statistics of each metric of each method
 FAMILIES = {"own": "the model's own", "posthoc": "post hoc", "control": "control, oracle"}
 MISSING = "–"
+DIGITS = 6
+
+
+def write_results(content: Content, folder: Path) -> None:
+    """Write the files of what `evaluation.summary` made."""
+    write_json(folder / "attribution.json", content)
+    with atomic_write(folder / "attribution.md") as file:
+        file.write(markdown(content))
+    draw_curves(content, folder / "curves.png")
+    draw_bars(content, folder / "bars.png")
+
+
+def write_json(path: Path, content: Content) -> None:
+    """Write keys in their order, one per line, and each list in one line."""
+    with atomic_write(path) as file:
+        file.write(_text(plain(content)) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: nan and infinity as null, arrays as lists, floats rounded to `DIGITS` significant digits."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
+
+
+def _text(value: Any, indent: int = 0) -> str:
+    if isinstance(value, dict) and value:
+        pad = " " * (indent + 1)
+        lines = (f"{pad}{json.dumps(key, ensure_ascii=False)}: {_text(item, indent + 1)}" for key, item in value.items())
+        return "{\n" + ",\n".join(lines) + "\n" + " " * indent + "}"
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
 def markdown(content: Content) -> str:
-    """Return the whole file."""
+    """Return the tables of attribution.md."""
     methods, settings = content["methods"], content["settings"]
     lines = [f"# Maps of {settings['checkpoint']} on {settings['dataset']}, {settings['split']}", "", _about(content), ""]
     rows = {name: entry["metrics"] for name, entry in methods.items()}
@@ -90,10 +134,8 @@ def _milliseconds(entry: Mapping[str, Any]) -> str:
 
 
 def _passes(entry: Mapping[str, Any]) -> str:
-    if "passes" not in entry:
-        return ""
-    forward, backward = entry["passes"]["forward"], entry["passes"]["backward"]
-    return f"{forward} + {backward} back" if backward else str(forward)
+    passes = entry.get("passes", {"forward": "", "backward": 0})
+    return f"{passes['forward']} + {passes['backward']} back" if passes["backward"] else str(passes["forward"])
 
 
 def _randomisation(entry: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from attribution.metrics.pairs import pair_scores
+from attribution.metrics.localisation import pair_scores
 from datasets.masks import load_masks, read_mask, read_pairs
 from datasets.planes import get_preset
 from datasets.planes.pairs import export_pairs

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attribution.report.explained import Item, explain_classes
+from attribution.report.panels import Item, explain_classes
 from datasets import collate
 from main import get_args_parser as main_args_parser
 from models import build_model, load_checkpoint

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,21 +12,16 @@ import torch
 from patches import batch, patch_model
 from patches import one_thread as one_thread
 
-from attribution.evaluation.cache import ResultCache, fingerprint
-from attribution.evaluation.cached_model import CachedModel
-from attribution.evaluation.harness import Harness
-from attribution.evaluation.measure import concatenate
-from attribution.evaluation.measure_model import measure_model
-from attribution.evaluation.planes import slot_columns
-from attribution.evaluation.protocol import FULL, QUICK, Budget
-from attribution.evaluation.selection import in_turn, most_confused
+from attribution.evaluation.cache import CachedModel, ResultCache, fingerprint
+from attribution.evaluation.harness import Harness, slot_columns
+from attribution.evaluation.measure import concatenate, measure_model
+from attribution.evaluation.protocol import FULL, QUICK, Budget, in_turn, most_confused
 from attribution.evaluation.summary import curve_summary, summarise
 from attribution.methods.registry import METHODS, Passes
-from attribution.metrics.batch import Unit, pooled
-from attribution.metrics.columns import chosen_families, families
-from attribution.report.examples import choose
-from attribution.report.tables import markdown
-from attribution.report.write import plain, write_json
+from attribution.metrics.metric import Unit, pooled
+from attribution.metrics.registry import chosen_families, families
+from attribution.report.figures import choose
+from attribution.report.tables import markdown, plain, write_json
 from attribution.resize import pool_to
 from models import for_inference
 
@@ -133,18 +130,18 @@ def test_memory_answers_without_the_model_and_forgets() -> None:
         assert len(calls) == 1
         assert not torch.allclose(memory(images.flip(0)).logits, first), "the same pictures in another order"
         memory(images + 1e-3)
-        memory.clear()
+        memory.known.clear()
         memory(images)
     assert len(calls) == 4
     handle.remove()
 
 
 def test_effort_states_the_passes_of_its_options() -> None:
-    assert QUICK.passes(METHODS["rise"], (32, 40)) == Passes(128)
-    assert QUICK.passes(METHODS["integrated_gradients_blur"], (32, 40)) == Passes(20, 20)
-    assert FULL.passes(METHODS["rise"], (32, 40)) == METHODS["rise"].passes()
+    assert QUICK.passes(METHODS["rise"], torch.empty(1, 3, 32, 40)) == Passes(128)
+    assert QUICK.passes(METHODS["integrated_gradients_blur"], torch.empty(1, 3, 32, 40)) == Passes(20, 20)
+    assert FULL.passes(METHODS["rise"], torch.empty(1, 3, 32, 40)) == METHODS["rise"].passes()
     for budget in (QUICK, FULL):
-        costly = {name for name, method in METHODS.items() if budget.costly(method, (128, 128))}
+        costly = {name for name, method in METHODS.items() if budget.costly(method, torch.empty(1, 3, 128, 128))}
         assert costly == {"integrated_gradients_blur", "integrated_gradients_mean", "occlusion", "rise", "contrast"}
 
 
@@ -178,11 +175,11 @@ def test_partial_results_are_whole_and_of_one_key(tmp_path: Path) -> None:
     assert len({key, *others}) == 5
 
     partial = ResultCache(tmp_path, key)
-    assert partial.load("attention", 3) is None and not partial.has("attention", 3)
+    assert partial.load("attention", 3) is None
     partial.save({"values": torch.ones(2)}, "attention", 3)
-    assert partial.has("attention", 3) and partial.load("attention", 3)["values"].tolist() == [1, 1]
+    assert partial.load("attention", 3)["values"].tolist() == [1, 1]
     (partial.folder / "attention" / "00003.pt").write_bytes(b"cut short")
-    assert partial.load("attention", 3) is None and not partial.has("attention", 3)
+    assert partial.load("attention", 3) is None
     assert ResultCache(tmp_path, others[0]).others == [key] and partial.others == []
 
 
@@ -241,7 +238,8 @@ def test_randomised_maps_are_compared_with_the_trained_model_s() -> None:
     able = harness("additive", "randomisation")
     one = unit(masks=False)
     methods = [METHODS["additive"], METHODS["centre"], METHODS["rise"]]
-    found = measure_model(able, methods, lambda count: [], [3], lambda number: one)
+    images: Any = SimpleNamespace(units=[3], load=lambda number: one)
+    found = measure_model(able, methods, lambda count: [], images)
     assert set(found) == {"randomisation/additive", "randomisation/centre"}
     assert list(found["randomisation/additive"]) == ["head", "decoder", "queries", "encoder", "backbone"]
     assert found["randomisation/centre"]["backbone"].tolist() == pytest.approx([1, 1, 1])

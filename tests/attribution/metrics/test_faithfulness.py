@@ -66,7 +66,7 @@ def test_curves_are_those_of_a_plain_loop(model: Small, images: Tensor, maps: Te
     clean = score_clean(scorer(model), images, chunk=chunk)
     to_mean, to_blur = (PixelPerturbation(scorer(model), clean, kind, steps=steps, chunk=chunk) for kind in ("mean", "blur"))
     siblings = (clean.classes + 1) % 4
-    found, inserting = removal_scores(to_mean, maps, siblings), insertion_scores(to_blur, maps)
+    (found, removing), (inserted_scores, inserting) = removal_scores(to_mean, maps, siblings), insertion_scores(to_blur, maps)
     blurred, pixels = baseline_images(images, "blur"), SIZE * SIZE
     for b, heat in enumerate(maps):
         order = np.argsort(-heat.flatten().numpy(), kind="stable")
@@ -76,21 +76,21 @@ def test_curves_are_those_of_a_plain_loop(model: Small, images: Tensor, maps: Te
         deleted = slow_curve(model, images[b], torch.zeros(3, SIZE, SIZE), order, steps)
         inserted = slow_curve(model, blurred[b], images[b], order, steps)
         least_first = slow_curve(model, images[b], torch.zeros(3, SIZE, SIZE), order[::-1], steps)
-        curves = (found.deletion_curve, inserting.curve, found.least_first_curve)
+        curves = (removing["deletion"], inserting["insertion"], removing["least_first"])
         aucs = []
         for curve, slow in zip(curves, (deleted, inserted, least_first), strict=True):
             expected = [one[of].item() for one in slow]
             assert curve[b].tolist() == pytest.approx(expected, abs=1e-5)
             aucs.append((sum(expected) - expected[0] / 2 - expected[-1] / 2) / steps)
-        assert found.deletion[b].item() == pytest.approx(aucs[0], abs=1e-5)
-        assert inserting.insertion[b].item() == pytest.approx(aucs[1], abs=1e-5)
-        assert found.srg[b].item() == pytest.approx(aucs[2] - aucs[0], abs=1e-5)
-        assert inserting.start[b].item() == pytest.approx(inserted[0][of].item(), abs=1e-5)
+        assert found["deletion"][b].item() == pytest.approx(aucs[0], abs=1e-5)
+        assert inserted_scores["insertion"][b].item() == pytest.approx(aucs[1], abs=1e-5)
+        assert found["srg"][b].item() == pytest.approx(aucs[2] - aucs[0], abs=1e-5)
+        assert inserted_scores["insertion_start"][b].item() == pytest.approx(inserted[0][of].item(), abs=1e-5)
         masked = images[b].flatten(1).clone()
         masked[:, order[: round(0.05 * pixels)]] = 0
         with torch.no_grad():
             drop = (model(images[b : b + 1]).softmax(1) - model(masked.view(1, 3, SIZE, SIZE)).softmax(1))[0]
-        assert found.relative_drop[b].item() == pytest.approx((drop[of] - drop[siblings[b]]).item(), abs=1e-5)
+        assert found["rd"][b].item() == pytest.approx((drop[of] - drop[siblings[b]]).item(), abs=1e-5)
 
 
 class Extractor:
@@ -148,15 +148,15 @@ def test_scores_known_by_hand() -> None:
     maps = torch.stack([mask.float(), -mask.float(), torch.zeros(20, 20), torch.full((20, 20), 0.1)])
     to_mean = PixelPerturbation(score, clean, "mean", steps=20)
     to_black = PixelPerturbation(score, clean, torch.zeros_like(images), steps=20)
-    found, inserting = removal_scores(to_mean, maps, 1 - clean.classes), insertion_scores(to_black, maps)
+    found, inserting = removal_scores(to_mean, maps, 1 - clean.classes)[0], insertion_scores(to_black, maps)[0]
     perfect, inverted, *constant = range(4)
     # the score falls from 1 to 0 within the first step, or within the last
-    assert found.deletion[[perfect, inverted]].tolist() == pytest.approx([0.5 / 20, 1 - 0.5 / 20])
-    assert inserting.insertion[[perfect, inverted]].tolist() == pytest.approx([1 - 0.5 / 20, 0.5 / 20])
-    assert found.srg[[perfect, inverted]].tolist() == pytest.approx([0.95, -0.95])
-    assert found.relative_drop.tolist()[:2] == pytest.approx([2, 0])
-    assert found.srg[constant].abs().max() < 0.25  # a random order of 20 pixels among 400
-    assert torch.equal(inserting.start, torch.zeros(4))
+    assert found["deletion"][[perfect, inverted]].tolist() == pytest.approx([0.5 / 20, 1 - 0.5 / 20])
+    assert inserting["insertion"][[perfect, inverted]].tolist() == pytest.approx([1 - 0.5 / 20, 0.5 / 20])
+    assert found["srg"][[perfect, inverted]].tolist() == pytest.approx([0.95, -0.95])
+    assert found["rd"].tolist()[:2] == pytest.approx([2, 0])
+    assert found["srg"][constant].abs().max() < 0.25  # a random order of 20 pixels among 400
+    assert torch.equal(inserting["insertion_start"], torch.zeros(4))
 
 
 def test_random_maps_gain_nothing() -> None:
@@ -166,7 +166,7 @@ def test_random_maps_gain_nothing() -> None:
     clean = score_clean(score, images)
     maps = torch.rand(300, 5, 5, generator=torch.Generator().manual_seed(0))
     removal = PixelPerturbation(score, clean, steps=10, chunk=512)
-    srg = removal_scores(removal, maps, 1 - clean.classes).srg
+    srg = removal_scores(removal, maps, 1 - clean.classes)[0]["srg"]
     assert srg.mean().item() == pytest.approx(0, abs=4 * srg.std().item() / 300**0.5)
     assert srg.std() > 0.01
 

@@ -9,8 +9,19 @@ from patches import batch, patch_model
 from patches import one_thread as one_thread
 
 from attribution.methods.hooks import logits_with_attention
-from attribution.metrics.model import derangement, diversity, locality, reliance
-from attribution.metrics.randomisation import PASS, STAGES, agreement, cascade, learned, passes, stage_of
+from attribution.metrics.model import (
+    PASS,
+    STAGES,
+    agreement,
+    cascade,
+    derangement,
+    diversity,
+    learned,
+    locality,
+    passes,
+    reliance,
+    stage_of,
+)
 
 KINDS = ["detr", "additive"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from attribution.metrics.pairs import pair_scores
+from attribution.metrics.localisation import pair_scores
 
 
 def test_scores_of_maps_known_by_hand() -> None:

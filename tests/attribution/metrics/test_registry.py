@@ -9,9 +9,8 @@ import pytest
 from conftest import COLOURS, make_images
 from patches import one_thread as one_thread
 
-from attribution.metrics.columns import families, find_metric, sections
 from attribution.metrics.metric import Metric
-from attribution.metrics.registry import METRICS
+from attribution.metrics.registry import METRICS, families, find_metric, sections
 from tests.tools.test_evaluate_attribution import checkpoint
 from tools.evaluate_attribution import get_args_parser, main
 from util.cli import parse

@@ -16,8 +16,7 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_tables_are_put_between_their_markers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documentation, "metrics_table", lambda: "| new |")
-    monkeypatch.setattr(documentation, "methods_table", lambda: "| other |")
+    monkeypatch.setattr(documentation, "tables", lambda: {"metrics": "| new |", "methods": "| other |"})
     text = "1\n<!-- metrics:begin -->\n{}<!-- metrics:end -->\n2\n<!-- methods:begin -->\n{}<!-- methods:end -->\n3\n"
     expected = text.format("| new |\n", "| other |\n")
     assert documentation.update(text.format("old\nold\n", "")) == documentation.update(expected) == expected

@@ -198,7 +198,7 @@ def test_peak_is_relative_to_the_mean_over_the_picture() -> None:
 @pytest.mark.parametrize("name", ['a/b\\c:d*?"<>|', "..", "", "Ünïcode 飛行機", "x" * 500, "é" * 500, "/etc/passwd", "a\0b"])
 def test_safe_names(name: str) -> None:
     safe = report.safe_name(name)
-    assert safe and len(safe.encode()) <= report.NAME_BYTES
+    assert safe and len(safe.encode()) <= panels.NAME_BYTES
     assert not re.search(r'[\s/\\:*?"<>|\0]', safe) and not safe.startswith(".")
 
 
