@@ -154,9 +154,10 @@ def train_epochs(
 def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | None]:
     """Read the checkpoint of --resume, found by rank 0 for all; `auto` becomes its path, or '' where there is none."""
     folder = output_folder(args) if args.output_dir else None
-    found = find_checkpoint(args.resume, folder, read_checkpoint) if ranks.main else ("", None)
-    path = ranks.broadcast(found[0])
-    checkpoint = found[1] if ranks.main or not path else read_checkpoint(path)
+    path, checkpoint = find_checkpoint(args.resume, folder, read_checkpoint) if ranks.main else ("", None)
+    path = ranks.broadcast(path)
+    if path and not ranks.main:
+        checkpoint = read_checkpoint(path)
     if args.resume == "auto" and path:
         # The same command line starts a run and continues it: the weights it started from no longer count.
         args = args.replace(finetune="", explicit=args.explicit - {"finetune", "backbone_weights"})
