@@ -1,4 +1,4 @@
-"""Training for one epoch and evaluation of a split. Knows tensors and loaders, not flags."""
+"""Training for one epoch and evaluation of a split. Takes tensors and loaders, no flags."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ def train_one_epoch(
     """
     assert isinstance(loader, Sized)
     ranks, todo, done, waited, images = trainer.ranks, len(loader), 0, 0.0, 0
-    sums = epoch.sums.over(ranks)
-    stats, before = sums.means(), sums.images
-    start = mark = logged = time.monotonic()
+    sums = epoch.sums.all_reduce(ranks)
+    stats, images_before = sums.means(), sums.images
+    start = step_end = last_print = time.monotonic()
     for batches in _steps(loader, accumulate):
-        waited += time.monotonic() - mark
+        waited += time.monotonic() - step_end
         batches = [batch.to(device) for batch in batches]
         for (logits, losses), batch in zip(trainer.step(batches), batches, strict=True):
             epoch.sums.add(logits, batch.labels, {name: loss * len(batch) for name, loss in losses.items()})
         epoch.batches += len(batches)
         done += len(batches)
         after_step()
-        mark = time.monotonic()
-        if done == todo or ranks.max(mark - logged >= LOG_EVERY):
-            logged = mark
-            sums = epoch.sums.over(ranks)
-            images = sums.images - before
+        step_end = time.monotonic()
+        if done == todo or ranks.max(step_end - last_print >= LOG_EVERY):
+            last_print = step_end
+            sums = epoch.sums.all_reduce(ranks)
+            images = sums.images - images_before
             stats = sums.finite_means(f" by step {trainer.steps} (learning rate {trainer.lr:.2e})")  # waits for the device
-            mark = time.monotonic()
-            speed = f"lr {trainer.lr:.2e}  {images / (mark - start):.1f} img/s  data wait {waited / (mark - start):.0%}"
+            step_end = time.monotonic()
+            speed = f"lr {trainer.lr:.2e}  {images / (step_end - start):.1f} img/s  data wait {waited / (step_end - start):.0%}"
             print(
-                f"{_position(epoch, todo - done)}  {format_stats(stats)}  {speed}  {_eta(epoch, mark - start, done, todo)}",
+                f"{_position(epoch, todo - done)}  {format_stats(stats)}  {speed}  {_eta(epoch, step_end - start, done, todo)}",
                 flush=True,
             )
     seconds = max(time.monotonic() - start, 1e-9)
@@ -95,7 +95,7 @@ def _position(epoch: Epoch, left: int) -> str:
 
 
 def _eta(epoch: Epoch, seconds: float, done: int, todo: int) -> str:
-    """Return the time that is left, reckoned from the batches `done` of the `todo` ones of this call."""
+    """Return the time that is left, estimated from the `done` batches of the `todo` ones of this call."""
     left = seconds / done * (todo - done)
     later = seconds / done * (epoch.batches + todo - done) * (epoch.count - epoch.index - 1)
     return f"ETA {clock(left)}, all epochs {clock(left + later)}"
@@ -162,6 +162,6 @@ def evaluate(
         for _ in range(rounds - len(loader)):
             after_batch()
     indices, labels, predictions = np.concatenate(ranks.gather(torch.cat(results, 1).cpu().numpy()), 1)
-    stats = {**sums.over(ranks).finite_means(f" on {label}"), "images": len(indices)}
+    stats = {**sums.all_reduce(ranks).finite_means(f" on {label}"), "images": len(indices)}
     order = indices.argsort()
     return Evaluation(stats, labels[order], predictions[order])

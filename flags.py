@@ -52,7 +52,7 @@ def get_args_parser() -> Parser:
 
 
 def add_model_flags(parser: Parser) -> None:
-    """Add the flags of the architecture. A checkpoint knows them: next to --resume they may only agree with it."""
+    """Add the flags of the architecture. A checkpoint contains them: with --resume, explicit ones must agree with it."""
     group, default = parser.group("model"), ARCHITECTURE
     group.add_argument("--backbone", default=default["backbone"], help="a torchvision ResNet or a timm model, by name")
     group.add_argument(

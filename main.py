@@ -25,7 +25,7 @@ from flags import check_flags, explicit_flags, fill_from_checkpoint, output_fold
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
 from models.loading import VERSION, read_checkpoint
 from trainer import Trainer, build_trainer, compile_model
-from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone, remove_temporary_files
+from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name, remove_temporary_files
 from util.device import select_device
 from util.distributed import init_distributed
 from util.failures import describe_failures
@@ -118,12 +118,12 @@ def train_epochs(
     for index in range(args.start_epoch, args.epochs):
         state.begin_epoch(index)
         sampler.set_epoch(index, state.epoch.batches)
-        trained = engine.train_one_epoch(
+        train_stats = engine.train_one_epoch(
             trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=checkpointer.after_step
         )
-        evaluated = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
-        tested = engine.evaluate(
-            evaluated,
+        eval_model = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
+        test_stats = engine.evaluate(
+            eval_model,
             val_loader,
             device,
             trainer.normalisation,
@@ -134,15 +134,16 @@ def train_epochs(
             ranks,
         ).stats
         ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
-        is_best = state.finish_epoch(tested["acc1"])
+        is_best = state.finish_epoch(test_stats["acc1"])
         best = f"best {state.best['acc1']:.2f} % (epoch {state.best['epoch'] + 1})"
-        print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(tested)}  {best}", flush=True)
-        line = {f"train_{key}": value for key, value in trained.items()} | {f"test_{key}": tested[key] for key in tested}
+        print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(test_stats)}  {best}", flush=True)
+        line = {f"train_{key}": value for key, value in train_stats.items()}
+        line |= {f"test_{key}": value for key, value in test_stats.items()}
         line |= {"epoch": index, "step": trainer.steps, "best_acc1": state.best["acc1"]}
         line |= {"n_parameters": count_parameters(model), "elapsed": state.elapsed()}
         log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
         is_milestone = (index + 1) % args.lr_drop == 0 or index + 1 == args.epochs
-        checkpointer.save([BEST] * is_best + [milestone(index)] * is_milestone)
+        checkpointer.save([BEST] * is_best + [milestone_name(index)] * is_milestone)
     log.close()
     where = f"; checkpoints and log.txt: {folder}" if folder else ""
     print(
@@ -217,8 +218,8 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
-    fast = for_inference(model, precision.dtype)
-    forward = compile_model(fast, args.square, frozen=device.type == "cpu") if args.compile else fast
+    eval_model = for_inference(model, precision.dtype)
+    forward = compile_model(eval_model, args.square, frozen=device.type == "cpu") if args.compile else eval_model
     loader = build_eval_loader(args, dataset, device, ranks.rank, ranks.size)
     try:
         evaluation = engine.evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks)

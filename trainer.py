@@ -48,7 +48,7 @@ class Trainer:
         max_norm: gradients of a larger total norm are scaled down to it; 0 leaves them.
         ema: the exponential moving average of the weights, or None.
         adversarial: bound of the adversarial perturbation of the images before each step, in grey levels of 255; 0: none.
-        forward: called in the place of the model: its compiled form, or one whose gradients are means over processes.
+        forward: called instead of the model: its compiled form, or one whose gradients are means over processes.
         ranks: this process and the others.
         steps: optimizer steps done so far.
     """
@@ -69,13 +69,13 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.scaler = self.precision.scaler()
-        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-        self.statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+        self.running_statistics = [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
 
     @property
     def lr(self) -> float:
-        """Learning rate of the last step, of the first parameter group; the same before and after a resume."""
+        """Return the learning rate of the last step, of the first parameter group; the same before and after a resume."""
         return self.schedule(self.optimizer.param_groups[0]["base_lr"], max(0, self.steps - 1))
 
     def step(self, batches: Iterable[ImageBatch]) -> list[BatchOutput]:
@@ -96,12 +96,12 @@ class Trainer:
                 outputs.append(self._backward(batch, weight))
         if self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.trained, self.max_norm)
+            nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-        self.ranks.average_(self.statistics)
+        self.ranks.average_(self.running_statistics)
         if self.ema is not None:
             self.ema.update(self.model, step=self.steps)
         return outputs
@@ -133,7 +133,7 @@ class Trainer:
         Raises:
             FloatingPointError: a weight is not finite: such a model is not to be saved.
         """
-        norms = torch.stack(torch._foreach_norm(self.trained, torch.inf)) if self.trained else torch.zeros(1)
+        norms = torch.stack(torch._foreach_norm(self.parameters, torch.inf)) if self.parameters else torch.zeros(1)
         if not norms.isfinite().all():
             raise FloatingPointError(f"the weights are not finite after step {self.steps} (learning rate {self.lr:.2e})")
         return {
@@ -178,7 +178,7 @@ def build_trainer(
         ranks: this process and the others.
     """
     if args.grad_checkpointing:
-        model.checkpoint_gradients()
+        model.set_grad_checkpointing()
     optimizer = make_optimizer(
         model,
         args.lr,

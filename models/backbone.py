@@ -60,8 +60,8 @@ class Backbone(nn.Module):
         deeper = (F.interpolate(x, size=grid, mode="bilinear", align_corners=False) for x in maps[1:])
         return torch.cat([maps[0], *deeper], 1) if len(maps) > 1 else maps[0]
 
-    def checkpoint_gradients(self) -> None:
-        """Keep only the inputs of blocks for the backward pass, and compute the rest again there; ParameterError if it cannot."""
+    def set_grad_checkpointing(self) -> None:
+        """Turn on gradient checkpointing of each block; ParameterError if the backbone does not support it."""
         if isinstance(self.body, nn.Sequential):
             self.checkpointing = True
             return
@@ -88,10 +88,10 @@ class Backbone(nn.Module):
     def _checkpoint(self, module: nn.Module, x: Tensor) -> Tensor:
         return checkpoint(module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(self.body)))
 
-    def freeze(self, all_of_it: bool) -> None:
+    def freeze(self, entirely: bool) -> None:
         """Exclude the stem, or everything, from training."""
         for name, parameter in self.body.named_parameters():
-            parameter.requires_grad_(not (all_of_it or name.startswith(self.stem)))
+            parameter.requires_grad_(not (entirely or name.startswith(self.stem)))
 
 
 def in_windows(network: Callable[[Tensor], Tensor], images: Tensor, window: int, offset: tuple[int, int] = (0, 0)) -> Tensor:

@@ -39,7 +39,7 @@ def build_model(args: argparse.Namespace) -> ICN:
         args.backbone, dilation=args.dilation, feature_stride=args.feature_stride, fuse=args.fuse, norm=args.backbone_norm,
         window=args.window, weights=args.backbone_weights,
     )  # fmt: skip
-    backbone.freeze(all_of_it=args.lr_backbone == 0)
+    backbone.freeze(entirely=args.lr_backbone == 0)
     # A decoder without layers draws its first weights before the encoder: a seed keeps its meaning.
     decoder = None if spec.is_layered else spec.build(args)
     encoder = Encoder(args.enc_layers, args.hidden_dim, args.nheads, args.dim_feedforward, args.dropout, args.pre_norm)
@@ -157,7 +157,7 @@ def finetune_state(state: Mapping[str, Tensor], model: ICN, noise_frac: float, s
     `seed` is of that noise and of a new classifier, and the same on every rank.
 
     Returns:
-        The state dict, and one line that says what was kept, dropped and initialised (`made`).
+        The state dict, and one line that says what was kept, dropped and initialised.
 
     Raises:
         ParameterError: the file has no queries of the width of the model.
@@ -176,21 +176,21 @@ def finetune_state(state: Mapping[str, Tensor], model: ICN, noise_frac: float, s
     if extra > 0:
         adapted[len(queries) :] += noise_frac * torch.randn(extra, width, generator=generator)
     result["query_embed.weight"] = adapted
-    made = []
+    initialised = []
     if not model.decoder_spec.is_layered:  # the file's decoder is another: the model keeps its own first weights
         unknown = [key for key in result if key not in own or result[key].shape != own[key].shape]
         fresh = [key for key in own if key not in result or key in unknown]
         result = {key: own[key] if key in fresh else result[key] for key in own}
         dropped += sorted({".".join(key.split(".")[:2]) for key in unknown} - set(own))
-        made += sorted({".".join(key.split(".")[:2]) for key in fresh if "num_batches" not in key})
+        initialised += sorted({".".join(key.split(".")[:2]) for key in fresh if "num_batches" not in key})
     elif "presence_vector.weight" not in result:
         bound = (6 / (width + 1)) ** 0.5  # Glorot's uniform for a [1, D] matrix
         result["presence_vector.weight"] = torch.empty(1, width).uniform_(-bound, bound, generator=generator)
         result["presence_vector.bias"] = torch.zeros(1)
-        made.append("presence_vector")
+        initialised.append("presence_vector")
     origin = f"{num_classes} of the file's {len(queries)} queries"
     if extra > 0:
         origin = f"all {len(queries)} queries and {extra} repeats with noise {noise_frac:g}"
     kept = sum(key in own and key in state for key in result)
-    report = f"kept {kept} tensors, {origin}; dropped {', '.join(dropped) or 'nothing'}; made {', '.join(made) or 'nothing'}"
-    return result, report
+    changes = f"dropped {', '.join(dropped) or 'nothing'}; initialised {', '.join(initialised) or 'nothing'}"
+    return result, f"kept {kept} tensors, {origin}; {changes}"

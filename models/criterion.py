@@ -66,7 +66,7 @@ class Criterion:
 
 
 def _mosaic(criterion: Criterion, model: ICN, output: ICNOutput, images: Tensor, labels: Tensor) -> Tensor:
-    """Of four images in one, classify each by the evidence of its own quarter, so that evidence stays on its object."""
+    """Classify each of four images joined to one by the evidence of its own quarter, so that evidence stays on its object."""
     logits, targets = mosaic_logits(model, images, labels, share=criterion.weights["mosaic"])
     return cross_entropy(logits, targets, criterion.label_smoothing)
 
@@ -101,7 +101,7 @@ def mosaic_logits(model: ICN, images: Tensor, labels: Tensor, share: float) -> t
         size = f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of {h} x {w} cells"
         raise ParameterError("mosaic", f"{size}, too few for quarters: raise image_size or lower feature_stride")
     # In a mean over all cells a quarter of them has a quarter of the weight.
-    scale = h * w / ((h // 2) * (w // 2)) if model.decoder_spec.is_mean else 1.0
+    scale = h * w / ((h // 2) * (w // 2)) if model.decoder_spec.is_average else 1.0
     logits = scale * quarter_sums(evidence)  # [4, M, C]
     return logits.flatten(0, 1), labels[indices.to(labels.device)].flatten()
 
@@ -130,8 +130,8 @@ def locality_loss(model: ICN, images: Tensor, evidence: Tensor) -> Tensor:
     The receptive fields of deep features overlap, so that a network can move the evidence of an object to other cells. Here a
     random rectangle of each image, or all but the rectangle, is replaced by the pixels of the image before it in the batch. The
     evidence of a cell whose pixels are all of one image should be the evidence that this image has there: the loss is the mean
-    square of the difference over the variance of the evidence between the classes. It can be 0 for a mean decoder; attention
-    weights, normalised over all cells, leave a little.
+    square of the difference over the variance of the evidence between the classes. It can be 0 for the average decoder;
+    attention weights, normalised over all cells, leave a little.
 
     Args:
         model: with an additive decoder, and without learned batch norms, which would mix the images of a batch.
@@ -145,10 +145,10 @@ def locality_loss(model: ICN, images: Tensor, evidence: Tensor) -> Tensor:
     changed = model.evidence(torch.where(pasted, images.roll(1, 0), images))[1]  # [B, C, h, w]
     stride: int = model.backbone[0].stride  # type: ignore[assignment]
     # Cells reach over the border where the side is no multiple of the stride: hence the ceiling.
-    touched, untouched = (F.max_pool2d(x.to(images.dtype)[None], stride, ceil_mode=True)[0] > 0 for x in (pasted, ~pasted))
-    outside, inside = ~touched, ~untouched  # [h, w]
-    distance = ((changed - evidence).square() * outside).sum() + ((changed - evidence.roll(1, 0)).square() * inside).sum()
-    compared = (outside.sum() + inside.sum()).clamp(min=1) * evidence.shape[0] * evidence.shape[1]
+    some_pasted, some_kept = (F.max_pool2d(x.to(images.dtype)[None], stride, ceil_mode=True)[0] > 0 for x in (pasted, ~pasted))
+    all_kept, all_pasted = ~some_pasted, ~some_kept  # cells [h, w] whose pixels are all of one image
+    distance = ((changed - evidence).square() * all_kept).sum() + ((changed - evidence.roll(1, 0)).square() * all_pasted).sum()
+    compared = (all_kept.sum() + all_pasted.sum()).clamp(min=1) * evidence.shape[0] * evidence.shape[1]
     variance = (evidence - evidence.mean(1, keepdim=True)).square().mean().detach()
     return distance / compared / variance.clamp(min=torch.finfo(variance.dtype).tiny)
 

@@ -31,8 +31,8 @@ class DecoderSpec:
         default_map: the attribution method that represents the decoder.
         is_additive: the logit is a sum over cells plus a bias, so that the decoder has `evidence`.
         is_layered: a stack of `dec_layers` layers as in DETR, by default behind an encoder.
-        is_mean: class scores are averaged over the cells.
-        searches: the class queries take part, and are trained.
+        is_average: the sum over cells is a mean.
+        uses_queries: the logits depend on the class queries, which are trained.
     """
 
     name: str
@@ -42,8 +42,8 @@ class DecoderSpec:
     default_map: str
     is_additive: bool = False
     is_layered: bool = False
-    is_mean: bool = False
-    searches: bool = True
+    is_average: bool = False
+    uses_queries: bool = True
 
 
 def _detr(args: argparse.Namespace) -> QueryDecoder:
@@ -80,7 +80,7 @@ _ROWS = (
     DecoderSpec("detr", "DETR's layers", _detr, _shared_head, "contribution", is_layered=True),
     DecoderSpec("additive", "the map sums to the logit", _additive, _class_head, "additive", is_additive=True),
     DecoderSpec("average", "class scores averaged over the image (CAM)", _average, _class_head, "additive",
-                is_additive=True, is_mean=True, searches=False),
+                is_additive=True, is_average=True, uses_queries=False),
 )  # fmt: skip
 DECODERS = {row.name: row for row in _ROWS}
 ALIASES = {"none": "average"}  # other names in flags and files

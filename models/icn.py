@@ -20,8 +20,8 @@ class ICNOutput(NamedTuple):
     logits: `[B, C]`, one score per class, before the softmax.
     features: `[B, D, h, w]`, the encoder memory.
     attention: `[L, B, heads, C, h, w]`, cross-attention of the requested layers; each `[h, w]` sums to 1 over the valid cells
-        and is 0 on padding. None without a request. With a single layer it is the very tensor that the logits were computed
-        from, so that `torch.autograd.grad(logit, attention)` is its gradient.
+        and is 0 on padding. None without a request. With a single layer the logits are computed from this very
+        tensor, so that `torch.autograd.grad(logit, attention)` is its gradient.
     """
 
     logits: Tensor
@@ -57,13 +57,13 @@ class ICN(nn.Module):
         self.transformer = transformer
         self.presence_vector = self.decoder_spec.make_head(num_classes, width)  # the classifier, by INTR's name
         self.query_embed = nn.Embedding(num_classes, width)
-        self.query_embed.weight.requires_grad_(self.decoder_spec.searches)
+        self.query_embed.weight.requires_grad_(self.decoder_spec.uses_queries)
         self.input_proj = nn.Conv2d(backbone.num_channels, width, kernel_size=1)  # type: ignore[arg-type]
         self.backbone = nn.ModuleList([backbone, pos_encoding])
 
-    def checkpoint_gradients(self) -> None:
-        """Recompute activations in the backward pass, to save memory (Chen et al. 2016); ParameterError for some backbones."""
-        self.backbone[0].checkpoint_gradients()  # type: ignore[operator]
+    def set_grad_checkpointing(self) -> None:
+        """Turn on gradient checkpointing, to save memory (Chen et al. 2016); ParameterError for some backbones."""
+        self.backbone[0].set_grad_checkpointing()  # type: ignore[operator]
         self.transformer.encoder.checkpointing = True
         self.transformer.decoder.checkpointing = True
 
@@ -86,7 +86,7 @@ class ICN(nn.Module):
             size = f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell"
             message = f"{size}, the same for every class: use larger images or a smaller feature_stride"
             raise ParameterError("image_size", message)
-        mask = _resize_mask(padding_mask, features)  # [B, h, w]
+        mask = resize_mask(padding_mask, features)  # [B, h, w]
         pos = self.backbone[1](features, mask)  # [B or 1, D, h, w]
         decoded, memory, weights = self.transformer(self.input_proj(features), pos, self.query_embed.weight, mask, layers)
         logits = self.presence_vector(decoded).flatten(1)  # [B, C]
@@ -118,7 +118,7 @@ class ICN(nn.Module):
             raise ValueError(f"{problem}: train a model with another decoder ({additive_decoders()})")
         if classes is None:
             classes = torch.arange(self.num_classes, device=features.device).expand(len(features), -1)
-        mask = _resize_mask(padding_mask, features)
+        mask = resize_mask(padding_mask, features)
         maps = self.transformer.decoder.evidence(
             self.query_embed.weight[classes],  # [B, Q, D]
             self.presence_vector.weight[classes],  # type: ignore[index]  # [B, Q, D]
@@ -142,7 +142,7 @@ class ICN(nn.Module):
         return (attention % depth,)
 
 
-def _resize_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
+def resize_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:
     """Resize a padding mask `[B, H, W]` to the grid of `features` `[B, D, h, w]` by nearest neighbours: `[B, h, w]`."""
     if padding_mask is None:
         return None

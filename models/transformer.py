@@ -88,7 +88,7 @@ class DecoderLayer(nn.Module):
         weights_shape = None if grid is None else (1, len(memory), self.multihead_attn.num_heads, tgt.shape[1], *grid)
         updated = []
         chunks = zip(tgt.split(at_once, 1), query.split(at_once, 1), strict=True)
-        for tgt, query in chunks:  # n classes
+        for tgt, query in chunks:  # of n classes
             # Cross-attention to the image
             x = self.norm2(tgt) if self.pre_norm else tgt
             q = (x + query).expand(len(memory), -1, -1)  # [B, n, D]

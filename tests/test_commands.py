@@ -48,7 +48,7 @@ def test_the_three_commands(tmp_path: Path) -> None:
         ROOT / "main.py", "--finetune", "detr-r50-e632da11.pth", *data, "--num_queries", 2, "--epochs", 1, *quick, cwd=tmp_path
     )
     assert trained.returncode == 0, trained.stderr
-    assert "2 of the file's 100 queries; dropped bbox_embed, class_embed; made presence_vector" in trained.stdout
+    assert "2 of the file's 100 queries; dropped bbox_embed, class_embed; initialised presence_vector" in trained.stdout
     checkpoint = Path("output/birds/output_sub/checkpoint.pth")
 
     scored = run(ROOT / "main.py", "--eval", "--resume", checkpoint, *data, cwd=tmp_path)

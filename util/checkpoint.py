@@ -83,7 +83,7 @@ class Checkpointer:
         return f"the last checkpoint is {self.folder / LAST} (resume with --resume auto)"
 
 
-def milestone(epoch: int) -> str:
+def milestone_name(epoch: int) -> str:
     """Return the file name of the checkpoint that is kept of an epoch (counted from 0), as in DETR."""
     return f"checkpoint{epoch:04d}.pth"
 

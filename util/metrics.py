@@ -37,7 +37,7 @@ class Sums:
         self.values += torch.stack([total, hits.double(), hits5.double(), *(terms[name] for name in self.terms)])
         self.images += len(labels)
 
-    def over(self, ranks: Ranks) -> Sums:
+    def all_reduce(self, ranks: Ranks) -> Sums:
         """Return the sums over all processes; in a single process, `self`."""
         if ranks.size == 1:
             return self

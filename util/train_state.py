@@ -1,4 +1,4 @@
-"""Position of a training run between two optimizer steps: its epoch, its best accuracy and its time."""
+"""Progress of a training run between two optimizer steps: its epoch, its best accuracy and its time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .ranks import Ranks
 
 @dataclass
 class Epoch:
-    """Progress within an epoch: its index (from 0) of `count` epochs, losses and hits so far, and number of batches done."""
+    """Progress within an epoch: index (from 0) of `count` epochs, losses and accuracies so far, and number of batches done."""
 
     index: int
     count: int
@@ -71,7 +71,7 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Return the entries of a checkpoint; every process calls it. FloatingPointError if the loss is not finite."""
         epoch = self.epoch
-        sums = epoch.sums.over(self.ranks)
+        sums = epoch.sums.all_reduce(self.ranks)
         in_epoch = None
         if epoch.index != self.finished:
             if epoch.batches:

@@ -62,7 +62,9 @@ def test_what_the_decoders_can_do(name: str, layers: int, layered: bool, additiv
     model = tiny_model(decoder=name)
     spec = model.decoder_spec
     assert model.num_decoder_layers == layers and (spec.is_layered, spec.is_additive) == (layered, additive)
-    assert model.decoder_name == canonical_decoder(name) == spec.name and model.query_embed.weight.requires_grad is spec.searches
+    assert (
+        model.decoder_name == canonical_decoder(name) == spec.name and model.query_embed.weight.requires_grad is spec.uses_queries
+    )
     assert model(IMAGES).logits.shape == (2, 3)
 
 

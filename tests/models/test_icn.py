@@ -108,10 +108,10 @@ def test_checkpointing_changes_memory_and_nothing_else(backbone: str, norm: str)
     other = copy.deepcopy(model)
     if (backbone, norm) == ("resnet10t", "batch"):
         with pytest.raises(ValueError, match="a timm model with learned batch norms"):
-            other.checkpoint_gradients()
+            other.set_grad_checkpointing()
         return
     model.requires_grad_(True)  # the stem, too
-    other.requires_grad_(True).checkpoint_gradients()
+    other.requires_grad_(True).set_grad_checkpointing()
     held = []
     images = torch.randn(2, 3, 96, 64)
     for net in (model, other):

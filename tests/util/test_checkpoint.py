@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from util.checkpoint import LAST, milestone, save_checkpoint
+from util.checkpoint import LAST, milestone_name, save_checkpoint
 from util.errors import RunFailed
 
 
 def test_names_share_one_file_and_no_temporary_stays(tmp_path: Path) -> None:
-    save_checkpoint({"model": {}, "epoch": 1}, tmp_path / "new", [milestone(79)])
+    save_checkpoint({"model": {}, "epoch": 1}, tmp_path / "new", [milestone_name(79)])
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"checkpoint.pth", "checkpoint0079.pth"}
     assert os.path.samefile(tmp_path / "new" / LAST, tmp_path / "new" / "checkpoint0079.pth")
     save_checkpoint({"model": {}, "epoch": 2}, tmp_path / "new")
-    assert _load(tmp_path / "new" / LAST)["epoch"] == 2 and _load(tmp_path / "new" / milestone(79))["epoch"] == 1
+    assert _load(tmp_path / "new" / LAST)["epoch"] == 2 and _load(tmp_path / "new" / milestone_name(79))["epoch"] == 1
     assert (tmp_path / "new" / LAST).stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
