@@ -1,6 +1,6 @@
 """Resizing between the feature grid and the pixels, by one kernel for the maps of all methods, and padding.
 
-An image lies in the upper left corner of its padded batch. A cell belongs to it if its first pixel does, as in the model.
+An image lies in the upper left corner of its padded batch.
 """
 
 from __future__ import annotations
@@ -28,11 +28,6 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def pool_to(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Average maps, or masks, `[B, H, W]` over the cells of a grid: `[B, *grid]` in at least float32."""
     return F.adaptive_avg_pool2d((maps if maps.dtype == torch.float64 else maps.float())[:, None], grid)[:, 0]
-
-
-def grid_padding(padding_mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the cells of a grid that lie on padding, by the model's rule: bool `[B, H, W]` to `[B, *grid]`."""
-    return F.interpolate(padding_mask[:, None].float(), size=grid)[:, 0].bool()
 
 
 def check(maps: Tensor) -> None:

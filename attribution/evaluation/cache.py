@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from models import ICN, ICNOutput
 from util.atomic import atomic_write
+from util.ranks import fingerprint
 
-FORM = 2  # of the partial results; other numbers are results of other code
+FORMAT_VERSION = 2  # of the partial results; those of another version are not read
 
 
-def fingerprint(model: nn.Module, files: Iterable[Path], root: Path, options: Mapping[str, Any]) -> str:
+def cache_key(model: nn.Module, files: Iterable[Path], root: Path, options: Mapping[str, Any]) -> str:
     """Return a hash of the weights, the files (their names and sizes) and the options, in 16 hex digits."""
-    digest = hashlib.sha256(json.dumps([FORM, options], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, options], sort_keys=True, default=str).encode())
+    digest.update(fingerprint(model.state_dict()).encode())
     for path in files:
         name = str(path.relative_to(root) if path.is_relative_to(root) else path)
         digest.update(f"{name}:{path.stat().st_size}\n".encode())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribution.evaluation.cache import ResultCache, fingerprint
+from attribution.evaluation.cache import ResultCache, cache_key
 from attribution.evaluation.harness import Harness, slot_columns
 from attribution.evaluation.inputs import Inputs, MeasuredImages
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs
@@ -97,7 +97,7 @@ def _settings(inputs: Inputs) -> dict[str, Any]:
 
 
 def _open_cache(inputs: Inputs, settings: dict[str, Any], ranks: Ranks) -> ResultCache:
-    keys = ranks.gather(fingerprint(inputs.model, inputs.files(), inputs.split.root, settings))
+    keys = ranks.gather(cache_key(inputs.model, inputs.files(), inputs.split.root, settings))
     if different := [str(rank) for rank, key in enumerate(keys) if key != keys[0]]:
         raise ValueError(f"rank {', '.join(different)} finds another checkpoint or other pictures than rank 0: give all the same")
     cache = ResultCache(Path(inputs.args.output_dir), keys[0])
@@ -121,7 +121,7 @@ def _measure_model(
 ) -> dict[str, dict[str, Tensor]]:
     if not any(metric.scope == "model" and metric.family in inputs.families for metric in METRICS.values()):
         return {}
-    name = "model-" + fingerprint(inputs.model, [], cache.folder, {"methods": [method.name for method in methods]})
+    name = "model-" + cache_key(inputs.model, [], cache.folder, {"methods": [method.name for method in methods]})
     return _cached(cache, name, lambda: measure_model(harness, methods, inputs.labelled, images, ranks), ranks)
 
 
@@ -129,7 +129,7 @@ def _measure_pairs(inputs: Inputs, harness: Harness, methods: Sequence[Method], 
     if not (pairs := inputs.pairs):
         return {}, []
     files = [path for pair in pairs for path in (pair.path, *pair.masks)]
-    cache = ResultCache(cache.folder, fingerprint(inputs.model, files, Path(inputs.args.pairs).parent, {}))
+    cache = ResultCache(cache.folder, cache_key(inputs.model, files, Path(inputs.args.pairs).parent, {}))
     transform: Any = inputs.split.transform
     shapes = [transform.output_size(*image_size(pair.path)) for pair in pairs]
     batches = EvalSampler(len(shapes), inputs.args.batch_size, shapes=shapes).batches

@@ -19,7 +19,7 @@ from attribution.evaluation.cache import CachedModel
 from attribution.evaluation.protocol import Budget
 from attribution.methods.registry import Method
 from attribution.metrics.faithfulness import PixelPerturbation, Score, score_clean
-from attribution.metrics.metric import Columns, MapBatch, ModelBatch, Unit, leading, pooled
+from attribution.metrics.metric import Columns, MapBatch, ModelBatch, Unit, pad_with_nan, pooled
 from attribution.metrics.registry import compute_columns
 from attribution.planes.metrics import PlanesMetrics
 from models import ICN
@@ -30,7 +30,7 @@ Truth = Mapping[str, Tensor]  # `masks` and `removal_effects`, for methods that 
 
 @dataclass
 class Harness:
-    """Makes the maps of a model, and computes their metrics."""
+    """The maps of a model and their metrics."""
 
     model: ICN  # in evaluation mode
     inference: ICN  # `models.for_inference` of it
@@ -38,7 +38,7 @@ class Harness:
     siblings: Tensor  # [C], the class that each is most confused with
     budget: Budget
     families: frozenset[str]  # of metrics
-    planes: PlanesMetrics | None = None  # the ground truth of the images, in the order of their places; None for other data
+    planes: PlanesMetrics | None = None  # the ground truth of the images, in their order; None for other data
     batch_size: int = 32  # images in one pass of `score`
     seed: int = 0  # of random maps, ties and noise
     warm: set[str] = field(default_factory=set)  # methods that have run before
@@ -188,7 +188,7 @@ def slot_columns(scores: Columns, slots: Sequence[str], count: int, dtype: torch
     """Return columns `[count]` of scores of the first images, `[n]` or `[n, slots]`: the mean, and each slot `<name>/<slot>`."""
     columns = {}
     for name, score in scores.items():
-        wide = leading(score, count, dtype)
+        wide = pad_with_nan(score, count, dtype)
         columns[name] = wide.mean(1) if wide.dim() == 2 else wide
         if wide.dim() == 2:
             columns |= {f"{name}/{slot}": wide[:, place] for place, slot in enumerate(slots)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attribution.evaluation.protocol import Budget, in_turn
+from attribution.evaluation.protocol import Budget, alternate_classes
 from attribution.metrics.faithfulness import Score
 from attribution.metrics.metric import Unit
 from attribution.metrics.registry import chosen_families
@@ -77,7 +77,7 @@ def open_inputs(
     families = chosen_families(args.metrics)
     transform = eval_transform(args.image_size, args.square)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
-    places = in_turn(split.labels, args.seed)
+    places = alternate_classes(split.labels, args.seed)
     truth = _ground_truth(args, families, split, places, budget.images)
     inference = for_inference(model)
     scorer = inference if precision.dtype == torch.float32 else for_inference(model, precision.dtype)

@@ -16,7 +16,7 @@ from attribution.evaluation.cache import ResultCache
 from attribution.evaluation.harness import Harness
 from attribution.evaluation.inputs import MeasuredImages
 from attribution.methods.registry import Method
-from attribution.metrics.metric import Columns, ModelBatch, Unit, leading
+from attribution.metrics.metric import Columns, ModelBatch, Unit, pad_with_nan
 from attribution.metrics.registry import METRICS, compute_columns
 from datasets.masks import PairPicture, load_masks
 from util.progress import Progress
@@ -41,7 +41,7 @@ def collect(cache: ResultCache, method: Method, units: Sequence[int]) -> dict[st
     values, curves = (concatenate([part[kind] for part in parts], units) for kind in ("values", "curves"))
     # The maps are the same every time, and so is their cost but for what else the machine did.
     values["ms"] = np.full(sum(units), np.median(values["ms"]))
-    return {"values": values, "curves": curves, "maps": [heat for part in parts for heat in part["maps"]]}
+    return {"values": values, "curves": curves, "maps": [x for part in parts for x in part["maps"]]}
 
 
 def measure_pairs(
@@ -81,7 +81,7 @@ def _pair_columns(harness: Harness, method: Method, unit: Unit, masks: Tensor) -
     known = "masks" in method.needs
     maps = masks[:count].float() if known else harness.maps_of_classes(method, first.images, first.classes)
     columns = compute_columns(harness.map_batch(first, method, maps), harness.families, "pairs")
-    return {name: leading(column.cpu(), len(unit)) for name, column in columns.items()}
+    return {name: pad_with_nan(column.cpu(), len(unit)) for name, column in columns.items()}
 
 
 def measure_model(

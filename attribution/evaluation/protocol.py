@@ -91,7 +91,7 @@ def most_confused(confusion: Tensor) -> Tensor:
     return mutual.masked_fill(torch.eye(len(mutual), dtype=torch.bool), -1).argmax(1)
 
 
-def in_turn(labels: Sequence[int], seed: int = 0) -> list[int]:
+def alternate_classes(labels: Sequence[int], seed: int = 0) -> list[int]:
     """Return a random order of all images in which the classes alternate: any beginning is as balanced as the classes allow."""
     generator = torch.Generator().manual_seed(seed)
     rounds: dict[int, int] = {}

@@ -184,7 +184,7 @@ def contribution(
 
 
 def _normalised(relevance: Tensor) -> Tensor:
-    """Equations 8 and 9, `[B, n, n]`; rows without relevance besides the identity's stay as they are."""
+    """Normalise relevance `[B, n, n]` by equations 8 and 9; rows of the identity stay as they are."""
     identity = _identity(relevance)
     rest = relevance - identity
     total = rest.sum(-1, keepdim=True)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from attribution.baselines import baseline_images
 from attribution.methods.hooks import frozen, start_graph
-from attribution.resize import crop_padding, grid_padding
+from attribution.resize import crop_padding
 from models import ICN
+from models.icn import resize_mask
 
 CAPTUM = "captum>=0.9"  # as pip takes it
 STEPS, MASKS = 32, 1000  # defaults of integrated gradients and of RISE
@@ -49,9 +50,8 @@ def gradcam(
         (gradient,) = torch.autograd.grad(score, saved)
     with torch.no_grad():
         features, gradient = saved[0].float(), gradient.float()  # [B, C', h, w]
-        valid = torch.ones_like(features[:, :1])  # [B, 1, h, w]
-        if padding_mask is not None:
-            valid -= grid_padding(padding_mask, (features.shape[2], features.shape[3]))[:, None].float()
+        mask = resize_mask(padding_mask, features)
+        valid = torch.ones_like(features[:, :1]) if mask is None else (~mask[:, None]).float()  # [B, 1, h, w]
         weights = (gradient * valid).sum((2, 3), keepdim=True) / valid.sum((2, 3), keepdim=True)  # [B, C', 1, 1]
         return ((weights * features).sum(1) * valid[:, 0]).clamp(min=0)
 

@@ -72,22 +72,22 @@ class Method:
 
     @property
     def knows_ground_truth(self) -> bool:
-        """Whether the map is made of ground truth, not of the model."""
+        """Return whether the map is made of ground truth, not of the model."""
         return any(need in GROUND_TRUTH for need in self.needs)
 
     @property
     def explains_pairs(self) -> bool:
-        """Whether there are maps of images with two objects, of which the masks are known but no effects of removed parts."""
+        """Return whether it makes maps of images with two objects, which have masks, but no effects of removed parts."""
         return "removal_effects" not in self.needs
 
     @property
     def is_contrast(self) -> bool:
-        """Whether the map explains a class against a sibling."""
+        """Return whether the map explains a class against a sibling."""
         return "siblings" in self.needs
 
     @property
     def is_installed(self) -> bool:
-        """Whether the package that the method requires is there."""
+        """Return whether the package that the method requires is there."""
         return not self.requires or importlib.util.find_spec(self.requires.partition(">=")[0]) is not None
 
     def passes(self, size: Size = (224, 224), options: Mapping[str, Any] | None = None) -> Passes:
@@ -113,7 +113,7 @@ def methods_of(model: ICN, names: Sequence[str] | None = None) -> list[Method]:
 
 
 def _occlusion_passes(size: Size, window: int | None = None, stride: int | None = None) -> Passes:
-    """One pass for each occluder, one for the image as it is."""
+    """Count a pass for each occluder, and one for the image as it is."""
     sides, steps = posthoc.occluders(size, window, stride)
     rows, columns = (-((width - side) // step) + 1 for side, width, step in zip(size, sides, steps, strict=True))
     return Passes(rows * columns + 1)
@@ -124,7 +124,7 @@ def _pixel_passes(size: Size, steps: int = pixel_gradients.STEPS) -> Passes:
 
 
 def _contrast_passes(size: Size, steps: tuple[int, int] = pixel_gradients.CONTRAST_STEPS) -> Passes:
-    """One pass each way for each step, of the image and of its mirror."""
+    """Count a pass each way for each step, of the image and of its mirror."""
     return Passes(2 * sum(steps), 2 * sum(steps))
 
 

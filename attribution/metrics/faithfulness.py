@@ -36,15 +36,15 @@ def score_clean(score: Score, images: Tensor, *, classes: Tensor | None = None, 
     return CleanScores(images, probabilities, probabilities.argmax(1) if classes is None else classes)
 
 
-def ranks(clean: CleanScores, maps: Tensor, *, seed: int = 0) -> Tensor:
+def pixel_ranks(clean: CleanScores, maps: Tensor, *, seed: int = 0) -> Tensor:
     """Rank the pixels of signed, finite maps `[B, h, w]`, one for each image, from the most relevant, 0: int64 `[B, H*W]`."""
     if len(maps) != len(clean.images):
         raise ValueError(f"{len(maps)} maps for {len(clean.images)} images: one map for each image")
     values = enlarge(maps, (clean.images.shape[2], clean.images.shape[3])).flatten(1)
     shuffle = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(seed)).to(values.device)
     order = shuffle[values[:, shuffle].argsort(stable=True, dim=1, descending=True)]
-    places = torch.arange(values.shape[1], device=values.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
+    ranks = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, ranks)
 
 
 class PixelPerturbation:
@@ -62,36 +62,36 @@ class PixelPerturbation:
         self.pixels = clean.images[0, 0].numel()
         self.blank = _probabilities(score, self.replacement, chunk)  # [B, C]
 
-    def curve(self, places: Tensor, *, least_first: bool = False) -> Tensor:
-        """Compute the followed class's probability with ever more pixels replaced, `[B, steps + 1]`; `places` are of `ranks`.
+    def curve(self, ranks: Tensor, *, least_first: bool = False) -> Tensor:
+        """Compute the followed class's probability as more pixels are replaced, `[B, steps + 1]`; `ranks` from `pixel_ranks`.
 
         With the least relevant pixels first this is, backwards in k, the curve of insertion into the replacement.
         """
         if least_first:
-            places = self.pixels - 1 - places
-        image = torch.arange(len(places), device=places.device).repeat_interleave(self.steps - 1)
-        step = torch.arange(1, self.steps, device=places.device).repeat(len(places))
+            ranks = self.pixels - 1 - ranks
+        image = torch.arange(len(ranks), device=ranks.device).repeat_interleave(self.steps - 1)
+        step = torch.arange(1, self.steps, device=ranks.device).repeat(len(ranks))
         count = (step * self.pixels * 2 + self.steps) // (2 * self.steps)  # rounded
-        between = self._without(places, image, count, self.clean.classes).view(len(places), self.steps - 1)
+        between = self._without(ranks, image, count, self.clean.classes).view(len(ranks), self.steps - 1)
         first, last = (scores.gather(1, self.clean.classes[:, None]) for scores in (self.clean.probabilities, self.blank))
         return torch.cat([first, between, last], 1)
 
-    def relative_drop(self, places: Tensor, siblings: Tensor, *, share: float = 0.05) -> Tensor:
+    def relative_drop(self, ranks: Tensor, siblings: Tensor, *, share: float = 0.05) -> Tensor:
         """Compute RD@share (Finer-CAM, Zhang et al., CVPR 2025, eq. 10), the relevance to the class alone.
 
         That is the drop of the class's probability, `[B]`, less the drop of that of the class most confused with it.
         """
-        image = torch.arange(len(places), device=places.device)
+        image = torch.arange(len(ranks), device=ranks.device)
         count = (share * torch.full_like(image, self.pixels)).round().long()
         pair = torch.stack([self.clean.classes, siblings], 1)  # [B, 2]
-        drop = self.clean.probabilities.gather(1, pair) - self._without(places, image, count, pair)
+        drop = self.clean.probabilities.gather(1, pair) - self._without(ranks, image, count, pair)
         return drop[:, 0] - drop[:, 1]
 
-    def _without(self, places: Tensor, image: Tensor, count: Tensor, classes: Tensor) -> Tensor:
+    def _without(self, ranks: Tensor, image: Tensor, count: Tensor, classes: Tensor) -> Tensor:
         """Return probabilities of `classes[image]`, `[n]` or `[n, Q]`, without the first `count` `[n]` pixels of `image`."""
         images, parts = self.clean.images, []
         for rows, counts in zip(image.split(self.chunk), count.split(self.chunk), strict=True):
-            removed = (places[rows] < counts[:, None]).view(len(rows), 1, *images.shape[-2:])
+            removed = (ranks[rows] < counts[:, None]).view(len(rows), 1, *images.shape[-2:])
             perturbed = torch.where(removed, self.replacement[rows], images[rows])
             probabilities = _probabilities(self.score, perturbed, self.chunk)
             indices = classes[rows]
@@ -107,9 +107,9 @@ def removal_scores(to_mean: PixelPerturbation, maps: Tensor, siblings: Tensor, *
         al., TMLR 2024, arXiv 2401.06654), the area under `least_first` less `deletion`, random 0; `rd`, RD@5%. And the curves
         `[B, steps + 1]`: `deletion`, most relevant first, and `least_first`.
     """
-    places = ranks(to_mean.clean, maps, seed=seed)
-    deletion, least_first = to_mean.curve(places), to_mean.curve(places, least_first=True)
-    drop = to_mean.relative_drop(places, siblings)
+    ranks = pixel_ranks(to_mean.clean, maps, seed=seed)
+    deletion, least_first = to_mean.curve(ranks), to_mean.curve(ranks, least_first=True)
+    drop = to_mean.relative_drop(ranks, siblings)
     scores = {"srg": area(least_first) - area(deletion), "rd": drop, "deletion": area(deletion)}
     return scores, {"deletion": deletion, "least_first": least_first}
 
@@ -120,7 +120,7 @@ def insertion_scores(to_blur: PixelPerturbation, maps: Tensor, *, seed: int = 0)
     Scores: `insertion`, the area under the curve `insertion`, higher is better, which cannot be read without `insertion_start`,
     s_0, the score of the blurred image.
     """
-    curve = to_blur.curve(ranks(to_blur.clean, maps, seed=seed), least_first=True).flip(1)
+    curve = to_blur.curve(pixel_ranks(to_blur.clean, maps, seed=seed), least_first=True).flip(1)
     return {"insertion": area(curve), "insertion_start": curve[:, 0]}, {"insertion": curve}
 
 

@@ -44,7 +44,7 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """The label with an arrow in the better direction."""
+        """Return the label with an arrow in the better direction."""
         return self.label + ARROWS[self.better]
 
 
@@ -53,7 +53,7 @@ class Unit:
     """Images of one shape that are measured together."""
 
     number: int
-    rows: slice  # the places of its images among all images that are measured
+    rows: slice  # the indices of its images among all that are measured
     images: Tensor  # [B, 3, H, W], normalised
     classes: Tensor  # predicted, [B]
     masks: Tensor | None = None  # of the objects, bool [B, H, W], empty for an image that has none
@@ -74,7 +74,7 @@ class MapBatch:
     unit: Unit
     method: Method
     maps: Tensor  # [B, h, w], pooled to the grid of the model, or as the method made them; of pairs [B, 2, h, w]
-    made: Tensor | None  # at the method's own resolution; None where that is the model's grid, and for controls
+    native_maps: Tensor | None  # at the method's own resolution; None where that is the model's grid, and for controls
     siblings: Tensor  # the class that each predicted class is most confused with, [B]
     budget: Any  # sizes of the measurement, an `evaluation.protocol.Budget`
     seed: int  # of ties and noise
@@ -91,7 +91,7 @@ class ModelBatch:
     """A model with images, for the metrics of models."""
 
     model: ICN  # for gradients
-    inference: ICN  # the same for outputs alone, sooner
+    inference: ICN  # a faster copy without gradients
     images: Tensor  # [n, 3, H, W], normalised
     classes: Tensor  # [n], predicted; the true ones for a metric of labelled images
     budget: Any
@@ -106,7 +106,7 @@ def pooled(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return pool_to(maps.flatten(0, -3), grid).unflatten(0, maps.shape[:-2])
 
 
-def leading(scores: Tensor, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def pad_with_nan(scores: Tensor, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return scores of the first images `[n, ...]` as a column `[count, ...]`, nan for the images that were not measured."""
     column = torch.full((count, *scores.shape[1:]), torch.nan, dtype=dtype, device=scores.device)
     column[: len(scores)] = scores

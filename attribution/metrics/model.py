@@ -14,7 +14,7 @@ from attribution.metrics.metric import Columns, ModelBatch
 from attribution.metrics.robustness import head_diversity, spearman
 from models import ICN
 
-PASS = 0.3  # a map fails if its rank correlation with the trained model's stays above this when all weights are random
+MAX_CORRELATION = 0.3  # a map fails if its rank correlation with the trained model's stays above this when all weights are random
 STAGES = {  # of the cascade, and how the names of their parameters begin
     "head": ("presence_vector.",), "decoder": ("transformer.decoder.",), "queries": ("query_embed.",),
     "encoder": ("transformer.encoder.", "input_proj."), "backbone": ("backbone.",),
@@ -145,9 +145,9 @@ def agreement(maps: Tensor, others: Tensor) -> Tensor:
     return spearman(maps, others.nan_to_num(0, 0, 0)) * finite
 
 
-def passes(correlations: Tensor) -> bool:
-    """Return whether the mean rank correlation `[N]` of the fully random model's maps with the trained one's is within `PASS`."""
-    return bool(correlations.mean().abs() <= PASS)
+def passes_sanity_check(correlations: Tensor) -> bool:
+    """Return whether the mean rank correlation `[N]` of the fully random model's maps with the trained one's is small."""
+    return bool(correlations.mean().abs() <= MAX_CORRELATION)
 
 
 def randomisation(batch: ModelBatch) -> dict[str, Columns]:

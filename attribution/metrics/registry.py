@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attribution.metrics.faithfulness import insertion_scores, removal_scores
 from attribution.metrics.localisation import average_precision, energy, energy_gain, pair_scores, pointing
-from attribution.metrics.metric import Columns, MapBatch, Metric, leading
+from attribution.metrics.metric import Columns, MapBatch, Metric, pad_with_nan
 from attribution.metrics.model import diversity, locality, randomisation, reliance
 from attribution.metrics.robustness import gini, max_sensitivity
 
@@ -53,7 +53,7 @@ def _max_sensitivity(batch: MapBatch) -> Tensor | Columns:
     images, classes = batch.unit.images[:count], batch.unit.classes[:count]
     sizes = {"samples": batch.budget.sensitivity_samples, "seed": batch.seed}
     scores = max_sensitivity(lambda x: batch.explain(x, classes), images, **sizes) if count else images.new_empty(0)
-    return leading(scores, len(batch.unit))
+    return pad_with_nan(scores, len(batch.unit))
 
 
 def _planes(batch: MapBatch) -> Columns:
@@ -190,8 +190,8 @@ def compute_columns(batch: MapBatch, chosen: frozenset[str], scope: str = "maps"
     """Compute the metrics of a batch that are in the `chosen` families, each shared function once, in the registry's order."""
     metrics = [metric for metric in METRICS.values() if metric.scope == scope and metric.family in chosen]
     columns = _columns(batch, metrics)
-    if batch.made is not None and NATIVE_FAMILY in chosen:
-        twins = _columns(replace(batch, maps=batch.made, native=True), [metric for metric in metrics if metric.native])
+    if batch.native_maps is not None and NATIVE_FAMILY in chosen:
+        twins = _columns(replace(batch, maps=batch.native_maps, native=True), [metric for metric in metrics if metric.native])
         columns |= {name + NATIVE: column for name, column in twins.items() if name in METRICS and METRICS[name].native}
     return columns
 

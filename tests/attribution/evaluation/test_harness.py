@@ -12,10 +12,10 @@ import torch
 from patches import batch, patch_model
 from patches import one_thread as one_thread
 
-from attribution.evaluation.cache import CachedModel, ResultCache, fingerprint
+from attribution.evaluation.cache import CachedModel, ResultCache, cache_key
 from attribution.evaluation.harness import Harness, slot_columns
 from attribution.evaluation.measure import concatenate, measure_model
-from attribution.evaluation.protocol import FULL, QUICK, Budget, in_turn, most_confused
+from attribution.evaluation.protocol import FULL, QUICK, Budget, alternate_classes, most_confused
 from attribution.evaluation.summary import curve_summary, summarise
 from attribution.methods.registry import METHODS, Passes
 from attribution.metrics.metric import Unit, pooled
@@ -155,23 +155,23 @@ def test_siblings_are_the_most_confused() -> None:
 
 def test_classes_take_turns() -> None:
     labels = [0] * 10 + [1] * 10 + [2] * 2
-    order = in_turn(labels)
+    order = alternate_classes(labels)
     assert sorted(order) == list(range(22))
     assert [sorted(labels[place] for place in order[start : start + 3]) for start in (0, 3)] == [[0, 1, 2]] * 2
-    assert order == in_turn(labels) and order != in_turn(labels, seed=1)
+    assert order == alternate_classes(labels) and order != alternate_classes(labels, seed=1)
 
 
 def test_partial_results_are_whole_and_of_one_key(tmp_path: Path) -> None:
     model, path = patch_model(), tmp_path / "picture.png"
     path.write_bytes(b"1234")
-    key = fingerprint(model, [path], tmp_path, {"steps": 28})
-    assert key == fingerprint(patch_model(), [path], tmp_path, {"steps": 28})
-    others = [fingerprint(model, [path], tmp_path, {"steps": 29}), fingerprint(model, [], tmp_path, {"steps": 28})]
+    key = cache_key(model, [path], tmp_path, {"steps": 28})
+    assert key == cache_key(patch_model(), [path], tmp_path, {"steps": 28})
+    others = [cache_key(model, [path], tmp_path, {"steps": 29}), cache_key(model, [], tmp_path, {"steps": 28})]
     with torch.no_grad():
         model.query_embed.weight[0, 0] += 1e-3
-    others.append(fingerprint(model, [path], tmp_path, {"steps": 28}))
+    others.append(cache_key(model, [path], tmp_path, {"steps": 28}))
     path.write_bytes(b"12345")
-    others.append(fingerprint(patch_model(), [path], tmp_path, {"steps": 28}))
+    others.append(cache_key(patch_model(), [path], tmp_path, {"steps": 28}))
     assert len({key, *others}) == 5
 
     partial = ResultCache(tmp_path, key)

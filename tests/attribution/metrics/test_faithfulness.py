@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attribution.baselines import baseline_images
-from attribution.metrics.faithfulness import PixelPerturbation, area, insertion_scores, ranks, removal_scores, score_clean
+from attribution.metrics.faithfulness import PixelPerturbation, area, insertion_scores, pixel_ranks, removal_scores, score_clean
 
 SIZE = 28
 
@@ -119,8 +119,8 @@ def test_areas_are_those_of_torchcam(model: Small, images: Tensor, maps: Tensor,
     steps = 28  # divides 28 * 28
     clean = score_clean(scorer(model), images)
     removal = PixelPerturbation(scorer(model), clean, kind, steps=steps)
-    places = ranks(clean, maps)
-    deletion, insertion = area(removal.curve(places)), area(removal.curve(places, least_first=True))
+    ranks = pixel_ranks(clean, maps)
+    deletion, insertion = area(removal.curve(ranks)), area(removal.curve(ranks, least_first=True))
 
     softmax = partial(torch.softmax, dim=-1)
     metric = metrics.DeletionInsertionMetric(Extractor(model, maps), softmax, steps=steps, baseline=removal.replacement)
@@ -174,18 +174,18 @@ def test_random_maps_gain_nothing() -> None:
 def test_ties_are_broken_at_random_and_reproducibly(model: Small, images: Tensor) -> None:
     clean = score_clean(scorer(model), images)
     flat = torch.ones(3, 7, 7)
-    places = ranks(clean, flat, seed=1)
-    assert torch.equal(places, ranks(clean, flat, seed=1))
-    assert not torch.equal(places, ranks(clean, flat, seed=2))
-    assert torch.equal(places.sort(1).values, torch.arange(SIZE * SIZE).expand(3, -1))
+    ranks = pixel_ranks(clean, flat, seed=1)
+    assert torch.equal(ranks, pixel_ranks(clean, flat, seed=1))
+    assert not torch.equal(ranks, pixel_ranks(clean, flat, seed=2))
+    assert torch.equal(ranks.sort(1).values, torch.arange(SIZE * SIZE).expand(3, -1))
     rows = (torch.arange(SIZE * SIZE) // SIZE).double()
-    assert abs(np.corrcoef(places[0], rows)[0, 1]) < 0.15  # not in reading order
+    assert abs(np.corrcoef(ranks[0], rows)[0, 1]) < 0.15  # not in reading order
     block = torch.zeros(3, SIZE, SIZE)
     block[:, :14] = 1
-    places = ranks(clean, block)
-    assert places[:, : 14 * SIZE].max() == 14 * SIZE - 1  # whatever the ties, the block comes first
+    ranks = pixel_ranks(clean, block)
+    assert ranks[:, : 14 * SIZE].max() == 14 * SIZE - 1  # whatever the ties, the block comes first
     first = score_clean(scorer(model), images[:1])
-    assert torch.equal(ranks(first, block[:1]), places[:1])  # and the batch does not matter
+    assert torch.equal(pixel_ranks(first, block[:1]), ranks[:1])  # and the batch does not matter
 
 
 def test_maps_share_the_clean_forward(model: Small, images: Tensor, maps: Tensor) -> None:
@@ -213,6 +213,6 @@ def test_bad_calls_end_in_one_line(model: Small, images: Tensor, maps: Tensor) -
     with pytest.raises(ValueError, match="steps and chunk"):
         PixelPerturbation(scorer(model), clean, steps=0)
     with pytest.raises(ValueError, match="one map for each image"):
-        ranks(clean, maps[:2])
+        pixel_ranks(clean, maps[:2])
     with pytest.raises(ValueError, match="NaN"):
-        ranks(clean, maps * float("nan"))
+        pixel_ranks(clean, maps * float("nan"))

@@ -10,7 +10,7 @@ from patches import one_thread as one_thread
 
 from attribution.methods.hooks import logits_with_attention
 from attribution.metrics.model import (
-    PASS,
+    MAX_CORRELATION,
     STAGES,
     agreement,
     cascade,
@@ -18,7 +18,7 @@ from attribution.metrics.model import (
     diversity,
     learned,
     locality,
-    passes,
+    passes_sanity_check,
     reliance,
     stage_of,
 )
@@ -125,6 +125,6 @@ def test_fixed_norms_and_projections_are_among_what_was_learned() -> None:
 
 def test_verdict() -> None:
     maps = torch.rand(5, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert not passes(agreement(maps, maps)) and not passes(agreement(maps, -maps))
-    assert passes(agreement(maps, torch.full_like(maps, torch.nan))) and 0 < PASS < 1
+    assert not passes_sanity_check(agreement(maps, maps)) and not passes_sanity_check(agreement(maps, -maps))
+    assert passes_sanity_check(agreement(maps, torch.full_like(maps, torch.nan))) and 0 < MAX_CORRELATION < 1
     torch.testing.assert_close(agreement(maps, maps), torch.ones(5))
