@@ -67,7 +67,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     args = resolve(args, training_classes(args), checkpoint, finetuned, ranks.size)
     precision = select_precision(args.precision, device)
     train_set, val_set = build_datasets(args)
-    model, normalisation = initial_model(args, checkpoint, finetuned)
+    model, normalisation = build_initial_model(args, checkpoint, finetuned)
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
     ranks.barrier()
     if ranks.rank > 0:  # each process has a dropout of its own
@@ -79,9 +79,9 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
     steps_per_epoch = math.ceil(sampler.batches_per_epoch / args.accumulate)
     trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch, ranks)
-    request = StopRequest(ranks.process)
-    state, checkpointer = restore(args, trainer, checkpoint, train_set, device, request)
-    trainer.steps = state.steps(steps_per_epoch)
+    stop_request = StopRequest(ranks.process)
+    state, checkpointer = build_state(args, trainer, checkpoint, train_set, device, stop_request)
+    trainer.steps = state.steps(steps_per_epoch)  # by the epoch: INTR's checkpoints have no step
     if state.epoch.index >= args.epochs:
         print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
         return {"epoch": args.start_epoch - 1, "step": trainer.steps, "best_acc1": state.best["acc1"]}
@@ -95,7 +95,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     )
     train_loader = build_loader(args, train_set, sampler, device)
     val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size)
-    with request, describe_failures(checkpointer, state):
+    with stop_request, describe_failures(checkpointer, state):
         return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, device)
 
 
@@ -165,7 +165,7 @@ def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | 
     return args.replace(resume=path), checkpoint
 
 
-def initial_model(
+def build_initial_model(
     args: Flags, checkpoint: dict[str, Any] | None, finetuned: dict[str, Any] | None
 ) -> tuple[ICN, dict[str, list[float]]]:
     """Build the model to train, and return it with the normalisation of its input."""
@@ -180,15 +180,15 @@ def initial_model(
     return model, model.backbone[0].normalisation  # type: ignore[return-value]
 
 
-def restore(
+def build_state(
     args: Flags,
     trainer: Trainer,
     checkpoint: dict[str, Any] | None,
     train_set: ImageFolder,
     device: torch.device,
-    request: StopRequest,
+    stop_request: StopRequest,
 ) -> tuple[TrainState, Checkpointer]:
-    """Build the state and the checkpoints of a run, and continue from `checkpoint` if there is one."""
+    """Build the state and the checkpointer of a run; restore the state and the trainer from `checkpoint` if there is one."""
     ranks, folder = trainer.ranks, output_folder(args) if args.output_dir else None
     settings = {"batch_size": args.batch_size, "accumulate": args.accumulate, "train_images": len(train_set), "seed": args.seed}
     new_sums = partial(Sums, device, args.num_queries, trainer.criterion.names)
@@ -203,7 +203,7 @@ def restore(
     saved_flags = {key: value for key, value in vars(args).items() if key != "explicit"}
     constants = {"args": saved_flags, "classes": train_set.classes, "version": VERSION}
     parts, every_steps = (state, generators), args.save_every_steps
-    return state, Checkpointer(folder, trainer, parts, constants, request, args.keep_last, every_steps, ranks)
+    return state, Checkpointer(folder, trainer, parts, constants, stop_request, args.keep_last, every_steps, ranks)
 
 
 def count_parameters(model: ICN) -> int:

@@ -1,7 +1,7 @@
 """Baselines: images without information, which replace removed pixels and start the path of integrated gradients.
 
 `mean` is 0, the mean colour of normalised images. `blur` is the image under an 11 x 11 Gaussian of sigma 5 (RISE, Petsiuk et al.,
-BMVC 2018), renormalised at the border of the image, so that nothing leaks in from the padding.
+BMVC 2018), renormalised at the border of the image, so that nothing leaks in from beyond it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,13 @@ from torchvision.transforms.v2 import functional as tv
 KERNEL, SIGMA = 11, 5.0  # pixels
 
 
-def baseline_images(images: Tensor, kind: str, padding_mask: Tensor | None = None) -> Tensor:
-    """Return the `mean` or the `blur` of normalised images `[B, 3, H, W]`, in their shape; a ValueError for another kind.
-
-    `padding_mask` is bool `[B, H, W]`, True on padding; None when nothing is padded.
-    """
+def baseline_images(images: Tensor, kind: str) -> Tensor:
+    """Return the `mean` or the `blur` of normalised images `[B, 3, H, W]`, in their shape; a ValueError for another kind."""
     if kind == "mean":
         return torch.zeros_like(images)
     if kind != "blur":
         raise ValueError(f"no replacement '{kind}': mean or blur")
-    valid = torch.ones(len(images), 1, *images.shape[2:]) if padding_mask is None else (~padding_mask)[:, None]  # [B, 1, H, W]
-    valid = valid.to(images)
-    return _blur_from_zeros(images * valid) / _blur_from_zeros(valid).clamp(min=torch.finfo(torch.float32).tiny)
+    return _blur_from_zeros(images) / _blur_from_zeros(images.new_ones(len(images), 1, *images.shape[2:]))
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:

@@ -15,7 +15,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from attribution.evaluation.evaluate import evaluate
+from attribution.evaluation.evaluate import evaluate_maps
 from attribution.evaluation.inputs import open_inputs
 from attribution.evaluation.protocol import FULL, QUICK, Budget
 from attribution.metrics.registry import chosen_families, families
@@ -115,7 +115,7 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
         return build_eval_loader(args, split, device, ranks.rank, ranks.size)
 
     inputs = open_inputs(args, budget, model, meta.normalisation, classes, precision, device, loader)
-    evaluation = evaluate(inputs, ranks)
+    evaluation = evaluate_maps(inputs, ranks)
     if evaluation is None:
         return {}
     write_results(evaluation.content, Path(args.output_dir))

@@ -1,1 +1,1 @@
-"""From a checkpoint and pictures to attribution.json."""
+"""From a checkpoint and images to attribution.json."""

@@ -17,7 +17,7 @@ from attribution.evaluation.harness import Harness, slot_columns
 from attribution.evaluation.inputs import Inputs, MeasuredImages
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs
 from attribution.evaluation.protocol import choose_methods, most_confused, score_split
-from attribution.evaluation.summary import summary
+from attribution.evaluation.summary import attribution_json
 from attribution.methods.registry import METHODS, Method
 from attribution.metrics.registry import METRICS
 from datasets import EvalSampler, decode_image, image_size
@@ -27,16 +27,16 @@ Pairs = tuple[dict[str, dict[str, np.ndarray]], list[str]]  # columns of each me
 
 
 @dataclass
-class Evaluation:
-    """The outcome."""
+class AttributionResults:
+    """Results of an evaluation of attribution maps."""
 
     content: dict[str, Any]  # of attribution.json
     images: MeasuredImages  # in the order of the numbers
     measured: dict[str, dict[str, Any]]  # of each method, from `measure.collect`
 
 
-def evaluate(inputs: Inputs, ranks: Ranks) -> Evaluation | None:
-    """Measure the maps of a model; of several processes rank 0 returns the outcome, the others None.
+def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
+    """Measure the maps of a model; of several processes rank 0 returns the results, the others None.
 
     Raises:
         ValueError: a method does not apply to the model, or the processes have different files.
@@ -81,8 +81,8 @@ def evaluate(inputs: Inputs, ranks: Ranks) -> Evaluation | None:
         "minutes": (time.monotonic() - start) / 60, "pair_files": pair_files,
     }  # fmt: skip
     costs = {method.name: budget.passes(method, first) for method in methods}
-    content = summary(settings, methods, costs, measured, model, pairs, images.describe(), ours, controls)
-    return Evaluation(content, images, measured)
+    content = attribution_json(settings, methods, costs, measured, model, pairs, images.describe(), ours, controls)
+    return AttributionResults(content, images, measured)
 
 
 def _settings(inputs: Inputs) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _settings(inputs: Inputs) -> dict[str, Any]:
 def _open_cache(inputs: Inputs, settings: dict[str, Any], ranks: Ranks) -> ResultCache:
     keys = ranks.gather(cache_key(inputs.model, inputs.files(), inputs.split.root, settings))
     if different := [str(rank) for rank, key in enumerate(keys) if key != keys[0]]:
-        raise ValueError(f"rank {', '.join(different)} finds another checkpoint or other pictures than rank 0: give all the same")
+        raise ValueError(f"rank {', '.join(different)} finds another checkpoint or other images than rank 0: give all the same")
     cache = ResultCache(Path(inputs.args.output_dir), keys[0])
     if cache.others:
         print(f"{cache.folder.parent} holds results of other models, data or flags, too: they are not used, remove them at will")

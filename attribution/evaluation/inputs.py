@@ -100,7 +100,7 @@ def _ground_truth(
     if masks is not None:
         measured = subset(split, places[:count]).paths
         if missing := len(measured) - check_masks(masks, split.root, measured):
-            print(f"{missing} of {len(measured)} pictures have no mask in {masks}: they do not count where masks are needed")
+            print(f"{missing} of {len(measured)} images have no mask in {masks}: they do not count where masks are needed")
     pairs = read_pairs(Path(args.pairs), split.classes)[:count] if args.pairs and "pairs" in families else []
     planes = open_planes(root, args.test, split.classes) if is_planes(root) and "planes" in families else None
     truth = {"masks": masks, "pairs": pairs, "planes": planes}

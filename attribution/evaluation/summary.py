@@ -17,7 +17,7 @@ RESAMPLES = 2000
 AT_ONCE = 4_000_000  # counts of a bootstrap held in memory
 
 
-def summary(
+def attribution_json(
     settings: Mapping[str, Any], methods: Sequence[Method], costs: Mapping[str, Passes],
     measured: Mapping[str, Mapping[str, Any]], model: Mapping[str, Mapping[str, Tensor]], pairs: Mapping[str, Values],
     images: Sequence[Mapping[str, Any]], ours: str, controls: Mapping[str, Values],

@@ -69,7 +69,7 @@ _faithfulness = partial(Metric, family="faithfulness", section="Faithfulness")
 _mask = partial(Metric, family="masks", better=1, section="On the object")
 _evidence = partial(Metric, family="planes", compute=_planes, better=1, section="Known evidence: class against sibling")
 _part = partial(Metric, family="planes", compute=_planes, better=1, section="Known evidence: parts")
-_pair = partial(Metric, family="pairs", compute=_pairs, section="Two objects in a picture", scope="pairs")
+_pair = partial(Metric, family="pairs", compute=_pairs, section="Two objects in an image", scope="pairs")
 _model = partial(Metric, section="The model", scope="model")
 _attention = partial(_model, applies=lambda model: model.num_decoder_layers > 0)
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from attribution.evaluation.evaluate import Evaluation
+from attribution.evaluation.evaluate import AttributionResults
 from attribution.metrics.registry import METRICS
 from attribution.report.render import GREEN, GRID_TILE, RED, Section, Tile, display_maps, fit, overlay, panel
 from datasets.decode import decode_image
@@ -94,7 +94,7 @@ def _colours(methods: Mapping[str, Any]) -> list[str]:
     return [FAINT if entry["family"] == "control" else next(colours) for entry in methods.values()]
 
 
-def write_examples(evaluation: Evaluation, path: Path) -> None:
+def write_examples(evaluation: AttributionResults, path: Path) -> None:
     """Write the maps of the images on which the map that represents ICN scores best and worst."""
     settings, ours = evaluation.content["settings"], evaluation.content["ours"]
     title = f"{settings['dataset']}, {settings['split']}: {settings['checkpoint']}"
@@ -117,7 +117,7 @@ def choose(columns: Mapping[str, np.ndarray], count: int = EXAMPLES) -> tuple[st
     return metric, best, order[::-1][: min(count, len(order) - len(best))]
 
 
-def _section(evaluation: Evaluation, place: int, metric: str, word: str) -> Section:
+def _section(evaluation: AttributionResults, place: int, metric: str, word: str) -> Section:
     """Return the image at `place` and the maps of all methods, the one that represents ICN first."""
     image, ours = evaluation.content["images"][place], evaluation.content["ours"]
     path, size = evaluation.images.paths[place], evaluation.images.sizes[place]

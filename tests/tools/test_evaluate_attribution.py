@@ -147,7 +147,7 @@ def test_planes_have_everything_that_is_exact(made: Path, tmp_path: Path, decode
     assert oracle["own_energy"]["mean"] > 2 * max(oracle["other_energy"]["mean"], oracle["own_area"]["mean"])
     assert oracle["own_hit"]["images"] == 2
     text = (tmp_path / "attribution.md").read_text()
-    assert "## Two objects in a picture" in text and "## Known evidence: pointing in each slot" in text
+    assert "## Two objects in an image" in text and "## Known evidence: pointing in each slot" in text
 
 
 def test_interrupted_run_goes_on_and_ends_like_one_that_was_not(

@@ -70,7 +70,7 @@ def test_tables_hold_the_columns_of_their_section_in_order() -> None:
     tables = sections("maps")
     assert tables["Faithfulness"] == ["srg", "srg_native", "rd", "rd_native", "insertion", "insertion_start", "deletion"]
     assert tables["On the object"] == ["pointing", "energy", "energy_gain", "ap", "pointing_native", "energy_native"]
-    assert sections("pairs")["Two objects in a picture"][-2:] == ["own_hit_native", "other_hit_native"]
+    assert sections("pairs")["Two objects in an image"][-2:] == ["own_hit_native", "other_hit_native"]
 
 
 def test_metrics_that_share_a_function_compute_it_once() -> None:
