@@ -137,9 +137,10 @@ def find_checkpoint(resume: str, folder: Path | None, read: Read) -> tuple[str, 
 
 
 def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest undamaged checkpoint and its content, or None without any; ValueError if all are damaged."""
+    """Return the undamaged checkpoint of the latest step and its content, or None without any; ValueError if all are damaged."""
     files = [file for file in folder.glob("checkpoint*.pth") if file.is_file()]
-    files.sort(key=lambda file: (file.stat().st_mtime_ns, file.name == LAST), reverse=True)
+    # Not by time alone: a copy, an archive or a clock that was set back may give an earlier step a later time.
+    files.sort(key=lambda file: (_step_of(file), file.stat().st_mtime_ns, file.name == LAST), reverse=True)
     for file in files:
         try:
             return file, read(file)
@@ -150,6 +151,15 @@ def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None
             f"--resume auto: none of the {len(files)} checkpoints in {folder} can be read: remove them to start anew"
         )
     return None
+
+
+def _step_of(file: Path) -> float:
+    """Return the optimizer step of a checkpoint, without reading all of it; infinity for a damaged file, which is to be named."""
+    try:
+        step = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("step")
+    except Exception:  # whatever a damaged file raises
+        return float("inf")
+    return step if isinstance(step, int) else -1
 
 
 def is_same_run(resume: str, folder: Path | None) -> bool:

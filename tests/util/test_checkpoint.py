@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from util.checkpoint import LAST, milestone_name, save_checkpoint
+from util.checkpoint import LAST, milestone_name, newest_valid, save_checkpoint
 from util.errors import RunFailed
 
 
@@ -52,3 +52,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_the_latest_step_is_found_whatever_the_times_of_the_files(tmp_path: Path) -> None:
+    for step, name, age in ((4, LAST, 300), (2, "checkpoint_step00000002.pth", 200), (3, milestone_name(0), 100)):
+        torch.save({"step": step}, tmp_path / name)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    (tmp_path / "checkpoint_best.pth").write_bytes(b"damaged, and the newest of all")
+
+    def read(path: Path) -> dict:
+        if path.name == "checkpoint_best.pth":
+            raise ValueError("damaged")
+        return _load(path)
+
+    found = newest_valid(tmp_path, read)
+    assert found is not None and found[0].name == LAST and found[1]["step"] == 4
