@@ -151,7 +151,7 @@ def check_flags(args: Flags) -> None:
     if args.eval and not args.resume:
         raise ValueError("--eval needs --resume <checkpoint>: there is nothing to evaluate")
     if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.explicit:
-        raise ValueError("--backbone_weights: the file of --resume or --finetune brings the backbone's weights; leave it out")
+        raise ValueError("--backbone_weights: the file of --resume or --finetune has the backbone's weights; leave it out")
     if not find_decoder(args.decoder).is_layered and "dec_layers" in args.explicit:
         raise ValueError(f"--decoder {args.decoder} has no layers: leave --dec_layers out")
     if "world_size" in args.explicit and args.world_size != read_launcher_env().size:
@@ -160,7 +160,7 @@ def check_flags(args: Flags) -> None:
             "(torchrun --nproc_per_node=N main.py ...); leave the flag out"
         )
     _check_ranges(args)
-    if not args.resume:  # else the file may bring what they need
+    if not args.resume:  # else the file may have what they need
         check_map_losses(args)
     if args.warmup_epochs > args.epochs:
         raise ValueError(f"--warmup_epochs {args.warmup_epochs} is longer than the training (--epochs {args.epochs})")

@@ -1,4 +1,4 @@
-"""From image files to batches; knows no model. A name is imported from its module when it is first used."""
+"""From image files to batches, independent of the model. A name is imported from its module when it is first used."""
 # ruff: noqa: F401 (the imports below are for type checkers)
 
 from __future__ import annotations

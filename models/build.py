@@ -127,7 +127,7 @@ def sizes_of_state_dict(state: Mapping[str, Tensor]) -> dict[str, int]:
 def finetune_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that a file to fine-tune from decides; ParameterError if an explicit flag contradicts it.
 
-    An ICN or INTR file brings its architecture, of which `FREE` parameters may differ; a DETR file brings none.
+    An ICN or INTR file decides the architecture, but for the `FREE` parameters; a DETR file decides nothing.
     """
     if is_detection(checkpoint) or not checkpoint["args"]:
         return {}

@@ -1,6 +1,6 @@
 """The registry of decoders: how each is built, and what it can do.
 
-A new decoder is one row of `DECODERS`; nothing else in the repository knows decoders by name. The module imports no torch, so
+A new decoder is one row of `DECODERS`; nothing else in the repository asks for decoders by name. The module imports no torch, so
 that a command line can list them quickly.
 """
 

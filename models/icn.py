@@ -18,7 +18,7 @@ class ICNOutput(NamedTuple):
     """The output of one forward pass.
 
     logits: `[B, C]`, one score per class, before the softmax.
-    features: `[B, D, h, w]`, the encoder memory.
+    features: `[B, D, h, w]`, the encoder memory: what the decoder attends to.
     attention: `[L, B, heads, C, h, w]`, cross-attention of the requested layers; each `[h, w]` sums to 1 over the valid cells
         and is 0 on padding. None without a request. With a single layer the logits are computed from this very
         tensor, so that `torch.autograd.grad(logit, attention)` is its gradient.
@@ -81,14 +81,14 @@ class ICN(nn.Module):
             ValueError: the layer does not exist, or the feature map has a single cell.
         """
         layers = self._attention_layers(attention)
-        features = self.backbone[0](images)  # [B, num_channels, h, w]
-        if features.shape[-2:].numel() == 1:
+        feature_map = self.backbone[0](images)  # [B, num_channels, h, w]
+        if feature_map.shape[-2:].numel() == 1:
             size = f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell"
             message = f"{size}, the same for every class: use larger images or a smaller feature_stride"
             raise ParameterError("image_size", message)
-        mask = resize_mask(padding_mask, features)  # [B, h, w]
-        pos = self.backbone[1](features, mask)  # [B or 1, D, h, w]
-        decoded, memory, weights = self.transformer(self.input_proj(features), pos, self.query_embed.weight, mask, layers)
+        mask = resize_mask(padding_mask, feature_map)  # [B, h, w]
+        pos = self.backbone[1](feature_map, mask)  # [B or 1, D, h, w]
+        decoded, memory, weights = self.transformer(self.input_proj(feature_map), pos, self.query_embed.weight, mask, layers)
         logits = self.presence_vector(decoded).flatten(1)  # [B, C]
         if not weights:
             return ICNOutput(logits, memory)
@@ -105,27 +105,27 @@ class ICN(nn.Module):
             classes: indices of Q classes per image, `[B, Q]`; None for all.
 
         Returns:
-            Logits `[B, C]`, and maps of `classes`, float32 `[B, Q, h, w]`, 0 on padding: `maps.sum((-2, -1))` is the logits of
-            `classes` without `presence_vector.bias`.
+            Logits `[B, C]`, and maps of `classes`, float32 `[B, Q, h, w]`, 0 on padding: `maps.sum((-2, -1))` equals the logits
+            of `classes` without `presence_vector.bias`.
         """
         output = self(images, padding_mask)
         return output.logits, self.evidence_of(output.features, padding_mask, classes)
 
-    def evidence_of(self, features: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
-        """Compute the maps of `evidence` from `ICNOutput.features`."""
+    def evidence_of(self, memory: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
+        """Compute the maps of `evidence` from the encoder memory, `ICNOutput.features`."""
         if not self.decoder_spec.is_additive:
             problem = f"the logits of the {self.decoder_name} decoder are not sums over cells"
             raise ValueError(f"{problem}: train a model with another decoder ({additive_decoders()})")
         if classes is None:
-            classes = torch.arange(self.num_classes, device=features.device).expand(len(features), -1)
-        mask = resize_mask(padding_mask, features)
+            classes = torch.arange(self.num_classes, device=memory.device).expand(len(memory), -1)
+        mask = resize_mask(padding_mask, memory)
         maps = self.transformer.decoder.evidence(
             self.query_embed.weight[classes],  # [B, Q, D]
             self.presence_vector.weight[classes],  # type: ignore[index]  # [B, Q, D]
-            features.flatten(2).transpose(1, 2),  # [B, h*w, D]
+            memory.flatten(2).transpose(1, 2),  # [B, h*w, D]
             None if mask is None else mask.flatten(1),  # [B, h*w]
         )
-        return maps.unflatten(-1, features.shape[-2:])
+        return maps.unflatten(-1, memory.shape[-2:])
 
     def _attention_layers(self, attention: int | str | None) -> Collection[int]:
         """Return the indices of the layers whose attention `forward` returns."""

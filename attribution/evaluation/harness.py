@@ -90,7 +90,7 @@ class Harness:
         made, seconds = self._timed(method, unit)
         batch = self.map_batch(unit, method, made)
         values = {"ms": torch.full((len(unit),), 1000 * seconds)} | compute_columns(batch, self.families)
-        if "masks" in method.needs and unit.masks is not None:  # an oracle without a mask knows nothing
+        if "masks" in method.needs and unit.masks is not None:  # an oracle has no map without a mask
             present = unit.masks.flatten(1).any(1)
             values = {name: column.masked_fill(~present.to(column.device), torch.nan) for name, column in values.items()}
         return {

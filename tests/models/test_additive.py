@@ -130,7 +130,7 @@ def test_from_a_detr_like_file(batch: tuple[torch.Tensor, torch.Tensor]) -> None
     torch.testing.assert_close(model.query_embed.weight, source.query_embed.weight[:7])
     torch.testing.assert_close(model.input_proj.weight, source.input_proj.weight)
     assert "dropped transformer.decoder, transformer.encoder" in report
-    assert "made presence_vector.weight, transformer.decoder" in report
+    assert "initialised presence_vector.weight, transformer.decoder" in report
     assert model(*batch).logits.isfinite().all()
 
 
@@ -143,7 +143,7 @@ def test_windows_may_come_later(tmp_path: Path) -> None:
     architecture = finetune_architecture(checkpoint, "whole.pth", {"window": 32, "num_queries": 7})
     later = flags("additive", 7, "--window 32").replace(**architecture)
     model, report = load_finetune("whole.pth", later, checkpoint)
-    assert model.backbone[0].window == 32 and "window" not in architecture and "made nothing" in report
+    assert model.backbone[0].window == 32 and "window" not in architecture and "initialised nothing" in report
     torch.testing.assert_close(model.state_dict(), source.state_dict())
     later = flags("additive", 7).replace(**finetune_architecture(checkpoint, "whole.pth", {}))
     assert load_finetune("whole.pth", later, checkpoint)[0].backbone[0].window is None

@@ -132,7 +132,7 @@ def test_detr_queries_are_adapted(tmp_path: Path, classes: int) -> None:
         assert f"{classes - 100} repeats" in report
     assert torch.equal(model.input_proj.weight, state["input_proj.weight"])
     assert model.presence_vector.bias.item() == 0 and 0 < model.presence_vector.weight.abs().max() <= (6 / 33) ** 0.5
-    assert "dropped bbox_embed, class_embed" in report and "made presence_vector" in report and "\n" not in report
+    assert "dropped bbox_embed, class_embed" in report and "initialised presence_vector" in report and "\n" not in report
 
 
 def test_every_rank_draws_the_same_noise(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_finetune_keeps_the_stem_frozen(tmp_path: Path) -> None:
 def test_finetune_from_an_icn_file_keeps_its_classifier_and_architecture(tmp_path: Path) -> None:
     original = save_icn(tmp_path / "icn.pth", feature_stride=16)
     model, report = finetune(tmp_path / "icn.pth", 2)
-    assert torch.equal(model.presence_vector.weight, original.presence_vector.weight) and "made nothing" in report
+    assert torch.equal(model.presence_vector.weight, original.presence_vector.weight) and "initialised nothing" in report
     assert torch.equal(model.query_embed.weight, original.query_embed.weight[:2]) and model.input_proj.in_channels == 256
 
 
