@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,7 @@ def test_torch_hub_loads_it_from_any_folder(checkpoint: Path, icn: Predictor, tm
         "print(icn.predict('bird.png')[0])\n"
     )
     words = [sys.executable, "-c", code, str(ROOT), str(checkpoint)]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == repr(icn.predict(tmp_path / "bird.png")[0]) and (tmp_path / "map.png").is_file()
