@@ -117,7 +117,7 @@ def shorten(text: str, width: float, size: int = TEXT, bold: bool = False) -> st
 def panel(title: str, verdict: str, right: bool, sections: list[Section], note: str) -> np.ndarray:
     """Lay out tiles under a title and a verdict, green where `right`, else red: uint8 `[H, W, 3]`.
 
-    Each section is wrapped into rows of equal length; all share one column width. `note` stands beside the colour scale.
+    Each section is wrapped into rows of equal length; all share one column width. `note` is next to the colour scale.
     """
     column = max([MIN_COLUMN] + [tile.picture.shape[1] for section in sections for tile in section.tiles])
     fitting = max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (column + GAP))
