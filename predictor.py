@@ -99,6 +99,9 @@ class Predictor:
         classes = meta.classes or [str(index) for index in range(model.num_classes)]
         return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation)
 
+    def __repr__(self) -> str:
+        return f"Predictor({len(self.classes)} classes, decoder {self.model.decoder_name}, on {self.device})"
+
     def predict(self, pictures: Picture | list[Picture] | tuple[Picture, ...], topk: int = 5) -> list[Prediction]:
         """Classify pictures.
 
@@ -109,8 +112,8 @@ class Predictor:
         Raises:
             ValueError: a picture cannot be read, or the model's logits are not finite.
         """
-        if topk < 1:
-            raise ValueError(f"topk {topk} must be at least 1")
+        if not isinstance(topk, int) or topk < 1:
+            raise ValueError(f"topk {topk!r} must be a whole number of at least 1")
         chosen = pictures if isinstance(pictures, (list, tuple)) else [pictures]
         inputs = [self.transform(read_picture(picture)) for picture in chosen]
         logits = torch.empty(len(inputs), len(self.classes))
@@ -133,6 +136,8 @@ class Predictor:
         Raises:
             ValueError: the picture cannot be read, or there is no such class or method.
         """
+        if isinstance(picture, (list, tuple)):
+            raise ValueError(f"explain takes one image, not a {type(picture).__name__} of {len(picture)}")
         index, other = (None if choice is None else self._index(choice) for choice in (class_, against))
         image = read_picture(picture)  # [3, H, W]
         images = self._normalise([self.transform(image)])  # [1, 3, h, w]
@@ -142,9 +147,9 @@ class Predictor:
         return Explanation(self.classes[index], image.permute(1, 2, 0).numpy(), pixels[0].numpy(), cells[0].numpy())
 
     def _index(self, class_: str | int) -> int:
-        if class_ in self.classes:
-            return self.classes.index(class_)  # type: ignore[arg-type]
-        if not isinstance(class_, str) and 0 <= class_ < len(self.classes):
+        if isinstance(class_, str) and class_ in self.classes:
+            return self.classes.index(class_)
+        if isinstance(class_, (int, np.integer)) and not isinstance(class_, bool) and 0 <= class_ < len(self.classes):
             return int(class_)
         near = ", ".join(difflib.get_close_matches(str(class_), self.classes, cutoff=0))
         raise ValueError(f"class {class_!r} does not exist: give a name (near: {near}) or an index below {len(self.classes)}")

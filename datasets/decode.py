@@ -77,10 +77,16 @@ def read_picture(picture: Picture) -> Tensor:
         _check_range(picture, "the image")
         picture.load()
         return _from_pil(picture)
-    given = f"{type(picture).__name__} {getattr(picture, 'dtype', '')} {list(getattr(picture, 'shape', ()))}"
+    given = type(picture).__name__ + (f" {picture.dtype} {list(picture.shape)}" if hasattr(picture, "shape") else "")
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
         picture = torch.from_numpy(picture.copy()).permute(2, 0, 1)  # [3, H, W]
-    if isinstance(picture, Tensor) and picture.dtype == torch.uint8 and picture.ndim == 3 and len(picture) == 3:
+    if (
+        isinstance(picture, Tensor)
+        and picture.dtype == torch.uint8
+        and picture.ndim == 3
+        and len(picture) == 3
+        and picture.numel()
+    ):
         return picture.cpu()
     raise ValueError(f"{given} is no picture: give a path, a PIL image, an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]")
 

@@ -159,7 +159,7 @@ def test_what_is_wrong_is_named(icn: Predictor, checkpoint: Path, tmp_path: Path
         (lambda: icn.predict(torch.zeros(2, 3, 40, 40, dtype=torch.uint8)), r"Tensor torch.uint8 \[2, 3, 40, 40\] is no picture"),
         (lambda: icn.predict([picture, None]), "NoneType"),
         (lambda: icn.predict(Image.fromarray(np.zeros((4, 4), np.float32))), "the image has float pixels"),
-        (lambda: icn.predict(picture, topk=0), "topk 0 must be at least 1"),
+        (lambda: icn.predict(picture, topk=0), "topk 0 must be a whole number of at least 1"),
         (lambda: icn.explain(picture, "green"), r"class 'green' does not exist: give a name \(near: dark green.* below 3"),
         (lambda: icn.explain(picture, 3), "class 3 does not exist"),
         (lambda: icn.explain(picture, -1), "class -1 does not exist"),
@@ -194,3 +194,19 @@ def test_torch_hub_loads_it_from_any_folder(checkpoint: Path, icn: Predictor, tm
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == repr(icn.predict(tmp_path / "bird.png")[0]) and (tmp_path / "map.png").is_file()
+
+
+def test_python_values_that_are_no_image_class_or_number_are_refused(icn: Predictor) -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    for call, message in (
+        (lambda: icn.predict(image[:0]), r"\[0, 60, 3\] is no picture"),
+        (lambda: icn.predict(image, 1.5), "topk 1.5 must be a whole number"),
+        (lambda: icn.explain([image, image]), "explain takes one image, not a list of 2"),
+        (lambda: icn.explain(image, 1.7), "class 1.7 does not exist"),
+        (lambda: icn.explain(image, True), "class True does not exist"),
+        (lambda: icn.explain(image, [1, 2]), r"class \[1, 2\] does not exist"),
+        (lambda: icn.predict(iter([image])), "iterator is no picture"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert icn.explain(image, np.int64(1)).name == icn.classes[1] and "decoder" in repr(icn)
