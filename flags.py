@@ -174,7 +174,7 @@ def _check_ranges(args: Flags) -> None:
     for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
-    for action in get_args_parser()._actions:
+    for action in get_args_parser().flags_of("training", "start", "run", "data"):  # models and transforms check their own
         value = getattr(args, action.dest)
         if action.type in (int, float) and value is not None and not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"--{action.dest} {value} must be a number that is not negative")

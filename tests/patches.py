@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,15 +14,6 @@ from models.transformer import Encoder, Transformer
 
 CELL, CLASSES, WIDTH, HEADS = 8, 5, 16, 2
 SIZES = [(32, 40), (32, 24), (16, 40)]  # the pictures of `batch`; grids 4 x 5, 4 x 3 and 2 x 5
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """In every module that imports it: with models so small, threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Patches(nn.Module):

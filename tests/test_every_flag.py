@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from conftest import tiny_flags, tiny_model
 import main
 from flags import get_args_parser
 from util.cli import parse
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BASE: dict[str, Any] = {
     "backbone": "test_resnet", "feature_stride": 16, "hidden_dim": 32, "dim_feedforward": 64, "nheads": 4, "enc_layers": 1,
@@ -93,14 +95,6 @@ def no_code_generation(monkeypatch: pytest.MonkeyPatch) -> None:
         return compiler(model, dynamic=dynamic, backend="aot_eager")
 
     monkeypatch.setattr(torch, "compile", captured)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import engine
 import main
 from trainer import Trainer
 from util.stopping import Stopped
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = (
     "--backbone test_resnet --image_size 48 --feature_stride 16 --batch_size 6 --epochs 2 --lr_drop 1 --lr 1e-3 "
@@ -29,15 +30,6 @@ RECIPES = {
     "fixed_norms": "--square --finetune {weights} --backbone resnet18 --grad_checkpointing --save_every_steps 3",
 }
 CLOCKS = {"train_img_per_s", "train_data_wait", "train_seconds", "elapsed"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Steps of a few milliseconds gain nothing from a second thread and wait for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def get_args_parser(add_help: bool = True) -> Parser:
     group = parser.add_argument_group("measurement")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
     group.add_argument("--methods", type=_names, help="maps to measure, with commas between; controls are added; None: all")
-    group.add_argument("--ours", help="the map that represents ICN; None: additive, with --decoder detr contribution")
+    group.add_argument("--ours", help="the map that represents ICN; None: that of the decoder")
     group.add_argument("--metrics", type=_names, help=f"with commas between: {', '.join(families())}; None: all")
     budget = group.add_mutually_exclusive_group()
     budget.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")

@@ -137,11 +137,20 @@ def find_checkpoint(resume: str, folder: Path | None, read: Read) -> tuple[str, 
 
 
 def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None:
-    """Return the undamaged checkpoint of the latest step and its content, or None without any; ValueError if all are damaged."""
+    """Return the undamaged checkpoint of the latest step and its content, or None without any; ValueError if all are damaged.
+
+    Files without a step, as INTR's, are the earliest. Not by time alone: a copy or a clock that was set back may give an earlier
+    step a later time. Damaged files are named on stderr.
+    """
     files = [file for file in folder.glob("checkpoint*.pth") if file.is_file()]
-    # Not by time alone: a copy, an archive or a clock that was set back may give an earlier step a later time.
-    files.sort(key=lambda file: (_step_of(file), file.stat().st_mtime_ns, file.name == LAST), reverse=True)
+    keys = {}
     for file in files:
+        try:
+            step = _read_step(file, read)
+            keys[file] = (step if isinstance(step, int) else -1, file.stat().st_mtime_ns, file.name == LAST)
+        except ValueError as error:
+            print(f"warning: {error}; skipped", file=sys.stderr)
+    for file in sorted(keys, key=keys.__getitem__, reverse=True):
         try:
             return file, read(file)
         except ValueError as error:
@@ -153,13 +162,12 @@ def newest_valid(folder: Path, read: Read) -> tuple[Path, dict[str, Any]] | None
     return None
 
 
-def _step_of(file: Path) -> float:
-    """Return the optimizer step of a checkpoint, without reading all of it; infinity for a damaged file, which is to be named."""
+def _read_step(file: Path, read: Read) -> Any:
+    """Return the entry `step` of a checkpoint, without reading its tensors where the format allows that."""
     try:
-        step = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("step")
-    except Exception:  # whatever a damaged file raises
-        return float("inf")
-    return step if isinstance(step, int) else -1
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("step")
+    except Exception:  # another format than ours, or whatever a damaged file raises
+        return read(file).get("step")
 
 
 def is_same_run(resume: str, folder: Path | None) -> bool:

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -25,17 +24,11 @@ from models.loading import VERSION
 from tools.evaluate_attribution import get_args_parser, main
 from util.cli import launch, parse
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = "--backbone test_resnet --hidden_dim 16 --nheads 2 --enc_layers 0 --dim_feedforward 16 --feature_stride 16"
 FILES = ["attribution.json", "attribution.md", "bars.png", "curves.png", "examples.jpg"]
 QUICK = "--device cpu --num_workers 0 --steps 4 --batch_size 4"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def checkpoint(path: Path, classes: list[str], decoder: str, size: int = 48, square: bool = True) -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
+from models.loading import read_checkpoint
 from util.checkpoint import LAST, milestone_name, newest_valid, save_checkpoint
 from util.errors import RunFailed
 
@@ -54,16 +56,18 @@ def _umask() -> int:
     return mask
 
 
-def test_the_latest_step_is_found_whatever_the_times_of_the_files(tmp_path: Path) -> None:
+def test_the_latest_step_is_found_whatever_the_times_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Beside INTR's file, which torch reads only as `read_checkpoint` does and which has no step, and a damaged one."""
     for step, name, age in ((4, LAST, 300), (2, "checkpoint_step00000002.pth", 200), (3, milestone_name(0), 100)):
-        torch.save({"step": step}, tmp_path / name)
+        torch.save({"model": {}, "step": step}, tmp_path / name)
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    torch.save({"model": {}, "args": Namespace(lr=1), "epoch": 79}, tmp_path / milestone_name(79))
     (tmp_path / "checkpoint_best.pth").write_bytes(b"damaged, and the newest of all")
-
-    def read(path: Path) -> dict:
-        if path.name == "checkpoint_best.pth":
-            raise ValueError("damaged")
-        return _load(path)
-
-    found = newest_valid(tmp_path, read)
+    found = newest_valid(tmp_path, read_checkpoint)
     assert found is not None and found[0].name == LAST and found[1]["step"] == 4
+    assert "checkpoint_best.pth" in (err := capsys.readouterr().err) and err.count("\n") == 1
+    for file in tmp_path.glob("checkpoint*.pth"):
+        if file.name != milestone_name(79):
+            file.unlink()
+    found = newest_valid(tmp_path, read_checkpoint)
+    assert found is not None and found[1]["args"] == {"lr": 1}

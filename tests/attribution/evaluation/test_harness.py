@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from patches import batch, patch_model
-from patches import one_thread as one_thread
 
 from attribution.evaluation.cache import CachedModel, ResultCache, cache_key
 from attribution.evaluation.harness import Harness, slot_columns
@@ -24,6 +23,8 @@ from attribution.report.figures import choose
 from attribution.report.tables import markdown, plain, write_json
 from attribution.resize import pool_to
 from models import for_inference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = Budget("small", 4, 4, {"rise": {"n": 40}}, sensitivity_samples=2, sensitivity_images=2)
 SIBLINGS = torch.tensor([1, 2, 3, 4, 0])

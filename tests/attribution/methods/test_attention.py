@@ -7,10 +7,11 @@ from functools import partial
 import pytest
 import torch
 from patches import CLASSES, SIZES, alone, batch, patch_model
-from patches import one_thread as one_thread
 
 from attribution.methods.attention import additive, attention, class_maps, contribution, relevance, rollout
 from attribution.methods.hooks import frozen, gradients_of, record
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OWN = {
     "attention": attention,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from patches import one_thread as one_thread
 from torch import Tensor, nn
 
 from attribution.methods.pixel_gradients import contrast
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDE = 64
 THERE, MISSING = (slice(8, 20), slice(26, 38)), (slice(40, 52), slice(26, 38))  # each its own mirror image

@@ -8,10 +8,11 @@ import sys
 import pytest
 import torch
 from patches import CLASSES, batch, patch_model
-from patches import one_thread as one_thread
 
 import attribution
 from attribution import METHODS, explain
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("kind", ["detr", "additive", "average"])

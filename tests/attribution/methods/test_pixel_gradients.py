@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from patches import one_thread as one_thread
 from patches import patch_model
 from torch import Tensor, nn
 
 from attribution.baselines import gaussian_blur
 from attribution.methods.pixel_gradients import BLUR, additive_pixels, path_gradients
 from models import DECODERS, ICN
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIDE, CELL = 64, 16
 ROWS = {"shared": slice(5, 8), "own": slice(37, 40), "other": slice(53, 56), "rival": slice(43, 46)}  # thinner than a cell

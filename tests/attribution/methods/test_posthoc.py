@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import torch
 from patches import CELL, SIZES, alone, batch, patch_model
-from patches import one_thread as one_thread
 from torch import Tensor, nn
 
 from attribution.baselines import baseline_images
@@ -16,6 +15,8 @@ from attribution.methods.attention import additive
 from attribution.methods.pixel_gradients import additive_pixels, contrast
 from attribution.methods.posthoc import finercam, gradcam, integrated_gradients, occluders, occlusion, rise
 from models import ICNOutput
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIBLINGS = torch.tensor([1, 3, 4])
 METHODS = {

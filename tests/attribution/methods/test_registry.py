@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import tiny_model
 from patches import CELL, batch, patch_model
-from patches import one_thread as one_thread
 from torch import Tensor
 
 from attribution.methods.registry import METHODS, Method, Passes, methods_of
 from models import ICN
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = ["detr", "additive", "none"]
 QUICK = {

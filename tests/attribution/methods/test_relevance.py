@@ -8,12 +8,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 from patches import CLASSES, HEADS, WIDTH, alone, batch, patch_model
-from patches import one_thread as one_thread
 from torch import Tensor, nn
 
 from attribution.methods.attention import additive, attention, contribution, relevance
 from models import ICN
 from models.attention import MultiheadAttention
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("encoder", [0, 2])

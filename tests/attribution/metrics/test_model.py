@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import tiny_model
 from patches import batch, patch_model
-from patches import one_thread as one_thread
 
 from attribution.methods.hooks import logits_with_attention
 from attribution.metrics.model import (
@@ -22,6 +21,8 @@ from attribution.metrics.model import (
     reliance,
     stage_of,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = ["detr", "additive"]
 

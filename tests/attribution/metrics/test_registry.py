@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import COLOURS, make_images
-from patches import one_thread as one_thread
 
 from attribution.metrics.metric import Metric
 from attribution.metrics.registry import METRICS, families, find_metric, sections
 from tests.tools.test_evaluate_attribution import checkpoint
 from tools.evaluate_attribution import get_args_parser, main
 from util.cli import parse
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def measure(tmp_path: Path, decoder: str, methods: str, metrics: str) -> dict[str, Any]:
+    """Measure the maps of an untrained model on three images; returns and writes (to `out`) what the tool does."""
+    make_images(tmp_path / "colours", {"val": 1}, COLOURS, (48, 48))
+    resume = checkpoint(tmp_path / f"{decoder}.pth", sorted(COLOURS), decoder)
+    words = ["--resume", resume, "--dataset_path", tmp_path, "--dataset_name", "colours", "--output_dir", tmp_path / "out"]
+    words += ["--device", "cpu", "--num_workers", 0, "--methods", methods, "--metrics", metrics]
+    return main(parse(get_args_parser(), [str(word) for word in words]))
 
 
 def test_a_metric_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,11 +33,7 @@ def test_a_metric_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         section="Mass", native="last", paired=True,
     )  # fmt: skip
     monkeypatch.setitem(METRICS, row.name, row)
-    make_images(tmp_path / "colours", {"val": 1}, COLOURS, (48, 48))
-    resume = checkpoint(tmp_path / "additive.pth", sorted(COLOURS), "additive")
-    words = ["--resume", resume, "--dataset_path", tmp_path, "--dataset_name", "colours", "--output_dir", tmp_path / "out"]
-    words += ["--device", "cpu", "--num_workers", 0, "--methods", "rise,gradcam", "--metrics", "mass,native"]
-    content = main(parse(get_args_parser(), [str(word) for word in words]))
+    content = measure(tmp_path, "additive", "rise,gradcam", "mass,native")
 
     written = json.loads((tmp_path / "out" / "attribution.json").read_text())
     for found in (content, written):
@@ -48,11 +55,7 @@ def test_a_metric_of_models_is_one_row(tmp_path: Path, monkeypatch: pytest.Monke
         "highest logit", section="The model", scope="model",
     )  # fmt: skip
     monkeypatch.setitem(METRICS, row.name, row)
-    make_images(tmp_path / "colours", {"val": 1}, COLOURS, (48, 48))
-    resume = checkpoint(tmp_path / "none.pth", sorted(COLOURS), "none")
-    words = ["--resume", resume, "--dataset_path", tmp_path, "--dataset_name", "colours", "--output_dir", tmp_path / "out"]
-    words += ["--device", "cpu", "--num_workers", 0, "--methods", "additive", "--metrics", "margin"]
-    content = main(parse(get_args_parser(), [str(word) for word in words]))
+    content = measure(tmp_path, "none", "additive", "margin")
     assert content["model"]["margin"]["top"]["images"] == 3
     text = (tmp_path / "out" / "attribution.md").read_text()
     assert "| margin: top |" in text and "- margin: highest logit" in text
