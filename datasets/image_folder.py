@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +95,13 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the images' paths below the root, in their order, and of their labels: the same on every machine."""
+        digest, start = blake2b(digest_size=16), len(os.fspath(self.root / "x")) - 1
+        for path, label in zip(self.paths, self.labels, strict=True):
+            digest.update(f"{path.as_posix()[start:]}\0{label}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def __getitem__(self, request: Sample | int) -> tuple[Tensor, int, int]:
         """Return the image uint8 `[3, H, W]`, its label and its index; an int requests the default scale and a fixed seed.

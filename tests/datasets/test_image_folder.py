@@ -217,3 +217,15 @@ def test_folder_can_go_to_a_spawned_worker(data):
     train = ImageFolder(data / "birds/train", transform=train_transform(64))
     copy = pickle.loads(pickle.dumps(train))
     assert torch.equal(copy[Sample(1, seed=5)][0], train[Sample(1, seed=5)][0])
+
+
+def test_fingerprint_is_that_of_names_and_labels_wherever_they_lie(data, monkeypatch):
+    first = open_split(data, "birds", "train").fingerprint()
+    make(data / "birds/train/a" / os.fsdecode(b"caf\xe9.png"))  # no UTF-8
+    second = open_split(data, "birds", "train").fingerprint()
+    assert first != second
+    (data / "birds").rename(data / "moved")
+    monkeypatch.chdir(data / "moved/train")
+    assert ImageFolder(".").fingerprint() == second
+    (data / "moved/train/c/2.png").rename(data / "moved/train/b/2.png")  # as many images, and the same labels
+    assert ImageFolder(".").fingerprint() != second
