@@ -43,9 +43,9 @@ def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
         Stopped: the run was asked to stop; what is done is kept.
     """
     start, args, budget, split = time.monotonic(), inputs.args, inputs.budget, inputs.split
-    methods, ours = choose_methods(inputs.model, args.methods, args.ours, budget)
-    truth = {"siblings": True, "masks": inputs.masks, "removal_effects": inputs.planes}
-    methods = [method for method in methods if all(truth[need] is not None for need in method.needs)]
+    truth = {"masks": inputs.masks, "removal_effects": inputs.planes}
+    known = [name for name, source in truth.items() if source is not None]
+    methods, ours = choose_methods(inputs.model, args.methods, args.ours, budget, known)
     settings = _settings(inputs)
     cache = _open_cache(inputs, settings, ranks)
     sizes = len(split), len(split.classes)

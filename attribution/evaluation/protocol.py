@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from attribution.methods.registry import METHODS, Method, Passes, methods_of
+from attribution.methods.registry import GROUND_TRUTH, METHODS, Method, Passes, methods_of
 from attribution.metrics.faithfulness import Score
 from datasets import ImageBatch
 from models import ICN
@@ -102,22 +102,24 @@ def alternate_classes(labels: Sequence[int], seed: int = 0) -> list[int]:
     return [place for _, _, place in sorted(keys)]
 
 
-def choose_methods(model: ICN, names: Sequence[str] | None, ours: str | None, budget: Budget) -> tuple[list[Method], str]:
+def choose_methods(
+    model: ICN, names: Sequence[str] | None, ours: str | None, budget: Budget, truth: Collection[str] = GROUND_TRUTH
+) -> tuple[list[Method], str]:
     """Return the methods, in the order of the registry, and `ours`, which represents ICN (None: the decoder's default).
 
     Controls are added to `names`; None: all that apply and that the budget does not leave out. Methods whose package is missing
-    are left out, with a message.
+    are left out, with a message. `truth`: the ground truth that there is.
 
     Raises:
-        ValueError: a method does not apply to the model, or the package of `ours` is missing.
+        ValueError: a method does not apply to the model or lacks its ground truth, or the package of `ours` is missing.
     """
     ours = ours or model.decoder_spec.default_map
     for flag, asked in (("--ours", [ours]), ("--methods", names)):
         try:
-            methods_of(model, asked)
+            methods_of(model, asked, truth)
         except ValueError as error:
             raise ValueError(f"{flag} {error}") from None
-    applicable = {method.name for method in methods_of(model)}
+    applicable = {method.name for method in methods_of(model, truth=truth)}
     chosen = applicable - set(budget.left_out) if names is None else set(names)
     chosen |= {ours} | {name for name in applicable if METHODS[name].family == "control"}
     if missing := sorted(name for name in chosen if not METHODS[name].is_installed):

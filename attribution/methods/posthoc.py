@@ -121,11 +121,11 @@ def occlusion(
 
 def occluders(size: tuple[int, int], window: int | None = None, stride: int | None = None) -> tuple[list[int], list[int]]:
     """Return sides and strides of the occluders of images of `size` `(H, W)`; ValueError where they leave pixels out."""
+    sides = [-(-side // OCCLUDERS) for side in size] if window is None else [window, window]
+    steps = [max(1, side // 2) for side in sides] if stride is None else [stride, stride]
     if window is not None and not 0 < window <= min(size):
         raise ValueError(f"window {window} must be from 1 to {min(size)}, the shorter side of the image")
-    sides = [window or -(-side // OCCLUDERS) for side in size]
-    steps = [stride or max(1, side // 2) for side in sides]
-    if not 0 < max(steps) <= min(sides):
+    if stride is not None and not 0 < stride <= min(sides):
         raise ValueError(f"stride {stride} must be from 1 to {min(sides)}, the side of the occluder")
     return sides, steps
 

@@ -7,7 +7,7 @@ and give it a row in `METHODS`; the evaluation, its tables and its plots follow 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -70,10 +70,14 @@ class Method:
     quick: Mapping[str, int] = field(default_factory=dict)
     variant_of: str = ""
 
+    def lacking(self, truth: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the ground truth that the map is made of and that is not among `truth`."""
+        return tuple(need for need in self.needs if need in GROUND_TRUTH and need not in truth)
+
     @property
     def knows_ground_truth(self) -> bool:
         """Return whether the map is made of ground truth, not of the model."""
-        return any(need in GROUND_TRUTH for need in self.needs)
+        return bool(self.lacking())
 
     @property
     def explains_pairs(self) -> bool:
@@ -95,21 +99,25 @@ class Method:
         return self.cost(size, **(options or {}))
 
 
-def methods_of(model: ICN, names: Sequence[str] | None = None) -> list[Method]:
-    """Return the methods that apply to a model, or those of `names`.
+def methods_of(model: ICN, names: Sequence[str] | None = None, truth: Collection[str] = GROUND_TRUTH) -> list[Method]:
+    """Return the methods that apply to a model, or those of `names`; `truth`: the ground truth that there is.
 
     Raises:
-        ValueError: an unknown name, or a method that does not apply to the model.
+        ValueError: an unknown name, or a method that does not apply to the model or lacks its ground truth.
     """
-    if names is None:
-        return [method for method in METHODS.values() if method.applies(model)]
-    for name in names:
+    possible = {row.name: row for row in METHODS.values() if row.applies(model) and row.lacking(truth) == ()}
+    for name in possible if names is None else names:
         if name not in METHODS:
-            raise ValueError(f"{name}: there is no such map; choose from {', '.join(METHODS)}")
-        if not METHODS[name].applies(model):
-            possible = ", ".join(method.name for method in methods_of(model))
-            raise ValueError(f"{name} is no map of the {model.decoder_name} decoder: choose from {possible}")
-    return [METHODS[name] for name in names]
+            reason = "there is no such map"
+        elif not METHODS[name].applies(model):
+            reason = f"is no map of the {model.decoder_name} decoder" + " with one class" * (model.num_classes == 1)
+        elif lacking := METHODS[name].lacking(truth):
+            reason = f"is a map of the ground truth ({', '.join(lacking)}), which is missing"
+        else:
+            continue
+        choice = ", ".join(row.name for row in possible.values() if row.is_installed)
+        raise ValueError(f"{name}{':' * (name not in METHODS)} {reason}; choose from {choice}")
+    return [METHODS[name] for name in (possible if names is None else names)]
 
 
 def _occlusion_passes(size: Size, window: int | None = None, stride: int | None = None) -> Passes:
@@ -135,6 +143,7 @@ _integrated_gradients = partial(_posthoc, cost=lambda size, steps=posthoc.STEPS:
 _integrated_gradients = partial(_integrated_gradients, requires=posthoc.CAPTUM, quick={"steps": 20})
 _additive = partial(Method, family="own", applies=lambda model: model.decoder_spec.is_additive, signed=True)
 _of_attention = partial(Method, family="own", applies=lambda model: model.num_decoder_layers > 0, cost=_FORWARD)
+_two_classes = partial(Method, family="posthoc", needs=("siblings",), applies=lambda model: model.num_classes > 1)
 _contribution = partial(Method, family="own", applies=lambda model: model.decoder_spec.is_layered, cost=_BOTH, signed=True)
 
 _ALL = [
@@ -146,8 +155,8 @@ _ALL = [
     _additive("additive", call=additive, cost=_FORWARD),
     _additive("additive_pixels", call=pixel_gradients.additive_pixels, needs=("siblings",), cost=_pixel_passes),
     _posthoc("gradcam", call=posthoc.gradcam, cost=_BOTH),
-    _posthoc("finercam", call=posthoc.finercam, needs=("siblings",), cost=_BOTH),
-    _posthoc("contrast", call=pixel_gradients.contrast, needs=("siblings",), cost=_contrast_passes),
+    _two_classes("finercam", call=posthoc.finercam, cost=_BOTH),
+    _two_classes("contrast", call=pixel_gradients.contrast, cost=_contrast_passes),
     _integrated_gradients("integrated_gradients_blur", call=partial(posthoc.integrated_gradients, baseline="blur")),
     _integrated_gradients(
         "integrated_gradients_mean",

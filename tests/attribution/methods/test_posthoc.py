@@ -99,7 +99,21 @@ def test_default_occluders_overlap_by_half(size: tuple[int, int], expected: tupl
     assert occluders(size) == expected
 
 
-@pytest.mark.parametrize(("window", "stride", "wrong"), [(41, None, "window 41"), (0, None, "window 0"), (8, 9, "stride 9")])
+@pytest.mark.parametrize("size", [(32, 96), (96, 32), (32, 320), (320, 32), (224, 373), (32, 1333), (1, 100), (7, 8), (1, 1)])
+def test_default_occluders_fit_pictures_of_any_shape_and_leave_no_pixel_out(size: tuple[int, int]) -> None:
+    for side, width, step in zip(size, *occluders(size), strict=True):
+        assert 1 <= step <= width <= side
+
+
+def test_occlusion_of_a_strip() -> None:
+    pytest.importorskip("captum")
+    maps = occlusion(patch_model(), torch.randn(1, 3, 2 * CELL, 20 * CELL), torch.tensor([0]))
+    assert maps.shape == (1, 2 * CELL, 20 * CELL) and (maps != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "wrong"), [(41, None, "window 41"), (0, None, "window 0"), (8, 9, "stride 9"), (8, 0, "stride 0")]
+)
 def test_occluders_that_leave_pixels_out_are_refused(window: int, stride: int | None, wrong: str) -> None:
     with pytest.raises(ValueError, match=f"{wrong} must be from 1 to"):
         occluders((40, 64), window, stride)

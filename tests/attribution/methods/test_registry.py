@@ -94,7 +94,7 @@ def test_unknown_and_impossible_methods_are_named() -> None:
     assert [method.name for method in methods_of(model, ["rise", "additive"])] == ["rise", "additive"]
     with pytest.raises(ValueError, match="^lime: there is no such map; choose from attention, rollout"):
         methods_of(model, ["lime"])
-    with pytest.raises(ValueError, match="^contribution is no map of the additive decoder: choose from attention"):
+    with pytest.raises(ValueError, match="^contribution is no map of the additive decoder; choose from attention"):
         methods_of(model, ["contribution"])
 
 
