@@ -112,7 +112,7 @@ def read_pairs(path: Path, classes: Sequence[str]) -> list[PairPicture]:
     """
     path = path / "pairs.json" if path.is_dir() else path
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"--pairs {path}: {error.strerror}; {FORM}") from None
     except ValueError as error:

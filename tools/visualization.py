@@ -19,7 +19,7 @@ from attribution.report.render import WEIGHT
 from datasets import EvalSampler, ImageFolder, class_names, open_split, verify_images, worker_init
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, load_checkpoint
-from util.atomic import replacing
+from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.distributed import init_distributed
@@ -142,8 +142,8 @@ def write_index(args: Flags, pages: ClassPages, rows: list[Row], what: str) -> N
         f"scale: its minimum has the weight {WEIGHT[0]:.0%} over the picture, its maximum {WEIGHT[1]:.0%}."
     )
     index = pages.target / "index.html"
-    with writing(index), replacing(index) as temporary:
-        temporary.write_text(index_html(f"{args.class_index} {true}", about, rows), encoding="utf-8", errors="replace")
+    with writing(index), atomic_write(index) as file:
+        file.write(index_html(f"{args.class_index} {true}", about, rows))
     right = sum(row.right for row in rows)
     print(f"{len(rows)} images of class {args.class_index} ({true}): {right} right, {len(rows) - right} wrong")
     print(f"open {index}")

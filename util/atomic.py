@@ -34,10 +34,10 @@ def atomic_write(path: Path, mode: str = "w", *, durable: bool = False) -> Itera
 
     Args:
         path: the file.
-        mode: `w` (UTF-8, line ends as they are written) or `wb`.
+        mode: `w` (UTF-8, line ends as they are written, escapes in place of what is no UTF-8) or `wb`.
         durable: flush the bytes to the disk (fsync) before the rename.
     """
-    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     with replacing(path) as temporary, open(temporary, mode, **text) as file:
         yield file
         if durable:

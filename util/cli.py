@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from .errors import RunFailed
 from .launcher import read_launcher_env
+from .printable import make_output_printable
 from .stopping import Stopped
 
 
@@ -62,6 +63,8 @@ class Parser(argparse.ArgumentParser):
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> Flags:
     """Parse a command line into read-only flags that know which of them were typed (`explicit`)."""
+    if argv is None:  # the command line of this process
+        make_output_printable()
     values = vars(parser.parse_args(argv))
     unset = object()  # argparse keeps the value of a name that has one, unless the flag is typed
     typed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(values, unset))))
@@ -79,6 +82,7 @@ def launch(
         SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed or a closed pipe, 130 after
             Ctrl-C, 143 after SIGTERM.
     """
+    make_output_printable()
     try:
         main(parse(parser, argv) if args is None else args)
     except BrokenPipeError:

@@ -55,7 +55,7 @@ def init_distributed(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]
     try:
         with contextlib.ExitStack() as stack:
             if not ranks.main:
-                sink = stack.enter_context(open(os.devnull, "w"))
+                sink = stack.enter_context(open(os.devnull, "w", errors="replace"))
                 stack.enter_context(contextlib.redirect_stdout(sink))
                 stack.enter_context(contextlib.redirect_stderr(sink))
             yield ranks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .printable import printable
+
 
 class RunFailed(RuntimeError):
     """A run failed for a reason outside the command line (a full disk, a lost process), described in one line."""
@@ -19,4 +21,6 @@ class ImageError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message.rstrip().rpartition("\n")[2].rpartition("ImageError: ")[2])
+        if message.startswith("Caught ImageError in "):
+            message = message.rstrip().rpartition("\n")[2].partition("ImageError: ")[2]
+        super().__init__(printable(message))

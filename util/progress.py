@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from .printable import printable
+
 SILENT_SECONDS = 2.0  # no line for work that is done sooner
 
 
@@ -33,9 +35,10 @@ class Progress:
             return
         self.last, self.shown = now, True
         left = elapsed / self.done * (self.total - self.done)
+        stream = getattr(sys.stderr, "unescaped", sys.stderr)  # on a terminal the line begins with an escape code
         line = f"{self.label}: {self.done}/{self.total}  {clock(elapsed)} elapsed, {clock(left)} left  {note}".rstrip()
-        sys.stderr.write(f"\r\033[K{line}" if self.terminal else f"{line}\n")
-        sys.stderr.flush()
+        stream.write(f"\r\033[K{printable(line)}" if self.terminal else f"{printable(line)}\n")
+        stream.flush()
 
     def __enter__(self) -> Progress:
         return self
