@@ -39,8 +39,8 @@ def explain(
 
     Raises:
         ValueError: the model is in training mode; an argument has another shape, type or range; an image is padding alone; a
-            class is compared with itself; or the method does not exist, does not apply to the model, is made of ground truth, has no
-            class to compare, or requires a package that is not installed.
+            class is compared with itself; or the method does not exist, does not apply to the model, is made of ground truth, has
+            no class to compare, or requires a package that is not installed.
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout thins the maps: call model.eval() first")
