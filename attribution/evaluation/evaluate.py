@@ -92,17 +92,19 @@ def _settings(inputs: Inputs) -> dict[str, Any]:
         "checkpoint": Path(args.resume).name, "decoder": inputs.model.decoder_name, "dataset": args.dataset_name,
         "split": args.test, "image_size": args.image_size, "square": args.square, "classes": inputs.split.classes,
         "seed": args.seed, "batch_size": args.batch_size, "precision": inputs.precision, "device": inputs.device.type,
-        "metrics": sorted(inputs.families), "steps": inputs.budget.steps, "effort": asdict(inputs.budget),
+        "normalisation": inputs.normalisation, "metrics": sorted(inputs.families), "steps": inputs.budget.steps,
+        "effort": asdict(inputs.budget),
     }  # fmt: skip
 
 
 def _open_cache(inputs: Inputs, settings: dict[str, Any], ranks: Ranks) -> ResultCache:
-    keys = ranks.gather(cache_key(inputs.model, inputs.files(), inputs.split.root, settings))
+    options = {**settings, "planes": inputs.planes and inputs.planes.records}
+    keys = ranks.gather(cache_key(inputs.model, inputs.files(), options), slow=True)
     if different := [str(rank) for rank, key in enumerate(keys) if key != keys[0]]:
         raise ValueError(f"rank {', '.join(different)} finds another checkpoint or other images than rank 0: give all the same")
     cache = ResultCache(Path(inputs.args.output_dir), keys[0])
     if cache.others:
-        print(f"{cache.folder.parent} holds results of other models, data or flags, too: they are not used, remove them at will")
+        print(f"{cache.folder.parent} holds results of other models, data, flags or code: they are not used, remove them at will")
     return cache
 
 
@@ -121,15 +123,15 @@ def _measure_model(
 ) -> dict[str, dict[str, Tensor]]:
     if not any(metric.scope == "model" and metric.family in inputs.families for metric in METRICS.values()):
         return {}
-    name = "model-" + cache_key(inputs.model, [], cache.folder, {"methods": [method.name for method in methods]})
+    name = "model-" + cache_key(inputs.model, {}, {"methods": [method.name for method in methods]})
     return _cached(cache, name, lambda: measure_model(harness, methods, inputs.labelled, images, ranks), ranks)
 
 
 def _measure_pairs(inputs: Inputs, harness: Harness, methods: Sequence[Method], cache: ResultCache, ranks: Ranks) -> Pairs:
     if not (pairs := inputs.pairs):
         return {}, []
-    files = [path for pair in pairs for path in (pair.path, *pair.masks)]
-    cache = ResultCache(cache.folder, cache_key(inputs.model, files, Path(inputs.args.pairs).parent, {}))
+    files = {f"{index}.{part}": path for index, pair in enumerate(pairs) for part, path in enumerate((pair.path, *pair.masks))}
+    cache = ResultCache(cache.folder, cache_key(inputs.model, files, {"classes": [pair.classes for pair in pairs]}))
     transform: Any = inputs.split.transform
     shapes = [transform.output_size(*image_size(pair.path)) for pair in pairs]
     batches = EvalSampler(len(shapes), inputs.args.batch_size, shapes=shapes).batches

@@ -59,10 +59,12 @@ class Inputs:
             batch = batch.to(self.device)
             yield batch.normalise(**self.normalisation), batch.labels
 
-    def files(self) -> list[Path]:
-        """Return the images of the split and their masks."""
-        masks = [mask_path(self.masks, self.split.root, path) for path in self.split.paths] if self.masks else []
-        return [*self.split.paths, *filter(Path.is_file, masks)]
+    def files(self) -> dict[str, Path]:
+        """Return the images of the split and their masks, by names that do not depend on where they are."""
+        root = self.split.root
+        files = {str(path.relative_to(root)): path for path in self.split.paths}
+        masks = {name: mask_path(self.masks, root, path) for name, path in files.items()} if self.masks else {}
+        return files | {f"mask of {name}": mask for name, mask in masks.items() if mask.is_file()}
 
 
 def open_inputs(

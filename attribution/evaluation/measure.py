@@ -37,7 +37,7 @@ def measure_maps(harness: Harness, methods: Sequence[Method], images: MeasuredIm
 
 def collect(cache: ResultCache, method: Method, units: Sequence[int]) -> dict[str, Any]:
     """Return what was measured of a method: `values` and `curves`, arrays `[N, ...]`, and `maps`, one `[h, w]` per image."""
-    parts = [cache.load(method.name, number) for number in range(len(units))]
+    parts = [cache.read(method.name, number) for number in range(len(units))]
     values, curves = (concatenate([part[kind] for part in parts], units) for kind in ("values", "curves"))
     # The maps are the same every time, and so is their cost but for what else the machine did.
     values["ms"] = np.full(sum(units), np.median(values["ms"]))
@@ -66,7 +66,7 @@ def measure_pairs(
 
     _fill_cache(cache, [*names], sizes, parts, "pairs", ranks)
     return {
-        method.name: concatenate([cache.load(name, number) for number in range(len(batches))], sizes)
+        method.name: concatenate([cache.read(name, number) for number in range(len(batches))], sizes)
         for name, method in (names.items() if ranks.main else ())
     }
 

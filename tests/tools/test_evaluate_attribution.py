@@ -184,6 +184,30 @@ def test_results_of_another_key_are_not_used(made: Path, tmp_path: Path, capsys:
     assert len(list((tmp_path / "partial").iterdir())) == 3 and found["settings"]["seed"] == 1
 
 
+def test_other_pictures_of_the_same_name_and_size_and_damaged_parts_are_measured_again(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (made / "colours").glob("val/*/*.png"):
+        target = tmp_path / path.relative_to(made).with_suffix(".bmp")  # whose size does not depend on its content
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), cv2.imread(str(path)))
+    shutil.copy(made / "additive.pth", tmp_path)
+    flags = ("--methods", "attention", "--metrics", "gini", "--images", 4)
+    first = measure(tmp_path, tmp_path / "out", "additive", *flags)
+    for part in (tmp_path / "out").glob("partial/*/*/*.pt"):
+        content = bytearray(part.read_bytes())
+        content[len(content) // 2] ^= 1
+        part.write_bytes(content)
+    capsys.readouterr()
+    again = measure(tmp_path, tmp_path / "out", "additive", *flags)
+    assert "is damaged" in capsys.readouterr().out
+    for path in (tmp_path / "colours").glob("val/*/*.bmp"):
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    replaced = measure(tmp_path, tmp_path / "out", "additive", *flags)
+    values = [found["methods"]["attention"]["per_image"]["gini"] for found in (first, again, replaced)]
+    assert values[0] == values[1] and values[0] != values[2]
+
+
 def test_pictures_of_any_shape_and_a_decoder_without_attention(made: Path, tmp_path: Path) -> None:
     path = checkpoint(made / "aspect.pth", sorted(COLOURS), "none", square=False)
     found = measure(made, tmp_path, path.stem, "--methods", "additive", "--masks", made / "masks")

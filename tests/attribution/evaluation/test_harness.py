@@ -23,6 +23,7 @@ from attribution.report.figures import choose
 from attribution.report.tables import markdown, plain, write_json
 from attribution.resize import pool_to
 from models import for_inference
+from util.errors import RunFailed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -162,26 +163,62 @@ def test_classes_take_turns() -> None:
     assert order == alternate_classes(labels) and order != alternate_classes(labels, seed=1)
 
 
-def test_partial_results_are_whole_and_of_one_key(tmp_path: Path) -> None:
+def test_a_key_is_of_content(tmp_path: Path) -> None:
+    """Of the weights, the structure of the model, the bytes of the files, the options and the code: not of places and times."""
     model, path = patch_model(), tmp_path / "picture.png"
     path.write_bytes(b"1234")
-    key = cache_key(model, [path], tmp_path, {"steps": 28})
-    assert key == cache_key(patch_model(), [path], tmp_path, {"steps": 28})
-    others = [cache_key(model, [path], tmp_path, {"steps": 29}), cache_key(model, [], tmp_path, {"steps": 28})]
+    files, options = {"a/picture.png": path}, {"steps": 28}
+    key = cache_key(model, files, options)
+    moved = tmp_path / "moved.png"
+    moved.write_bytes(b"1234")
+    assert key == cache_key(patch_model(), {"a/picture.png": moved}, options)
+    others = [cache_key(model, files, {"steps": 29}), cache_key(model, {}, options), cache_key(model, {"b.png": path}, options)]
+    path.write_bytes(b"1243")  # of the same size
+    others.append(cache_key(model, files, options))
+    path.write_bytes(b"1234")
+    model.transformer.decoder.layers[0].multihead_attn.num_heads = 4  # which no weight shows
+    others.append(cache_key(model, files, options))
+    model = patch_model()
     with torch.no_grad():
         model.query_embed.weight[0, 0] += 1e-3
-    others.append(cache_key(model, [path], tmp_path, {"steps": 28}))
-    path.write_bytes(b"12345")
-    others.append(cache_key(patch_model(), [path], tmp_path, {"steps": 28}))
-    assert len({key, *others}) == 5
+    others.append(cache_key(model, files, options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attribution.evaluation.cache.code_version", lambda: "another")
+        others.append(cache_key(patch_model(), files, options))
+    assert len({key, *others}) == 8
+    with pytest.raises(ValueError, match=r"absent.png: cannot be read \(No such file"):
+        cache_key(model, {"a": tmp_path / "absent.png"}, options)
 
-    partial = ResultCache(tmp_path, key)
-    assert partial.load("attention", 3) is None
-    partial.save({"values": torch.ones(2)}, "attention", 3)
-    assert partial.load("attention", 3)["values"].tolist() == [1, 1]
-    (partial.folder / "attention" / "00003.pt").write_bytes(b"cut short")
-    assert partial.load("attention", 3) is None
-    assert ResultCache(tmp_path, others[0]).others == [key] and partial.others == []
+
+def test_a_part_that_is_damaged_or_of_another_place_is_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = ResultCache(tmp_path, "key")
+    part = {"values": torch.ones(2)}
+    assert kept.load("attention", 3) is None
+    kept.save(part, "attention", 3)
+    kept.save(part, "attention", 4)
+    file, other = (kept.folder / "attention" / f"0000{number}.pt" for number in (3, 4))
+    content, printed = file.read_bytes(), capsys.readouterr().out
+    assert kept.load("attention", 3)["values"].tolist() == [1, 1] and printed == ""
+    flipped = bytearray(content)
+    for position in range(0, len(content), len(content) // 40):
+        flipped[position] ^= 1
+        file.write_bytes(flipped)
+        assert kept.load("attention", 3) is None
+        flipped[position] ^= 1
+    for damaged in (b"", b"cut short", content[:-1], other.read_bytes()):
+        capsys.readouterr()
+        file.write_bytes(damaged)
+        assert kept.load("attention", 3) is None
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "00003.pt is damaged" in line and "measured again" in line
+    file.unlink()
+    file.mkdir()
+    assert kept.load("attention", 3) is None and "Is a directory" in capsys.readouterr().out
+    with pytest.raises(RunFailed, match=r"00003.pt was removed or changed"):
+        kept.read("attention", 3)
+    with pytest.raises(RunFailed, match="cannot be written .* give another --output_dir"):
+        kept.save(part, "attention", 3)
+    assert ResultCache(tmp_path, "other").others == ["key"] and kept.others == []
 
 
 def test_what_is_said_of_numbers_that_are_missing() -> None:
