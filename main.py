@@ -64,9 +64,10 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Train from scratch, from a backbone, from --finetune or on from --resume; save a checkpoint after every epoch."""
     args, checkpoint = open_checkpoint(args, ranks)
     finetuned = read_checkpoint(args.finetune) if args.finetune else None
-    args = resolve(args, training_classes(args), checkpoint, finetuned, ranks.size)
+    classes = training_classes(args, None if checkpoint is None else checkpoint.get("classes"))
+    args = resolve(args, classes, checkpoint, finetuned, ranks.size)
     precision = select_precision(args.precision, device)
-    train_set, val_set = build_datasets(args)
+    train_set, val_set = build_datasets(args, classes)
     model, normalisation = build_initial_model(args, checkpoint, finetuned)
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
     ranks.barrier()

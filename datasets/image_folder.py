@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.decode import decode_image
-
-EXTENSIONS = ".bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp"
-IMAGE_EXTENSIONS = frozenset(EXTENSIONS.split())
-LAYOUT = "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>"
-SHOWN = 5  # names listed in an error
+from datasets.folders import EXTENSIONS, LAYOUT, SYSTEM, LeftOut, class_folders, class_key, images_below
+from util.printable import quoted
 
 Transform = Callable[[Tensor, "int | None"], Tensor]
 
@@ -35,18 +32,21 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
 
     Args:
         root: folder of the split.
-        classes: names in logit order, from the training split or a checkpoint. A class without images is then allowed
-            and shifts no label. None: the folder names, sorted, each of which must hold an image.
+        classes: names in logit order, from the training split or a checkpoint; folders are matched by `class_key`. A class
+            without images is then allowed and shifts no label. None: the folder names, sorted.
         transform: called with the image and the batch's scale.
         only_class: index of the only class to scan; the files of the others are not read.
+        complete: each class must hold an image; implied without `classes`.
 
     Attributes:
         paths, labels: file and class index of every image.
-        ignored: number of files left out because they are hidden or not named like an image.
+        empty: names of the classes without an image.
+        folders: name of the folder of each class index that has one.
+        left_out: what was left out, in one line; empty if nothing was.
 
     Raises:
-        ValueError: `root` is missing or holds no images, a class folder is empty or not among `classes`, `only_class`
-            is out of range or has no images.
+        ValueError: `root` is missing or holds no images, a class folder is empty, not among `classes` or as `class_folders`
+            says, `only_class` is out of range or has no images.
     """
 
     def __init__(
@@ -55,43 +55,46 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         classes: Sequence[str] | None = None,
         transform: Transform | None = None,
         only_class: int | None = None,
+        complete: bool = False,
     ) -> None:
         self.root = root = Path(root)
         self.transform = transform
-        folders = list_classes(self.root)
+        left_out = LeftOut(root)
+        folders = class_folders(root, left_out)
         self.classes = list(folders if classes is None else classes)
-        if unknown := sorted(set(folders) - set(self.classes)):
-            known = f"the {len(self.classes)} classes of the training split or checkpoint ({_quoted(self.classes)})"
-            raise ValueError(f"{root}: folder {_quoted(unknown)} is not among {known}; remove or rename it")
-        self.paths: list[Path] = []
-        self.labels: list[int] = []
-        self.ignored = sum(entry.is_file() for entry in os.scandir(self.root))
-
+        self.folders = self._match(folders)
         wanted = range(len(self.classes))
         if only_class is not None:
             if only_class not in wanted:
                 allowed = f"0 to {len(wanted) - 1} ({len(wanted)} classes)"
                 raise ValueError(f"class index {only_class} is out of range; allowed for {root}: {allowed}")
             wanted = range(only_class, only_class + 1)
-        present = set(folders)
+        self.paths: list[Path] = []
+        self.labels: list[int] = []
         for label in wanted:
-            if self.classes[label] in present:
-                self._scan(self.root / self.classes[label], label)
-        empty = [self.classes[label] for label in sorted(set(wanted) - set(self.labels))]
-        if empty and (classes is None or only_class is not None):
-            raise ValueError(f"{root}: no image in class {_quoted(empty)}; expected files ending in {EXTENSIONS}")
+            if label in self.folders:
+                images = sorted(images_below(os.fspath(root / self.folders[label]), left_out))
+                self.paths += map(Path, images)
+                self.labels += [label] * len(images)
+        self.left_out = str(left_out)
+        self.empty = [self.classes[label] for label in sorted(set(wanted) - set(self.labels))]
+        expected = f"expected files ending in {EXTENSIONS}" + f"; left out are {left_out}" * bool(self.left_out)
+        if self.empty and (classes is None or complete or only_class is not None):
+            raise ValueError(f"{root}: no image in class {quoted(self.empty)}; {expected}")
         if not self.paths:
-            raise ValueError(f"{root}: no image in any of {len(folders)} class folders; expected files ending in {EXTENSIONS}")
+            raise ValueError(f"{root}: no image in any of {len(folders)} class folders; {expected}")
 
-    def _scan(self, folder: Path, label: int) -> None:
-        images = []
-        for path in _walk(os.fspath(folder), frozenset()):
-            if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS and not os.path.basename(path).startswith("."):
-                images.append(path)
-            else:
-                self.ignored += 1
-        self.paths += map(Path, sorted(images))
-        self.labels += [label] * len(images)
+    def _match(self, folders: Mapping[str, str]) -> dict[int, str]:
+        """Return the folder of each class index; a ValueError for one whose name is that of no class."""
+        labels = {class_key(name): label for label, name in enumerate(self.classes)}
+        labels |= {name: label for label, name in enumerate(self.classes)}
+        found = {name: labels.get(name, labels.get(class_key(name))) for name in folders}
+        if unknown := [name for name, label in found.items() if label is None]:
+            known = f"the {len(self.classes)} classes of the training split or checkpoint ({quoted(self.classes)})"
+            near = [name for name in self.classes if class_key(name).casefold() == class_key(unknown[0]).casefold()]
+            meant = f" (is {quoted(near)} meant?)" if near else ""
+            raise ValueError(f"{self.root}: folder {quoted(unknown)} is not among {known}; remove or rename it{meant}")
+        return {label: folders[name] for name, label in found.items() if label is not None}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -121,22 +124,6 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         return image, self.labels[index], index
 
 
-def list_classes(split_dir: str | os.PathLike[str]) -> list[str]:
-    """Return the sorted names of the class folders that are not hidden; a ValueError if there is none."""
-    root = Path(split_dir)
-    if not root.is_dir():
-        raise ValueError(f"no folder {root}; expected {LAYOUT}")
-    names = _folder_names(root)
-    for name in names:
-        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ValueError(f"{root}: the name of the class folder {name!r} is not UTF-8; rename it")
-    if not names:
-        unsorted = sum(os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS for entry in os.scandir(root))
-        hint = f"; {unsorted} images lie in it directly: move each into a folder named by its class" if unsorted else ""
-        raise ValueError(f"{root}: no class folder; expected {LAYOUT}{hint}")
-    return names
-
-
 def open_split(
     dataset_path: str | os.PathLike[str],
     dataset_name: str,
@@ -144,9 +131,19 @@ def open_split(
     classes: Sequence[str] | None = None,
     transform: Transform | None = None,
     only_class: int | None = None,
+    complete: bool = False,
 ) -> ImageFolder:
-    """Open the split `<dataset_path>/<dataset_name>/<split>`; raises a ValueError as `split_folder` and `ImageFolder`."""
-    return ImageFolder(split_folder(dataset_path, dataset_name, split), classes, transform, only_class)
+    """Open the split `<dataset_path>/<dataset_name>/<split>`, and print what of it is left out.
+
+    Raises:
+        ValueError: as `split_folder` and `ImageFolder`.
+    """
+    dataset = ImageFolder(split_folder(dataset_path, dataset_name, split), classes, transform, only_class, complete)
+    if dataset.left_out:
+        print(f"{dataset.root}: left out are {dataset.left_out}")
+    if dataset.empty:
+        print(f"{dataset.root}: no image in {len(dataset.empty)} of {len(dataset.classes)} classes: {quoted(dataset.empty)}")
+    return dataset
 
 
 def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: str, count: int) -> list[str]:
@@ -156,25 +153,11 @@ def class_names(dataset_path: str | os.PathLike[str], dataset_name: str, split: 
     """
     source = "train" if (Path(dataset_path) / dataset_name / "train").is_dir() else split
     folder = split_folder(dataset_path, dataset_name, source)
-    names = list_classes(folder)
+    names = list(class_folders(folder))
     if len(names) != count:
         here = f"{folder} has {len(names)} class folders"
         raise ValueError(f"the checkpoint has {count} classes and no names for them, {here}: there must be as many")
     return names
-
-
-def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield the paths of all files below a folder; links are followed, except to a folder that contains them."""
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.is_dir():
-                yield entry.path
-            elif not entry.name.startswith("."):
-                yield from _walk(entry.path, ancestors | {identity})
 
 
 def split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split: str) -> Path:
@@ -184,15 +167,7 @@ def split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split:
         if not folder.is_dir():
             siblings = ""
             if folder.parent.is_dir():
-                siblings = f"; folders in {folder.parent}: {_quoted(_folder_names(folder.parent)) or 'none'}"
+                folders = (path.name for path in folder.parent.iterdir() if path.is_dir() and not SYSTEM.fullmatch(path.name))
+                siblings = f"; folders in {folder.parent}: {quoted(sorted(folders)) or 'none'}"
             raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{siblings}")
     return dataset / split
-
-
-def _folder_names(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _quoted(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + rest

@@ -6,42 +6,44 @@ import argparse
 import multiprocessing.util
 import signal
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from datasets.batch import collate
-from datasets.image_folder import ImageFolder, Sample, list_classes, open_split, split_folder
+from datasets.folders import class_folders, class_key
+from datasets.image_folder import ImageFolder, Sample, open_split, split_folder
 from datasets.samplers import EvalSampler
 from datasets.scan import eval_shapes
 from datasets.transforms import eval_transform, train_transform
 
 
-def training_classes(args: argparse.Namespace) -> list[str]:
-    """Return the names of the training split's classes, in label order; a ValueError if there are fewer than two."""
+def training_classes(args: argparse.Namespace, saved: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the training split's classes, in label order; a ValueError if there are fewer than two.
+
+    Where those of a checkpoint, `saved`, are the same but for their Unicode form and order, the result is `saved`.
+    """
     folder = split_folder(args.dataset_path, args.dataset_name, "train")
-    classes = list_classes(folder)
+    classes = list(class_folders(folder))
     if len(classes) < 2:
         raise ValueError(f"{folder} has a single class, {classes[0]}: a classifier needs two")
-    return classes
+    same = saved is not None and sorted(map(class_key, saved)) == sorted(map(class_key, classes))
+    return list(saved) if saved is not None and same else classes
 
 
-def build_datasets(args: argparse.Namespace) -> tuple[ImageFolder, ImageFolder]:
-    """Build the training split, and the split that is scored after every epoch, with the classes of the first.
+def build_datasets(args: argparse.Namespace, classes: Sequence[str]) -> tuple[ImageFolder, ImageFolder]:
+    """Build the training split, each of whose `classes` has an image, and the split that is scored after every epoch.
 
     Raises a ValueError as `open_split` and `train_transform`.
     """
     transform = train_transform(
         args.image_size, args.square, args.crop_min, args.hflip, args.color_jitter, args.randaugment, args.random_erasing
     )
-    train_set = open_split(args.dataset_path, args.dataset_name, "train", None, transform)
+    train_set = open_split(args.dataset_path, args.dataset_name, "train", classes, transform, complete=True)
     transform = eval_transform(args.image_size, args.square)
-    val_set = open_split(args.dataset_path, args.dataset_name, args.test, train_set.classes, transform)
-    for split in (train_set, val_set):
-        if split.ignored:
-            print(f"{split.root}: {split.ignored} files are hidden or not named like an image, and are left out")
-    return train_set, val_set
+    return train_set, open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
 
 
 def build_loader(

@@ -24,6 +24,7 @@ from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.distributed import init_distributed
 from util.launcher import read_launcher_env
+from util.printable import printable
 from util.progress import Progress
 from util.ranks import Ranks
 
@@ -103,7 +104,7 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     target = Path(args.output_dir, "visualization", *data_set, args.test, f"{args.class_index}_{safe_name(true)}")
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
-    pages = ClassPages(split.root / true, target, classes, words, heads, query_heads)
+    pages = ClassPages(split.root / split.folders[args.class_index], target, classes, words, heads, query_heads)
     rows = draw_images(args, model, meta.normalisation, split, pages, layer, ranks)
     if ranks.main:
         write_index(args, pages, rows, words if layer is None else f"cross-attention of {words}")
@@ -145,7 +146,7 @@ def write_index(args: Flags, pages: ClassPages, rows: list[Row], what: str) -> N
     with writing(index), atomic_write(index) as file:
         file.write(index_html(f"{args.class_index} {true}", about, rows))
     right = sum(row.right for row in rows)
-    print(f"{len(rows)} images of class {args.class_index} ({true}): {right} right, {len(rows) - right} wrong")
+    print(f"{len(rows)} images of class {args.class_index} ({printable(true)}): {right} right, {len(rows) - right} wrong")
     print(f"open {index}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 import time
@@ -102,12 +103,16 @@ def launch(
 
 
 def _message(error: Exception) -> str:
-    """Return an error's message, without the traceback of the DataLoader worker that raised it, after its flag if it has one."""
+    """Return an error's message, without the traceback of the DataLoader worker that raised it, after its flag if it has one.
+
+    It is one line, which indented lines may follow: other line ends are those of a name, and are escaped.
+    """
     text = str(error)
     if text.startswith("Caught ") and "Original Traceback" in text:
         text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
     parameter = getattr(error, "parameter", None)  # models name a parameter, not a flag
-    return f"--{parameter}: {text.strip()}" if parameter else text.strip()
+    text = re.sub(r"\n(?! )", r"\\n", text.strip())
+    return f"--{parameter}: {text}" if parameter else text
 
 
 def _rank_prefix() -> str:

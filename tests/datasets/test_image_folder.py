@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 import datasets.image_folder
 from datasets import TrainSampler, collate, worker_init
-from datasets.image_folder import ImageFolder, Sample, class_names, list_classes, open_split
+from datasets.folders import class_folders
+from datasets.image_folder import ImageFolder, Sample, class_names, open_split
 from datasets.transforms import train_transform, training_scales
 
 
@@ -66,7 +67,7 @@ def test_classes_follow_the_list_given_not_the_alphabet(data):
 def test_class_names_sort_by_code_point_as_in_torchvision(data):
     for name in ("10", "9", "B", "ä"):
         make(data / f"birds/train/{name}/1.png")
-    assert list_classes(data / "birds/train") == ["10", "9", "B", "a", "b", "c", "ä"]
+    assert list(class_folders(data / "birds/train")) == ["10", "9", "B", "a", "b", "c", "ä"]
 
 
 def test_unknown_class_is_an_error_that_names_it(data):
@@ -111,14 +112,17 @@ def test_order_does_not_depend_on_the_file_system(data, monkeypatch):
     assert open_split(data, "birds", "train").paths == expected
 
 
-def test_other_and_hidden_files_are_ignored_and_counted(data):
+def test_other_and_hidden_files_are_left_out_and_named(data, capsys):
     root = data / "birds/train"
     for name in ("a/notes.txt", "a/.1.png", "a/._1.png", "labels.csv"):
         (root / name).touch()
     make(root / ".cache/1.png")
     make(root / "a/.thumbnails/1.png")
     train = open_split(data, "birds", "train")
-    assert (train.classes, len(train), train.ignored) == (["a", "b", "c"], 4, 4)
+    assert (train.classes, len(train)) == (["a", "b", "c"], 4)
+    hidden = "4 hidden or of the system: '.cache', 'a/.1.png', 'a/._1.png', 'a/.thumbnails'"
+    assert train.left_out == f"{hidden}; 2 not named like an image: 'a/notes.txt', 'labels.csv'"
+    assert capsys.readouterr().out == f"{root}: left out are {train.left_out}\n"
 
 
 def test_links_are_followed_and_loops_end(data):
@@ -140,8 +144,8 @@ def test_broken_link_is_kept_so_that_the_check_names_it(data):
 
 def test_only_class_looks_at_no_other_folder(data, monkeypatch):
     seen = []
-    walk = datasets.image_folder._walk
-    monkeypatch.setattr(datasets.image_folder, "_walk", lambda folder, above: seen.append(folder) or walk(folder, above))
+    walk = datasets.image_folder.images_below
+    monkeypatch.setattr(datasets.image_folder, "images_below", lambda folder, left: seen.append(folder) or walk(folder, left))
     only = open_split(data, "birds", "train", only_class=2)
     assert only.labels == [2, 2]
     assert only.classes == ["a", "b", "c"]

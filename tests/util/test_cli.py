@@ -61,3 +61,12 @@ def test_errors_name_the_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             launch(fail, main.get_args_parser(), [])
         assert capsys.readouterr().err == f"main.py: error: {prefix}it broke\n"
     assert waited == [1]  # rank 0 prints first
+
+
+def test_an_error_is_one_line_whatever_is_in_a_name(capsys: pytest.CaptureFixture) -> None:
+    def fail(args: object) -> None:
+        raise ValueError("class 'a\nb\x1b[1m' is bad\n  the list\n")
+
+    with pytest.raises(SystemExit):
+        launch(fail, parser(), ["a"])
+    assert capsys.readouterr().err == "tool: error: class 'a\\nb\\x1b[1m' is bad\n  the list\n"
