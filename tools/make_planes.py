@@ -8,7 +8,10 @@ python -m tools.make_planes --preset f16 --out <datasets> --pairs 200
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/make_planes.py` works too
 
 import cv2
 import numpy as np

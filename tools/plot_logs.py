@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/plot_logs.py` works too
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,7 +52,7 @@ class Run:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = Parser("plot_logs", description=__doc__.splitlines()[0])
+    parser = Parser("plot_logs", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="run", help="folder of a training run, which holds its log.txt")
     parser.add_argument("--out", default="curves.png", type=Path, help="image file to write (.png, .svg, .pdf)")
     parser.add_argument("--labels", nargs="+", metavar="LABEL", help="a name for each run; None: from the names of the folders")

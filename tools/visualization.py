@@ -6,8 +6,11 @@ these. `index.html` in the folder of the class shows them all. Under torchrun or
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/visualization.py` works too
 
 import cv2
 import torch
@@ -34,7 +37,7 @@ NEIGHBOURS = 3
 
 def get_args_parser() -> Parser:
     """Return INTR's flags for drawing, and the flags of the model and the data."""
-    parser = Parser(PROG, description=__doc__.splitlines()[0])
+    parser = Parser(PROG, description=__doc__)
     group = parser.add_argument_group("drawing")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
     group.add_argument("--class_index", default=0, type=int, help="the class whose images are drawn")

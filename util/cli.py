@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .errors import RunFailed
+from .errors import RunFailed, did_you_mean
+from .flag_files import expand_files
 from .launcher import read_launcher_env
-from .printable import make_output_printable
+from .printable import make_output_printable, printable
 from .stopping import Stopped
+
+DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # word processors put others in the place of "-"
 
 
 class Flags(argparse.Namespace):
@@ -38,19 +40,58 @@ class Flags(argparse.Namespace):
         return Flags(**{**vars(self), **changes})
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Formatter of --help: defaults of all flags, and a description in the lines that it was written in."""
+
+
 class Parser(argparse.ArgumentParser):
-    """Argument parser with one-line errors (exit code 2), defaults in the help, and flags from @-files."""
+    """Argument parser with one-line errors (exit code 2) that suggest a name, defaults in the help, and flags from @-files."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        options = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter, "fromfile_prefix_chars": "@", "allow_abbrev": False}
+        options = {"formatter_class": HelpFormatter, "allow_abbrev": False, "exit_on_error": False}
         super().__init__(*args, **{**options, **kwargs})
+        self._negative_number_matcher = re.compile(r"-\.?\d|-(inf|nan)", re.IGNORECASE)  # argparse's leaves -1e-3 out
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {_rank_prefix()}{message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog}: error: {_rank_prefix()}{printable(message)} (--help lists the flags)\n")
 
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """Split a line of an @-file into words as a shell does; `#` starts a comment."""
-        return shlex.split(arg_line, comments=True)
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse a command line, @-files included; also return the words that no flag takes."""
+        try:
+            words = list(expand_files(sys.argv[1:] if args is None else args))
+        except ValueError as error:
+            self.error(str(error))
+        self.places = {word.split("=")[0]: place for word, place in words}  # the last counts, as for values
+        try:
+            return super().parse_known_args([word for word, _ in words], namespace)
+        except argparse.ArgumentError as error:
+            names = (error.argument_name or "").split("/")
+            self.error(f"{next((self.places[name] for name in names if name in self.places), '')}{error}")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse a command line; words that no flag takes are an error, which suggests the flag that was meant."""
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            place, advice = self.places.get(unknown[0].split("=")[0], ""), self._advice(unknown[0])
+            self.error(f"{place}unrecognized arguments: {' '.join(unknown)}{advice}")
+        return namespace
+
+    def _advice(self, word: str) -> str:
+        """Return what may have been meant by a word that no flag takes."""
+        commands = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        parsers = [self, *(parser for choices in commands for parser in choices.values())]
+        names = {flag[2:] for parser in parsers for flag in parser._option_string_actions if flag.startswith("--")}
+        name = word.split("=")[0].lstrip(DASHES).replace("-", "_")
+        if word.startswith(tuple(DASHES)) or name in names:
+            return did_you_mean(name, names, "--")
+        return f"; {word!r} belongs to no flag (a value with spaces needs quotation marks, a switch takes no value)"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            hint = did_you_mean(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
 
     def group(self, title: str) -> argparse._ArgumentGroup:
         """Return the argument group of that title; create it if there is none."""

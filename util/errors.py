@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from .printable import printable
 
 
@@ -12,6 +15,14 @@ class RunFailed(RuntimeError):
 def first_line(error: object) -> str:
     """Return the first line of an error's message, or the name of its type where the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return `; did you mean <prefix>x?`, the end of a message about an unknown word; nothing where no known one is near."""
+    names = {name.lower(): name for name in known}
+    word = word.lower()
+    near = [name for name in names if word and name.startswith(word)][:3] or difflib.get_close_matches(word, names, 1)
+    return f"; did you mean {' or '.join(prefix + names[name] for name in near)}?" if near else ""
 
 
 class ImageError(ValueError):

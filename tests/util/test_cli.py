@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,10 @@ from util.cli import Flags, Parser, launch, parse
 from util.errors import RunFailed
 
 
-def parser() -> Parser:
-    result = Parser("tool")
-    result.add_argument("files", nargs="+")
+def parser(files: bool = True, **options: Any) -> Parser:
+    result = Parser("tool", **options)
+    if files:
+        result.add_argument("files", nargs="+")
     result.add_argument("--number", type=int, default=3)
     result.add_argument("--text", default="3")
     result.add_argument("--switch", action="store_true")
@@ -70,3 +72,47 @@ def test_an_error_is_one_line_whatever_is_in_a_name(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         launch(fail, parser(), ["a"])
     assert capsys.readouterr().err == "tool: error: class 'a\\nb\\x1b[1m' is bad\n  the list\n"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--numbr", "3"], "unrecognized arguments: --numbr 3; did you mean --number? (--help"),
+        (["--no-default=1"], "unrecognized arguments: --no-default=1; did you mean --no_default? (--help"),
+        (["\u2014number", "3"], "did you mean --number? (--help"),  # a dash of a word processor
+        (["-number", "3"], "did you mean --number? (--help"),
+        (["number=3"], "did you mean --number? (--help"),
+        (["--num", "3"], "did you mean --number? (--help"),
+        (["--elsewhere"], "unrecognized arguments: --elsewhere (--help"),
+        (["--"], "unrecognized arguments: -- (--help"),
+        (["--a\x1b[1m\nb"], r"unrecognized arguments: --a\x1b[1m\nb (--help"),
+        (["--switch", "True"], "'True' belongs to no flag (a value with spaces needs quotation marks, a switch takes no value)"),
+        (["--text", "my", "data"], "unrecognized arguments: data; 'data' belongs to no flag (a value with spaces"),
+        ([""], "unrecognized arguments: ; '' belongs to no flag"),
+        (["--colour", "gren"], "invalid choice: 'gren' (choose from "),
+        (["--colour", "gren"], "; did you mean Green? (--help"),
+        (["--number", "-1e-3"], "argument --number: invalid int value: '-1e-3'"),
+    ],
+)
+def test_mistyped_words_are_answered_by_a_suggestion(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    tool = Parser("tool", parents=[parser(add_help=False, files=False)])
+    tool.add_argument("--colour", choices=["red", "Green"])
+    with pytest.raises(SystemExit) as stop:
+        parse(tool, words)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_flags_of_sub_commands_are_suggested(capsys: pytest.CaptureFixture) -> None:
+    tool = Parser("tool")
+    tool.add_subparsers().add_parser("make").add_argument("--size", type=int)
+    with pytest.raises(SystemExit):
+        parse(tool, ["make", "--sise", "3"])
+    assert "tool: error: unrecognized arguments: --sise 3; did you mean --size?" in capsys.readouterr().err
+    assert parse(tool, ["make", "--size", "3"]).size == 3
+
+
+def test_help_keeps_the_lines_of_a_description() -> None:
+    tool = Parser("tool", description="Make a thing.\n\n    python -m tool 1\n    python -m tool 2\n")
+    tool.add_argument("--number", default=3, help="how many")
+    assert "Make a thing.\n\n    python -m tool 1\n    python -m tool 2\n" in tool.format_help()
+    assert "how many (default: 3)" in tool.format_help()
