@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from attribution.methods.explain import explain
+from attribution.methods.registry import methods_of
 from attribution.report.render import FULL, display_maps, fit, overlay
 from attribution.resize import enlarge
 from datasets import EvalSampler, collate, eval_transform
@@ -24,6 +25,7 @@ from flags import fill_from_checkpoint, get_args_parser
 from models import ICN, load_checkpoint
 from util.cli import parse
 from util.device import select_device
+from util.errors import first_line
 
 BATCH = 16  # pictures of one shape in a forward pass
 
@@ -47,12 +49,16 @@ class Explanation:
         picture: uint8 `[H, W, 3]`.
         map: float32 `[H, W]`, at the pixels of the picture.
         cells: float32 `[h, w]`, the map as the method computes it.
+        method: a name of `attribution.METHODS`.
+        against: name of the class that it is compared with; None for a map of one class.
     """
 
     name: str
     picture: np.ndarray = field(repr=False)
     map: np.ndarray = field(repr=False)
     cells: np.ndarray = field(repr=False)
+    method: str
+    against: str | None
 
     def overlay(self) -> Image.Image:
         """Draw the positive part of the map over the picture."""
@@ -60,8 +66,14 @@ class Explanation:
         return Image.fromarray(overlay(self.picture, heat))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the overlay to a file, in the format of its suffix."""
-        self.overlay().save(path)
+        """Write the overlay to a file, in the format of its suffix; a ValueError where that is not possible."""
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: the folder {path.parent} does not exist: create it first")
+        try:
+            self.overlay().save(path)
+        except (OSError, KeyError, ValueError) as error:  # PIL's for a disk, and for a suffix that it cannot write
+            raise ValueError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or first_line(error)})") from None
 
     def _repr_png_(self) -> bytes:
         """Return the overlay as IPython shows it."""
@@ -94,7 +106,11 @@ class Predictor:
         Raises:
             ValueError: the file or the device cannot be used.
         """
-        model, meta = load_checkpoint(path_or_url, select_device(device))
+        try:
+            chosen = select_device(device)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("--")) from None  # it is no flag here
+        model, meta = load_checkpoint(path_or_url, chosen)
         args = fill_from_checkpoint(parse(get_args_parser(), []), meta.args)
         classes = meta.classes or [str(index) for index in range(model.num_classes)]
         return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation)
@@ -130,21 +146,29 @@ class Predictor:
         Args:
             picture: as for `predict`.
             class_: name or index of the class; None for the predicted one.
-            against: name or index of a class to compare with: the map is then the contrast of the two.
+            against: name or index of a class to compare with: the map is then the contrast of the two. None for the map of the
+                class alone, or, where a method only makes contrasts, for the most probable other class.
             method: a name of `attribution.METHODS`; None for the map that represents the model's decoder.
 
         Raises:
-            ValueError: the picture cannot be read, or there is no such class or method.
+            ValueError: the picture cannot be read, there is no such class or method, or nothing to compare (see
+                `attribution.explain`).
         """
         if isinstance(picture, (list, tuple)):
             raise ValueError(f"explain takes one image, not a {type(picture).__name__} of {len(picture)}")
         index, other = (None if choice is None else self._index(choice) for choice in (class_, against))
         image = read_picture(picture)  # [3, H, W]
         images = self._normalise([self.transform(image)])  # [1, 3, h, w]
-        index = int(self._logits(images).argmax()) if index is None else index
-        cells = explain(self.model, images, index, method, against=other).float().cpu()  # [1, h, w]
+        (row,) = methods_of(self.model, [method or self.model.decoder_spec.default_map], truth=())
+        if index is None or (other is None and row.is_contrast):
+            order = self._logits(images)[0].argsort(descending=True, stable=True).tolist()
+            index = order[0] if index is None else index
+            if other is None and row.is_contrast:
+                other = next((place for place in order if place != index), None)
+        cells = explain(self.model, images, index, row.name, against=other).float().cpu()  # [1, h, w]
         pixels = enlarge(cells, (image.shape[1], image.shape[2]))
-        return Explanation(self.classes[index], image.permute(1, 2, 0).numpy(), pixels[0].numpy(), cells[0].numpy())
+        picture, compared = image.permute(1, 2, 0).numpy(), None if other is None else self.classes[other]
+        return Explanation(self.classes[index], picture, pixels[0].numpy(), cells[0].numpy(), row.name, compared)
 
     def _index(self, class_: str | int) -> int:
         if isinstance(class_, str) and class_ in self.classes:

@@ -121,6 +121,11 @@ def test_a_map_is_that_of_attribution_explain_for_the_class_by_name_or_index(icn
     against = icn.explain(picture, "dark green", against=2)
     np.testing.assert_allclose(against.map, by_name.map - icn.explain(picture, "red").map, atol=1e-6)
     assert icn.explain(picture, 0, method="attention").map.min() >= 0
+    assert (predicted.method, predicted.against, against.method, against.against) == ("contribution", None, "contribution", "red")
+    contrast = icn.explain(picture, method="finercam")
+    assert [contrast.name, contrast.against] == icn.predict(picture)[0].names[:2] and "against=" in repr(contrast)
+    same = icn.explain(picture, contrast.name, contrast.against, "finercam")
+    assert np.array_equal(contrast.map, same.map)
 
 
 def test_a_map_is_drawn_over_the_picture(icn: Predictor, tmp_path: Path) -> None:
@@ -164,9 +169,14 @@ def test_what_is_wrong_is_named(icn: Predictor, checkpoint: Path, tmp_path: Path
         (lambda: icn.explain(picture, 3), "class 3 does not exist"),
         (lambda: icn.explain(picture, -1), "class -1 does not exist"),
         (lambda: icn.explain(picture, method="gradcamm"), "gradcamm: there is no such map; choose from .*gradcam"),
-        (lambda: icn.explain(picture, method="oracle"), "ground truth"),
+        (lambda: icn.explain(picture, method="oracle"), "ground truth .*; choose from [^;]*edges$"),
+        (lambda: icn.explain(picture, "red", "red"), "compared with itself"),
+        (lambda: icn.explain(picture, "red", "blue", "centre"), "centre is a control, a map of no class"),
+        (lambda: icn.explain(picture).save(tmp_path / "no" / "x.png"), "x.png: the folder .*no does not exist"),
+        (lambda: icn.explain(picture).save(tmp_path / "x.what"), "x.what: cannot be written .*what"),
+        (lambda: icn.explain(picture).save(tmp_path), "cannot be written"),
         (lambda: Predictor.from_checkpoint(tmp_path / "absent.pth"), "absent.pth does not exist"),
-        (lambda: Predictor.from_checkpoint(checkpoint, "gpu"), "'gpu' is not a device: choose"),
+        (lambda: Predictor.from_checkpoint(checkpoint, "gpu"), "^device 'gpu' is not a device: choose"),
     ]
     for call, message in wrong:
         with pytest.raises(ValueError, match=message):

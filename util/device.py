@@ -24,7 +24,7 @@ def select_device(name: str, process: ProcessInfo | None = None) -> torch.device
     if device.type == "cpu":
         return device
     if not torch.cuda.is_available():
-        print("warning: no CUDA device is available, running on the CPU (--device cpu hides this warning)", file=sys.stderr)
+        print("warning: no CUDA device is available, running on the CPU (the device cpu hides this warning)", file=sys.stderr)
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if process and process.size > 1:
