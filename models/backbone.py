@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.architecture import ParameterError
+from models.input_size import explain_failure
 
 
 class Backbone(nn.Module):
@@ -23,8 +24,11 @@ class Backbone(nn.Module):
         normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the input, in units of the full range 0..1.
         stem: prefixes of the parameters that stay frozen in fine-tuning, as in DETR (empty: none).
         stride: pixels per cell of the feature map.
+        native_size: side in pixels of the images that the network was designed for.
         window: side in pixels of windows that are processed independently; None: the whole image at once.
     """
+
+    native_size = 224
 
     def __init__(
         self, body: nn.Module, num_channels: int, normalisation: dict[str, list[float]], stem: tuple[str, ...], stride: int
@@ -47,9 +51,11 @@ class Backbone(nn.Module):
             # The windows are moved in training, so that no cell is always at a window's border.
             down, right = torch.randint(steps, (2,)).tolist() if self.training else (0, 0)
             return in_windows(self._features, images, self.window, (down * self.stride, right * self.stride))
-        except AssertionError as error:  # timm's networks of a fixed input size
-            height, width = images.shape[-2:]
-            raise ParameterError("image_size", f"the backbone refuses images of {height} x {width} pixels: {error}") from None
+        except Exception as error:
+            height, width = (self.window, self.window) if self.window else images.shape[-2:]
+            sides = {self.native_size, 2 * self.native_size, *(height // self.stride * self.stride + n for n in (0, self.stride))}
+            parameter = "window" if self.window else "image_size"
+            raise explain_failure(self.body, height, width, len(images), sides, error, parameter) from None
 
     def _features(self, images: Tensor) -> Tensor:
         """Run the network; several feature maps are enlarged to the first one's grid and concatenated."""

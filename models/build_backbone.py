@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -92,9 +93,7 @@ def _torchvision_resnet(name: str, dilation: bool, feature_stride: int | None, f
 def _timm_model(name: str, dilation: bool, feature_stride: int | None, fuse: bool, norm: str, weights: str) -> Backbone:
     name = name.removeprefix("timm/")
     if not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-        message = f"{name!r} is neither a torchvision ResNet ({', '.join(RESNETS[:5])}, ...) nor a timm model"
-        raise ParameterError("backbone", message + (f"; similar: {similar}" if similar else ""))
+        raise unknown_backbone(name)
     options: dict[str, Any] = {"features_only": True, "feature_cls": "getter"}  # ends where the features are taken
     if dilation:
         options["output_stride"] = 16
@@ -116,7 +115,9 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, fuse: boo
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
         fold_frozen_norms(body)
-    return Backbone(body, channels, normalisation, (), strides[last])
+    backbone = Backbone(body, channels, normalisation, (), strides[last])
+    backbone.native_size = config.input_size[-1] if config else backbone.native_size
+    return backbone
 
 
 def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: str) -> None:
@@ -138,9 +139,16 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: 
 def _timm_create(name: str, options: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, **options)
-    except (RuntimeError, TypeError, NotImplementedError, AttributeError, AssertionError) as error:
+    except Exception as error:  # whatever a network of timm raises for options that it does not have
         with_dilation = " with dilation" if "output_stride" in options else ""
-        raise ParameterError("backbone", f"{name} cannot give its features{with_dilation}: {error}") from None
+        raise ParameterError("backbone", f"{name} cannot give its features{with_dilation}: {first_line(error)}") from None
+
+
+def unknown_backbone(name: str) -> ParameterError:
+    """Return the error for a name that neither library has, with similar names."""
+    similar = difflib.get_close_matches(name.lower().rpartition("/")[2], {*RESNETS, *timm.list_models()}, 5)
+    message = f"{name!r} is neither a torchvision ResNet ({', '.join(RESNETS[:5])}, ...) nor a timm model"
+    return ParameterError("backbone", message + (f"; similar: {', '.join(similar)}" if similar else ""))
 
 
 def _no_such_stride(name: str, stride: int, strides: Iterable[int], dilation: bool) -> ParameterError:

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from models.build_backbone import RESNETS
+from models.build_backbone import RESNETS, unknown_backbone
 from models.loading import read_state_dict
 from util.atomic import replacing
 from util.cli import Parser, launch
@@ -53,7 +53,7 @@ def backbone_state_dict(backbone: str) -> dict[str, Tensor]:
         return torchvision.models.get_model(backbone, weights=None).state_dict()
     if timm.is_model(backbone):
         return timm.create_model(backbone).state_dict()
-    raise ValueError(f"--backbone {backbone!r} is neither a torchvision ResNet nor a timm model")
+    raise unknown_backbone(backbone)
 
 
 def match_names(source: dict[str, Tensor], target: dict[str, Tensor], args: argparse.Namespace) -> list[str]:
