@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,12 @@ def test_backbone_alone_is_scratch_with_learned_norms(colours: Path, tmp_path: P
 
 
 def test_class_names_are_no_formulas(tmp_path: Path) -> None:
-    write_results(tmp_path, ["a $\\foo$", "b$"], np.array([0, 1, 1]), np.array([0, 0, 1]), {})
+    """Neither of TeX in the picture, nor of a spreadsheet in the tables; letters without a font are no warning."""
+    names = ["a $\\foo$", "b$", "=1+1", "猫"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_results(tmp_path, names, np.array([0, 1, 1, 2]), np.array([0, 0, 1, 3]), {})
     assert (tmp_path / "confusion_matrix.png").stat().st_size > 0
-    assert (tmp_path / "per_class.csv").read_text().splitlines()[2] == "1,b$,2,1,50.00,100.00,a $\\foo$,1"
+    rows = (tmp_path / "per_class.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[2:4] == ["1,b$,2,1,50.00,100.00,a $\\foo$,1", "2,'=1+1,1,0,0.00,,猫,1"]
+    assert (tmp_path / "confusion_matrix.csv").read_text(encoding="utf-8").splitlines()[3] == "'=1+1,0,0,0,1"

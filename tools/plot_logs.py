@@ -18,10 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/plot_logs.py` works too
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from util.cli import Parser, launch
+from util.plotting import Axes, Figure, set_texts
 
 # Okabe and Ito's palette, which is safe for colour blindness; the markers differ in grey scale too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -137,10 +135,9 @@ def draw(runs: Sequence[Run], title: str = "") -> Figure:
     panels[0].set_ylabel("accuracy on the scored split, %")
     panels[1].xaxis.get_major_locator().set_params(integer=True)
     if title:
-        figure.suptitle(title, parse_math=False)
+        set_texts([figure.suptitle("")], [title])
     legend = figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
-    for text in legend.get_texts():  # a `$` in a folder's name is not mathematics
-        text.set_parse_math(False)
+    set_texts(legend.get_texts(), [run.describe() for run in runs])
     return figure
 
 
@@ -148,7 +145,7 @@ def _draw_run(axes: Axes, run: Run, x: Sequence[float], index: int) -> None:
     """Plot a run's accuracies at `x` in the colour, marker and line style of `index`."""
     style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
     line, every = STYLES[index // len(COLOURS) % len(STYLES)], max(1, len(x) // 12)
-    axes.plot(x, run.accuracies, line, **style, linewidth=1.8, markersize=4, markevery=every, label=run.describe())
+    axes.plot(x, run.accuracies, line, **style, linewidth=1.8, markersize=4, markevery=every, label=f"run {index}")
     axes.plot(x[run.best], max(run.accuracies), **style, linestyle="none", markersize=9, markeredgecolor="white", zorder=3)
 
 

@@ -15,10 +15,11 @@ def printable(text: str, keep: str = "") -> str:
     """Return a text with backslash escapes in place of all that does not print, but for the characters in `keep`."""
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() or letter in keep else _escape(letter) for letter in text)
+    return "".join(letter if letter.isprintable() or letter in keep else escape(letter) for letter in text)
 
 
-def _escape(letter: str) -> str:
+def escape(letter: str) -> str:
+    """Return the backslash escape of a letter."""
     code = ord(letter)
     # A byte of a file name that is no UTF-8 is a surrogate in Python.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode()

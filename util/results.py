@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .atomic import atomic_write, replacing
+from .tables import write_csv
 
 PER_CLASS = ["index", "class", "images", "correct", "acc1", "precision", "most_confused_with", "times"]
 
@@ -31,16 +31,11 @@ def write_results(folder: Path, classes: list[str], labels: np.ndarray, predicti
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "results.json") as file:
             file.write(json.dumps(stats, indent=2) + "\n")
-        _write_csv(folder / "per_class.csv", PER_CLASS, _per_class(classes, matrix))
-        _write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes], confusion)
+        write_csv(folder / "per_class.csv", PER_CLASS, _per_class(classes, matrix))
+        write_csv(folder / "confusion_matrix.csv", ["true \\ predicted", *classes], confusion)
         _draw(folder / "confusion_matrix.png", classes, matrix)
     except OSError as error:
         raise ValueError(f"--output_dir: {folder} cannot be written to ({error.strerror})") from None
-
-
-def _write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with atomic_write(path) as file:
-        csv.writer(file).writerows([heads, *rows])
 
 
 def _per_class(classes: list[str], matrix: np.ndarray) -> Iterator[list[Any]]:
@@ -56,8 +51,7 @@ def _per_class(classes: list[str], matrix: np.ndarray) -> Iterator[list[Any]]:
 
 def _draw(path: Path, classes: list[str], matrix: np.ndarray) -> None:
     """Draw the confusion matrix, each row divided by the images of its class."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from .plotting import Figure, FigureCanvasAgg, set_tick_labels
 
     count = len(classes)
     side = min(max(4.0, 1.5 + 0.28 * count), 16.0)
@@ -70,8 +64,7 @@ def _draw(path: Path, classes: list[str], matrix: np.ndarray) -> None:
     axes.set_ylabel("true")
     if count <= 50:
         names = [name if len(name) <= 24 else name[:23] + "…" for name in classes]
-        # parse_math: dollar signs in a class name are no formula.
-        axes.set_xticks(range(count), names, rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(range(count), names, fontsize=7, parse_math=False)
+        set_tick_labels(axes.xaxis, names, fontsize=7, rotation=90)
+        set_tick_labels(axes.yaxis, names, fontsize=7)
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))

@@ -1,8 +1,17 @@
-"""Tables in Markdown."""
+"""Tables in Markdown and as CSV files."""
 
 from __future__ import annotations
 
+import csv
+import itertools
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .atomic import atomic_write
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # the last four: full width
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int | None = None) -> str:
@@ -10,3 +19,19 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_col
     count = len(heads) if text_columns is None else text_columns
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
     return "\n".join([lines[0], "|" + "---|" * count + "---:|" * (len(heads) - count), *lines[1:]])
+
+
+def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file atomically; a text that a spreadsheet would take for a formula gets an apostrophe in front of it."""
+    with atomic_write(path) as file:
+        for row in itertools.chain([heads], rows):
+            csv.writer(file).writerow([_text(cell) if isinstance(cell, str) else cell for cell in row])
+
+
+def _text(cell: str) -> str:
+    if not cell.startswith(FORMULA):
+        return cell
+    with suppress(ValueError):
+        float(cell)
+        return cell  # a number
+    return f"'{cell}"

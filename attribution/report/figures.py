@@ -8,15 +8,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from attribution.evaluation.evaluate import AttributionResults
 from attribution.metrics.registry import METRICS
 from attribution.report.render import GREEN, GRID_TILE, RED, Section, Tile, display_maps, fit, overlay, panel
 from datasets.decode import decode_image
 from util.atomic import replacing
+from util.plotting import Axes, Figure, FigureCanvasAgg
 
 # Okabe and Ito's palette, for every form of colour blindness; families of methods differ by their lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from util.plotting import split_by_font
 
 WEIGHT = (0.25, 0.65)  # of the least and of the largest value of a map over its image
 TILE, GRID_TILE, FULL = 448, 224, 1024  # long side of an image in a panel, where many are side by side, and on its own at most
@@ -98,20 +98,37 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return cv2.blendLinear(np.ascontiguousarray(colours), np.ascontiguousarray(picture), weight, 1 - weight)
 
 
-@lru_cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+_font = lru_cache(ImageFont.truetype)
 
 
-def shorten(text: str, width: float, size: int = TEXT, bold: bool = False) -> str:
-    """Cut `text` to `width` pixels, with an ellipsis in place of what is missing."""
+def shorten(text: str, width: float, size: int = TEXT, bold: bool = False) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """Cut `text` to `width` pixels, with an ellipsis in place of what is missing: runs, each with a font that has its letters."""
+
+    def runs(text: str) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+        return [(run, _font(path, size)) for run, path in split_by_font(text, bold)]
+
     text = " ".join(text.split())
-    font = _font(size, bold)
-    if font.getlength(text) <= width:
-        return text
-    count = bisect_right(range(1, len(text)), width, key=lambda count: font.getlength(text[:count].rstrip() + "…"))
-    return text[:count].rstrip() + "…"
+    if _width(runs(text)) <= width:
+        return runs(text)
+    count = bisect_right(range(1, len(text)), width, key=lambda count: _width(runs(text[:count].rstrip() + "…")))
+    return runs(text[:count].rstrip() + "…")
+
+
+def _width(runs: list[tuple[str, ImageFont.FreeTypeFont]]) -> float:
+    return sum(font.getlength(run) for run, font in runs)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, width: float, colour: tuple[int, int, int], size: int = TEXT,
+    bold: bool = False, centred: bool = False,
+) -> None:  # fmt: skip
+    """Write one line of at most `width` pixels from `at`, or around it."""
+    runs = shorten(text, width, size, bold)
+    x: float = round(at[0] - centred * _width(runs) / 2)
+    baseline = at[1] + max((font.getmetrics()[0] for _, font in runs), default=0)
+    for run, font in runs:
+        draw.text((x, baseline), run, colour, font, anchor="ls")
+        x += font.getlength(run)
 
 
 def panel(title: str, verdict: str, right: bool, sections: list[Section], note: str) -> np.ndarray:
@@ -138,13 +155,12 @@ def panel(title: str, verdict: str, right: bool, sections: list[Section], note: 
     draw = ImageDraw.Draw(sheet)
 
     room = width - 2 * MARGIN
-    draw.text((MARGIN, MARGIN), shorten(title, room, TITLE, bold=True), INK, _font(TITLE, bold=True))
-    verdict = shorten(verdict, room, TITLE)
-    draw.text((MARGIN, MARGIN + TITLE + 8), verdict, GREEN if right else RED, _font(TITLE))
+    _write(draw, (MARGIN, MARGIN), title, room, INK, TITLE, bold=True)
+    _write(draw, (MARGIN, MARGIN + TITLE + 8), verdict, room, GREEN if right else RED, TITLE)
     for (heading, tiles), height in zip(rows, heights, strict=True):
         y = top
         if heading:
-            draw.text((MARGIN, y), shorten(heading, room, TEXT, bold=True), INK, _font(TEXT, bold=True))
+            _write(draw, (MARGIN, y), heading, room, INK, bold=True)
             y += LINE + 6
         for index, tile in enumerate(tiles):
             _draw_tile(sheet, draw, tile, MARGIN + index * (column + GAP), y, column)
@@ -161,13 +177,13 @@ def _draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int
         draw.rectangle((left - 4, y - 4, left + width + 3, y + height + 3), outline=tile.frame, width=4)
     for number, text in enumerate(tile.lines):
         at = (x + column / 2, y + height + 6 + number * LINE)
-        draw.text(at, shorten(text, column), FAINT if number else INK, _font(TEXT), anchor="ma")
+        _write(draw, at, text, column, FAINT if number else INK, centred=True)
 
 
 def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, y: int, note: str, room: int) -> None:
     """Draw the colour scale over mid grey, and the note."""
     ramp = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (TEXT, 1))
     blended = overlay(np.full((*ramp.shape, 3), 128, np.uint8), ramp)
-    draw.text((MARGIN, y), "low", FAINT, _font(TEXT))
+    _write(draw, (MARGIN, y), "low", room, FAINT)
     sheet.paste(Image.fromarray(blended), (MARGIN + 34, y + 2))
-    draw.text((MARGIN + 162, y), shorten(f"high · {note}", room - 162), FAINT, _font(TEXT))
+    _write(draw, (MARGIN + 162, y), f"high · {note}", room - 162, FAINT)

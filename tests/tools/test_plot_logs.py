@@ -52,7 +52,10 @@ def test_the_picture_shows_every_value_on_both_axes(tmp_path: Path) -> None:
         )
         for n in counts
     ]
-    left, right = draw(runs, "two runs").axes
+    runs[1].label = "_hidden"  # matplotlib leaves such names out of a legend
+    figure = draw(runs, "two runs")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [run.describe() for run in runs]
+    left, right = figure.axes
     for axes, quantity in ((left, "minutes"), (right, "epochs")):
         curves, marks = axes.lines[::2], axes.lines[1::2]
         assert len(curves) == len(marks) == len(runs)

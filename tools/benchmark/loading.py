@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image
@@ -21,6 +20,7 @@ from torchvision.transforms import functional as F
 
 import datasets
 from tools.benchmark.cases import quartiles
+from util.plotting import DATA
 
 SIZES = ((500, 375), (1024, 683))  # width, height of the files
 # INTR's, and square images: a random resized crop, or the whole image
@@ -63,7 +63,7 @@ def write_photographs(folder: Path, width: int, height: int, count: int) -> None
     """Write crops of one photograph (matplotlib's, of Grace Hopper), with noise, as JPEG files of quality 90."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    with Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg") as file:
+    with Image.open(DATA / "sample_data" / "grace_hopper.jpg") as file:
         photograph = file.convert("RGB")
     for i in range(count):
         part_width = min(photograph.width, photograph.height * width / height) * rng.uniform(0.7, 1.0)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from tools.benchmark.cases import BACKBONE_ONLY, ICN, WITH_MAPS, Case, Series, quartiles
 from tools.benchmark.meters import BACKWARD, OPTIMIZER, PARTS, REST, describe
 from tools.benchmark.runner import MAX_CONTENTION
 from util.atomic import atomic_write
+from util.plotting import Figure
 from util.tables import markdown_table
 
 GIB = 2**30
