@@ -81,7 +81,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     steps_per_epoch = math.ceil(sampler.batches_per_epoch / args.accumulate)
     trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch, ranks)
     stop_request = StopRequest(ranks.process)
-    state, checkpointer = build_state(args, trainer, checkpoint, train_set, device, stop_request)
+    state, checkpointer = build_state(args, trainer, checkpoint, train_set, val_set, device, stop_request)
     trainer.steps = state.steps(steps_per_epoch)  # by the epoch: INTR's checkpoints have no step
     if state.epoch.index >= args.epochs:
         print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
@@ -186,23 +186,29 @@ def build_state(
     trainer: Trainer,
     checkpoint: dict[str, Any] | None,
     train_set: ImageFolder,
+    val_set: ImageFolder,
     device: torch.device,
     stop_request: StopRequest,
 ) -> tuple[TrainState, Checkpointer]:
     """Build the state and the checkpointer of a run; restore the state and the trainer from `checkpoint` if there is one."""
     ranks, folder = trainer.ranks, output_folder(args) if args.output_dir else None
-    settings = {"batch_size": args.batch_size, "accumulate": args.accumulate, "train_images": len(train_set), "seed": args.seed}
+    settings = {"batch_size": args.batch_size, "accumulate": args.accumulate, "seed": args.seed}
+    settings |= {"train_images": len(train_set), "train_files": train_set.fingerprint()}
+    val_files = {args.test: val_set.fingerprint()}
     new_sums = partial(Sums, device, args.num_queries, trainer.criterion.names)
     state = TrainState(args.epochs, args.start_epoch, new_sums, settings, ranks)
     generators = RandomState(ranks, args.seed)
     if checkpoint is not None:
         trainer.load_state_dict(checkpoint)
-        # The best accuracy counts only in the folder of its file and for the same split.
-        same_best = is_same_run(args.resume, folder) and checkpoint["args"].get("test") == args.test
+        # The best accuracy counts only in the folder of its file and for the same images.
+        same_images = checkpoint["args"].get("test") == args.test and checkpoint.get("val_files", val_files) == val_files
+        same_best = is_same_run(args.resume, folder) and same_images
+        if checkpoint.get("best") and not same_images:
+            print(f"{args.resume} was scored on other images than {val_set.root} has now: the best accuracy is counted anew")
         state.load_state_dict(checkpoint, args.resume, same_best)
         generators.load_state_dict(checkpoint)
     saved_flags = {key: value for key, value in vars(args).items() if key != "explicit"}
-    constants = {"args": saved_flags, "classes": train_set.classes, "version": VERSION}
+    constants = {"args": saved_flags, "classes": train_set.classes, "val_files": val_files, "version": VERSION}
     parts, every_steps = (state, generators), args.save_every_steps
     return state, Checkpointer(folder, trainer, parts, constants, stop_request, args.keep_last, every_steps, ranks)
 

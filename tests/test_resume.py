@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,7 @@ def test_files_without_the_newer_entries_resume(colours: Path, tmp_path: Path) -
     life(colours, tmp_path / "whole", flags)
     life(colours, tmp_path / "old", flags, "--epochs", 1)
     state = load(tmp_path / "old")
-    for entry in ("in_epoch", "elapsed", "ema", "scaler"):
+    for entry in ("in_epoch", "elapsed", "ema", "scaler", "val_files"):
         del state[entry]
     for flag in ("ema", "accumulate", "warmup_epochs", "label_smoothing", "precision", "keep_last", "save_every_steps"):
         del state["args"][flag]
@@ -224,6 +225,21 @@ def test_files_without_the_newer_entries_resume(colours: Path, tmp_path: Path) -
     assert_equal(load(tmp_path / "whole")["model"], load(tmp_path / "old")["model"])
     assert_equal(load(tmp_path / "whole")["optimizer"]["state"], load(tmp_path / "old")["optimizer"]["state"])
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "old")
+
+
+def test_the_best_accuracy_is_that_of_the_present_validation_images(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(colours / "colours", tmp_path / "colours")
+    life(tmp_path, tmp_path / "out", "--square", "--epochs", 1)
+    saved = load(tmp_path / "out")
+    saved["best"] |= {"acc1": 100.0}  # which no later epoch exceeds
+    torch.save(saved, tmp_path / "out" / "colours" / "output_sub" / "checkpoint.pth")
+    image = tmp_path / "colours" / "val" / "red" / "0.png"
+    image.rename(image.with_name("new.png"))
+    assert life(tmp_path, tmp_path / "out", "--square", "--resume", "auto")
+    assert "scored on other images than" in capsys.readouterr().out
+    assert load(tmp_path / "out")["best"]["epoch"] == 1
 
 
 def test_log_lines_of_epochs_without_a_checkpoint_are_dropped(colours: Path, tmp_path: Path) -> None:

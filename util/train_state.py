@@ -29,7 +29,8 @@ class TrainState:
         epochs: of the whole training.
         start_epoch: first epoch, counted from 0.
         new_sums: returns the sums of a new epoch.
-        settings: `batch_size`, `accumulate`, `train_images` and `seed`, which determine the batches of an epoch.
+        settings: `batch_size`, `accumulate`, `train_images`, `train_files` (a hash of their names) and `seed`, which determine
+            the batches of an epoch.
         ranks: the processes.
 
     Attributes:
@@ -39,7 +40,7 @@ class TrainState:
     """
 
     def __init__(
-        self, epochs: int, start_epoch: int, new_sums: Callable[[], Sums], settings: dict[str, int], ranks: Ranks
+        self, epochs: int, start_epoch: int, new_sums: Callable[[], Sums], settings: dict[str, Any], ranks: Ranks
     ) -> None:
         self.epochs, self.new_sums, self.settings, self.ranks = epochs, new_sums, settings, ranks
         self.best: dict[str, Any] = {"acc1": None, "epoch": None}
@@ -83,6 +84,7 @@ class TrainState:
                 "world_size": self.ranks.size,
                 "accumulate": self.settings["accumulate"],
                 "train_images": self.settings["train_images"],
+                "train_files": self.settings["train_files"],
                 "images": sums.images,
                 "sums": sums.values.cpu(),
                 "terms": list(sums.terms),
@@ -111,9 +113,11 @@ class TrainState:
 
     def _check_same_batches(self, in_epoch: dict[str, Any], source: str, seed: int) -> None:
         """Raise a ValueError if the rest of the epoch would have other batches than it was begun with."""
-        saved = {"world_size": 1, "seed": seed, **in_epoch}
+        files = self.settings["train_files"]  # which earlier versions do not save
+        saved = {"world_size": 1, "seed": seed, "train_files": files, **in_epoch}
         current = {**self.settings, "world_size": self.ranks.size}
         labels = {"accumulate": "--accumulate", "seed": "--seed", "train_images": "number of training images"}
+        labels["train_files"] = "hash of the names and classes of the training images"
         if saved["batch_size"] * saved["world_size"] != current["batch_size"] * current["world_size"]:
             labels = {"batch_size": "--batch_size", "world_size": "number of processes", **labels}
         for name, label in labels.items():

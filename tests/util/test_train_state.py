@@ -12,11 +12,11 @@ from util.metrics import Sums
 from util.ranks import SINGLE_PROCESS
 from util.train_state import TrainState, next_epoch
 
-SETTINGS = {"batch_size": 4, "accumulate": 2, "train_images": 24, "seed": 1}
+SETTINGS = {"batch_size": 4, "accumulate": 2, "train_images": 24, "train_files": "a1", "seed": 1}
 TERMS = ("class", "mosaic")
 
 
-def state(start_epoch: int = 0, **settings: int) -> TrainState:
+def state(start_epoch: int = 0, **settings: Any) -> TrainState:
     sums = partial(Sums, torch.device("cpu"), 2, TERMS)
     return TrainState(5, start_epoch, sums, SETTINGS | settings, SINGLE_PROCESS)
 
@@ -61,12 +61,19 @@ def test_sums_of_an_earlier_version_count_as_the_class_term() -> None:
         ({"batch_size": 8}, "--batch_size 4, now it is 8"),
         ({"accumulate": 1}, "--accumulate 2, now it is 1"),
         ({"seed": 2}, "--seed 1, now it is 2"),
-        ({"train_images": 25}, "number of training images 24, now it is 25"),
+        ({"train_images": 25, "train_files": "b2"}, "number of training images 24, now it is 25"),
+        ({"train_files": "b2"}, "hash of the names and classes of the training images a1, now it is b2"),
     ],
 )
-def test_an_epoch_is_finished_with_the_batches_it_was_begun_with(settings: dict[str, int], message: str) -> None:
+def test_an_epoch_is_finished_with_the_batches_it_was_begun_with(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"a.pth was saved in the middle of an epoch with {message}"):
         state(2, **settings).load_state_dict(within_an_epoch(), "a.pth")
+
+
+def test_earlier_versions_do_not_save_which_files_they_train_on() -> None:
+    checkpoint = within_an_epoch()
+    del checkpoint["in_epoch"]["train_files"]
+    state(2, train_files="b2").load_state_dict(checkpoint, "a.pth")
 
 
 def test_two_processes_with_half_the_batch_are_the_same_batches() -> None:
