@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from attribution.methods.explain import explain
-from attribution.methods.registry import methods_of
-from attribution.report.render import FULL, display_maps, fit, overlay
+from attribution.methods.registry import METHODS, methods_of
+from attribution.report.overlay import at_pixels, fit, overlay, own_scale
+from attribution.report.render import FULL
 from attribution.resize import enlarge
 from datasets import EvalSampler, collate, eval_transform
 from datasets.decode import Picture, read_picture
@@ -61,9 +62,10 @@ class Explanation:
     against: str | None
 
     def overlay(self) -> Image.Image:
-        """Draw the positive part of the map over the picture."""
-        heat = display_maps(self.cells.clip(0)[None], (1, 1), (1, 1), self.picture.shape[:2])[0]  # [H, W]; nothing is padded
-        return Image.fromarray(overlay(self.picture, heat))
+        """Draw the map over the picture."""
+        values = at_pixels(self.cells[None], (1, 1), (1, 1), self.picture.shape[:2])[0]  # [H, W]; nothing is padded
+        signed = METHODS[self.method].signed or self.against is not None
+        return Image.fromarray(overlay(self.picture, values, own_scale(self.cells, signed)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the overlay to a file, in the format of its suffix; a ValueError where that is not possible."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -95,6 +96,12 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
             meant = f" (is {quoted(near)} meant?)" if near else ""
             raise ValueError(f"{self.root}: folder {quoted(unknown)} is not among {known}; remove or rename it{meant}")
         return {label: folders[name] for name, label in found.items() if label is not None}
+
+    def with_transform(self, transform: Transform | None) -> ImageFolder:
+        """Return the same images with another transform."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -1,7 +1,7 @@
-"""Draw the attribution maps of one class: `python -m tools.visualization --resume <checkpoint.pth> --class_index <i> ...`
+"""Draw attribution maps of the images of classes: `python -m tools.visualization --resume <checkpoint.pth> --class_index <i> ...`
 
-For every image three panels are drawn: the heads of the true class's query, the most similar classes, and the heads of each of
-these. `index.html` in the folder of the class shows them all. Under torchrun or srun the processes share the images.
+For every image up to three panels are drawn: the heads of the true class's query, the most similar classes, and the heads of each
+of these. `index.html` in the folder of a class shows them all. Under torchrun or srun the processes share the images.
 """
 
 from __future__ import annotations
@@ -13,26 +13,29 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/visualization.py` works too
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from attribution.report.html import ClassPages, Row, index_html, writing
-from attribution.report.panels import DrawnImages, Explained, collate_items, explain_classes, safe_name
-from attribution.report.render import WEIGHT
-from datasets import EvalSampler, ImageFolder, class_names, open_split, verify_images, worker_init
+import engine
+from attribution.methods.registry import METHODS, methods_of
+from attribution.report.html import ClassPages, Row, draw_all, index_html, writing
+from attribution.report.panels import DrawnImages, Explained, Style, collate_items, explain_classes, safe_name
+from attribution.report.render import FORMATS
+from datasets import EvalSampler, ImageFolder, class_names, eval_transform, open_split, verify_images, worker_init
+from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
-from models import ICN, load_checkpoint
-from util.atomic import atomic_write
+from models import ICN, for_inference, load_checkpoint
+from util.atomic import replacing
+from util.classes import find_class
 from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.distributed import init_distributed
 from util.launcher import read_launcher_env
-from util.printable import printable
 from util.progress import Progress
 from util.ranks import Ranks
 
 PROG = "python -m tools.visualization"
-NEIGHBOURS = 3
 
 
 def get_args_parser() -> Parser:
@@ -40,11 +43,30 @@ def get_args_parser() -> Parser:
     parser = Parser(PROG, description=__doc__)
     group = parser.add_argument_group("drawing")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
-    group.add_argument("--class_index", default=0, type=int, help="the class whose images are drawn")
-    group.add_argument("--dec_layer_index", type=int, help="decoder layer, negative from the end; None: the last")
+    group.add_argument(
+        "--class_index",
+        default=["0"],
+        nargs="+",
+        metavar="CLASS",
+        help="classes whose images are drawn: indices or names, or all",
+    )
+    group.add_argument(
+        "--map", metavar="METHOD", help="a name of attribution.METHODS; None: attention, or evidence where a logit is a sum"
+    )
+    group.add_argument(
+        "--dec_layer_index", type=int, help="decoder layer of the attention, negative from the end; None: the last"
+    )
     group.add_argument("--top_q", default=5, type=int, help="number of most similar classes")
     group.add_argument("--gt_query_heads", default=1, type=int, choices=[0, 1], help="draw the heads of the true class")
     group.add_argument("--sim_query_heads", default=1, type=int, choices=[0, 1], help="draw the heads of the similar classes")
+    group.add_argument(
+        "--predicted", action="store_true", help="the images that are predicted as the classes, not those of their folders"
+    )
+    group.add_argument("--wrong_only", action="store_true", help="only images whose prediction is wrong")
+    group.add_argument("--limit", type=int, help="number of images of each class; None: all")
+    group.add_argument("--own_scale", action="store_true", help="scale each map alone, instead of all heads of a class alike")
+    group.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
+    group.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
     group.add_argument("--eval", action="store_true", help="accepted: nothing is ever trained here")
     add_model_flags(parser)
     add_data_flags(parser)
@@ -52,24 +74,49 @@ def get_args_parser() -> Parser:
     return parser
 
 
-def check_flags(args: Flags, classes: Sequence[str], layers: int) -> None:
-    """Raise a ValueError for a flag that does not fit the checkpoint, whose cross-attention to be drawn has `layers`."""
-    count, layer = len(classes), args.dec_layer_index
-    if not 0 <= args.class_index < count:
-        near = range(max(0, count - NEIGHBOURS), count) if args.class_index >= count else range(min(NEIGHBOURS, count))
-        names = ", ".join(f"{index} {classes[index]}" for index in near)
-        raise ValueError(f"--class_index {args.class_index} does not exist: {args.resume} has 0 to {count - 1} (near: {names})")
-    if layer is not None and not layers:
-        raise ValueError(f"--dec_layer_index: {args.resume} has no decoder layers, its map is its logit: leave the flag out")
+def chosen_classes(words: Sequence[str], classes: Sequence[str], source: str) -> list[int]:
+    """Return the indices of the classes that `--class_index` names by index or name, or of all of them for `all`.
+
+    Raises:
+        ValueError: there is no such class in the checkpoint `source`, or one is given twice.
+    """
+    if list(words) == ["all"] and "all" not in classes:
+        return list(range(len(classes)))
+    try:
+        indices = [find_class(word, classes) for word in words]
+    except ValueError as error:
+        raise ValueError(f"--class_index: {source}: {error}") from None
+    if twice := [word for place, word in enumerate(words) if indices[place] in indices[:place]]:
+        raise ValueError(f"--class_index {twice[0]} is given twice: give each class once")
+    return indices
+
+
+def check_flags(args: Flags, count: int, model: ICN) -> None:
+    """Raise a ValueError for a flag that does not fit the checkpoint, whose classes are `count`."""
+    layer, layers = args.dec_layer_index, model.num_decoder_layers
+    if layer is not None and map_name(args, model) != "attention":
+        raise ValueError("--dec_layer_index chooses a layer of the attention: leave it out, or add --map attention")
     if layer is not None and not -layers <= layer < layers:
         known = f"0 to {layers - 1} (or -{layers} to -1 from the end)"
         raise ValueError(f"--dec_layer_index {layer} does not exist: {args.resume} has decoder layers {known}")
     if not 1 <= args.top_q <= count and (args.top_q < 1 or "top_q" in args.explicit):
         raise ValueError(f"--top_q {args.top_q} must be from 1 to {count}, the number of classes in {args.resume}")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit {args.limit} must be at least 1")
     if not args.output_dir:
         raise ValueError("--output_dir is empty: name a folder for the pictures")
     if args.batch_size < 1 or args.num_workers < 0:
         raise ValueError(f"--batch_size {args.batch_size} must be at least 1, and --num_workers {args.num_workers} at least 0")
+
+
+def map_name(args: Flags, model: ICN) -> str:
+    """Return the name of the map to draw: `--map`'s, else attention as in INTR, or the evidence of an additive decoder."""
+    if args.map is None:
+        return "attention" if model.decoder_spec.is_layered else model.decoder_spec.default_map
+    (method,) = methods_of(model, [args.map])
+    if method.knows_ground_truth:
+        raise ValueError(f"--map {args.map} is made of ground truth, not by the model: choose another map")
+    return method.name
 
 
 def main(args: Flags) -> None:
@@ -83,74 +130,130 @@ def main(args: Flags) -> None:
 
 
 def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
-    """Run `main` in one of its processes: the batches are shared out, rank 0 writes the index."""
+    """Run `main` in one of its processes: the batches are shared out, rank 0 writes the index of each class."""
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)
     args = fill_from_checkpoint(args, meta.args)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
-    # Where the logit is a sum over cells, what each of them added is drawn, not the attention.
-    spec = model.decoder_spec
-    layers = 0 if spec.is_additive else model.num_decoder_layers
-    if not layers and not spec.is_additive:
-        where = f"its map, {spec.default_map}, is drawn by predictor.Predictor and by tools.evaluate_attribution"
-        raise ValueError(f"--resume {args.resume}: the {spec.name} decoder has neither attention nor evidence; {where}")
-    check_flags(args, classes, layers)
-    layer = None if not layers else layers - 1 if args.dec_layer_index is None else args.dec_layer_index
-    split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=args.class_index)
-    verify_images(split.paths[ranks.rank :: ranks.size])
+    check_flags(args, len(classes), model)
+    method, wanted = map_name(args, model), chosen_classes(args.class_index, classes, args.resume)
+    layer = None
+    if method == "attention":
+        layer = (-1 if args.dec_layer_index is None else args.dec_layer_index) % model.num_decoder_layers
+    only = wanted[0] if len(wanted) == 1 and not args.predicted else None
+    split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=only)
+    images = select_images(args, model, meta.normalisation, split, wanted, device, ranks)
+    verify_images([split.paths[index] for index in list(images)[ranks.rank :: ranks.size]])
     ranks.barrier()
 
-    words = "what speaks for the class, cell by cell" if layer is None else f"decoder layer {layer % layers} of 0 to {layers - 1}"
-    heads, query_heads = (bool(flag) and layer is not None for flag in (args.gt_query_heads, args.sim_query_heads))
-    true = classes[args.class_index]
-    data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
-    target = Path(args.output_dir, "visualization", *data_set, args.test, f"{args.class_index}_{safe_name(true)}")
-    with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-    pages = ClassPages(split.root / split.folders[args.class_index], target, classes, words, heads, query_heads)
-    rows = draw_images(args, model, meta.normalisation, split, pages, layer, ranks)
+    pages = class_pages(args, split, classes, wanted, describe_map(method, layer, model), METHODS[method].signed, layer)
+    rows = draw_images(args, model, meta.normalisation, split, images, pages, method, layer, ranks)
     if ranks.main:
-        write_index(args, pages, rows, words if layer is None else f"cross-attention of {words}")
+        for index in wanted:
+            write_index(args, pages[index], index, rows[index])
+
+
+def select_images(
+    args: Flags, model: ICN, normalisation: dict[str, list[float]], split: ImageFolder, wanted: Sequence[int],
+    device: torch.device, ranks: Ranks,
+) -> dict[int, int]:  # fmt: skip
+    """Return the images to draw, indices of the split, each with the class on whose page it is; of a page at most `--limit`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    page_of, labels = list(split.labels), split.labels
+    right = [False] * len(split)
+    if args.predicted or args.wrong_only:
+        scored = split.with_transform(eval_transform(args.image_size, args.square))
+        loader = build_eval_loader(args, scored, device, ranks.rank, ranks.size)
+        scores = engine.evaluate(for_inference(model), loader, device, normalisation, model.num_classes, args.test, ranks=ranks)
+        predictions = scores.predictions.tolist()
+        right = (np.equal(predictions, labels) & args.wrong_only).tolist()
+        page_of = predictions if args.predicted else page_of
+    chosen: dict[int, int] = {}
+    for page in wanted:
+        images = [index for index in range(len(split)) if page_of[index] == page and not right[index]]
+        chosen |= dict.fromkeys(images[: args.limit], page)
+    if not chosen:
+        which = "is predicted as" if args.predicted else "is in"
+        wrong = " with a wrong prediction" * args.wrong_only
+        raise ValueError(
+            f"no image{wrong} of the split {args.test} {which} --class_index {' '.join(args.class_index)}: nothing to draw"
+        )
+    return chosen
+
+
+def describe_map(method: str, layer: int | None, model: ICN) -> str:
+    """Return what is drawn, in words."""
+    if layer is not None:
+        return f"cross-attention of decoder layer {layer} of 0 to {model.num_decoder_layers - 1}"
+    return "evidence: what each cell adds to the logit" if method == "additive" else method
+
+
+def class_pages(
+    args: Flags, split: ImageFolder, classes: Sequence[str], wanted: Sequence[int], origin: str, signed: bool, layer: int | None
+) -> dict[int, ClassPages]:
+    """Create the folder of each class."""
+    data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
+    base = Path(args.output_dir, "visualization", *data_set, args.test)
+    heads, query_heads = (bool(flag) and layer is not None for flag in (args.gt_query_heads, args.sim_query_heads))
+    style = Style(args.own_scale, args.grid, signed)
+    pages = {}
+    for index in wanted:
+        target = base / f"{index}_{safe_name(classes[index])}"
+        source = split.root if args.predicted else split.root / split.folders[index]
+        with writing(target):
+            target.mkdir(parents=True, exist_ok=True)
+        pages[index] = ClassPages(source, target, classes, origin, heads, query_heads, style, args.format)
+    return pages
 
 
 def draw_images(
-    args: Flags, model: ICN, normalisation: dict[str, list[float]], split: ImageFolder, pages: ClassPages, layer: int | None,
-    ranks: Ranks,
-) -> list[Row]:  # fmt: skip
-    """Draw the images of the class; return their rows in the order of the split, of all processes on rank 0."""
-    batches = EvalSampler(len(split), args.batch_size).batches[ranks.rank :: ranks.size]
+    args: Flags, model: ICN, normalisation: dict[str, list[float]], split: ImageFolder, images: dict[int, int],
+    pages: dict[int, ClassPages], method: str, layer: int | None, ranks: Ranks,
+) -> dict[int, list[Row]]:  # fmt: skip
+    """Draw images; return the rows of each page in the order of the split, of all processes on rank 0."""
+    order = list(images)
+    batches = [[order[place] for place in batch] for batch in EvalSampler(len(order), args.batch_size)]
+    batches = batches[ranks.rank :: ranks.size]
     loader = DataLoader(
         DrawnImages(split, args.image_size, args.square), batch_sampler=batches, num_workers=min(args.num_workers, len(batches)),
         collate_fn=collate_items, worker_init_fn=worker_init,
     )  # fmt: skip
-    top_q = min(args.top_q, len(pages.classes))
+    top_q = min(args.top_q, len(split.classes))
 
-    def explain() -> Iterator[tuple[Path, Explained]]:
+    def explain() -> Iterator[tuple[ClassPages, Path, Explained]]:
         for batch, items in loader:
-            images = explain_classes(model, normalisation, batch, items, args.class_index, top_q, layer)
-            yield from ((item.path, explained) for item, explained in zip(items, images, strict=True))
+            explained = explain_classes(model, normalisation, batch, items, top_q, method, layer)
+            for item, each in zip(items, explained, strict=True):
+                yield pages[images[item.place]], item.path, each
 
-    rows: dict[str, Row] = {}
-    with Progress(len(split), "drawing") as progress:
-        for row in ranks.gather_in_order(pages.draw_all(explain())):
-            rows[row.name] = row
+    drawn: dict[Path, Row] = {}
+    with Progress(len(order), "drawing") as progress:
+        for path, row in ranks.gather_in_order(draw_all(explain())):
+            drawn[path] = row
             progress.step()
-    return [rows[str(path.relative_to(pages.source))] for path in split.paths] if ranks.main else []
+    rows: dict[int, list[Row]] = {page: [] for page in pages}
+    for index, page in images.items() if ranks.main else ():
+        rows[page].append(drawn[split.paths[index]])
+    return rows
 
 
-def write_index(args: Flags, pages: ClassPages, rows: list[Row], what: str) -> None:
-    """Write the index, and print where it is."""
-    true = pages.classes[args.class_index]
-    about = (
-        f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; {what}. Each map is on its own "
-        f"scale: its minimum has the weight {WEIGHT[0]:.0%} over the picture, its maximum {WEIGHT[1]:.0%}."
+def write_index(args: Flags, pages: ClassPages, index: int, rows: list[Row]) -> None:
+    """Write the index of a class, and print where it is."""
+    name = pages.classes[index]
+    scales = (
+        "Each map is on its own scale." if args.own_scale else "The maps of a section are on one scale, that of its colour bar."
     )
-    index = pages.target / "index.html"
-    with writing(index), atomic_write(index) as file:
-        file.write(index_html(f"{args.class_index} {true}", about, rows))
+    about = f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; {pages.origin}. {scales}"
+    file = pages.target / "index.html"
+    with writing(file), replacing(file) as temporary:
+        temporary.write_text(index_html(f"{index} {name}", about, rows), encoding="utf-8", errors="replace")
     right = sum(row.right for row in rows)
-    print(f"{len(rows)} images of class {args.class_index} ({printable(true)}): {right} right, {len(rows) - right} wrong")
-    print(f"open {index}")
+    where = "predicted as" if args.predicted else "of"
+    print(f"{len(rows)} images {where} class {index} ({name}): {right} right, {len(rows) - right} wrong")
+    print(f"open {file}")
 
 
 if __name__ == "__main__":

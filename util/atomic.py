@@ -62,3 +62,29 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise FileExistsError(errno.EEXIST, "was created in the meantime: it was not overwritten", str(path)) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replace_folder(path: Path, own: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path` that takes its place on success, and is deleted otherwise.
+
+    Args:
+        path: may exist, as an empty folder, or as one that an earlier run wrote.
+        own: a file, relative to the folder, by which one of an earlier run is recognised.
+
+    Raises:
+        ValueError: `path` exists and is something else, which is not overwritten.
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    if path.exists() and not (path / own).exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and holds something else, which is not overwritten: choose another folder")
+    with contextlib.ExitStack() as stack:
+        draft = path.parent / f".{path.name}.{os.getpid()}.unfinished"
+        stack.callback(shutil.rmtree, draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        old = path.parent / f".{path.name}.{os.getpid()}.old"
+        if path.exists():
+            path.rename(old)
+            stack.callback(shutil.rmtree, old, ignore_errors=True)
+        draft.rename(path)

@@ -19,12 +19,14 @@ from .printable import escape
 _requested = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
 
 import matplotlib  # noqa: E402
+from matplotlib import colormaps  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager  # noqa: E402
 from matplotlib.ft2font import FT2Font  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 if _requested is not None:  # for a notebook's own figures
@@ -32,7 +34,10 @@ if _requested is not None:  # for a notebook's own figures
     with contextlib.suppress(ValueError):
         matplotlib.rcParams["backend"] = _requested
 
-__all__ = ["DATA", "Axes", "Figure", "FigureCanvasAgg", "set_texts", "set_tick_labels", "split_by_font"]
+# Text of PDF and SVG stays text, and two runs write the same bytes.
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "icn", "pdf.fonttype": 42})
+
+__all__ = ["DATA", "Axes", "Figure", "FigureCanvasAgg", "Rectangle", "colormaps", "set_texts", "set_tick_labels", "split_by_font"]
 
 DATA = Path(matplotlib.get_data_path())
 _lock = threading.Lock()

@@ -11,7 +11,8 @@ import numpy as np
 
 from attribution.evaluation.evaluate import AttributionResults
 from attribution.metrics.registry import METRICS
-from attribution.report.render import GREEN, GRID_TILE, RED, Section, Tile, display_maps, fit, overlay, panel
+from attribution.report.overlay import at_pixels, fit, overlay, own_scale
+from attribution.report.render import GREEN, GRID_TILE, RED, Section, Tile, panel
 from datasets.decode import decode_image
 from util.atomic import replacing
 from util.plotting import Axes, Figure, FigureCanvasAgg
@@ -101,7 +102,7 @@ def write_examples(evaluation: AttributionResults, path: Path) -> None:
     metric, best, worst = choose(evaluation.measured[ours]["values"])
     places = [*(("best", place) for place in best), *(("worst", place) for place in worst)]
     sections = [_section(evaluation, place, metric, word) for word, place in places]
-    sheet = panel(title, note, True, sections, "positive part of each map, on its own scale")
+    sheet = panel(title, note, None, sections, "positive part of each map, on its own scale").array()
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
@@ -125,9 +126,9 @@ def _section(evaluation: AttributionResults, place: int, metric: str, word: str)
     tiles = [Tile(picture, ("picture",), GREEN if right else RED)]
     for name in [ours, *(name for name in evaluation.measured if name != ours)]:
         values = evaluation.measured[name]["values"]
-        heat = np.maximum(evaluation.measured[name]["maps"][place].float().numpy(), 0)[None]
-        heat = display_maps(heat, size, size, picture.shape[:2])[0]
+        positive = np.maximum(evaluation.measured[name]["maps"][place].float().numpy(), 0)
+        drawn = overlay(picture, at_pixels(positive[None], size, size, picture.shape[:2])[0], own_scale(positive))
         score = values[metric][place] if metric in values else np.nan
-        tiles.append(Tile(overlay(picture, heat), (name, f"{metric} {score:.2f}" if np.isfinite(score) else "")))
+        tiles.append(Tile(drawn, (name, f"{metric} {score:.2f}" if np.isfinite(score) else "")))
     heading = f"{path.name} · {verdict}"
     return Section(f"{word} {metric} of {ours} · {heading}" if metric else heading, tiles)

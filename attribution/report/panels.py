@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from attribution.methods.attention import class_maps
-from attribution.report.render import GREEN, GRID_TILE, RED, TILE, Section, Tile, display_maps, fit, overlay, panel, valid_cells
+from attribution.methods.explain import explain
+from attribution.report.overlay import Scale, at_pixels, common_scale, fit, overlay, own_scale, valid_cells
+from attribution.report.render import FULL, GREEN, GRID_TILE, RED, TILE, Section, Sheet, Tile, panel
 from datasets import ImageBatch, ImageFolder, collate, eval_transform
-from models import ICN
+from models import ICN, ICNOutput
 
 NAME_BYTES = 64
 
@@ -28,6 +30,8 @@ class Item(NamedTuple):
     input: Tensor
     picture: np.ndarray
     path: Path
+    label: int
+    place: int  # in the split
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Explained:
     ranks: list[int]  # their places among all classes, from 1
     logits: list[float]
     scores: list[float]  # after the softmax over all classes
-    maps: np.ndarray  # attention of each of their heads, [Q, heads, h, w], on the grid of the padded input
+    maps: np.ndarray  # [Q, heads, h, w] on the grid of the padded input; a map that has no heads has one
 
     @property
     def right(self) -> bool:
@@ -71,54 +75,74 @@ class DrawnImages(Dataset[Item]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> Item:
-        image = self.split[index][0]  # [3, H, W]
-        picture = fit(image.permute(1, 2, 0).numpy(), enlarge=False)
-        return Item(self.transform(image), picture, self.split.paths[index])
+        image, label, _ = self.split[index]  # [3, H, W]
+        picture = fit(image.permute(1, 2, 0).numpy(), FULL, enlarge=False)
+        return Item(self.transform(image), picture, self.split.paths[index], label, index)
 
 
 def collate_items(items: list[Item]) -> tuple[ImageBatch, list[Item]]:
     """Return the batch for the network, and its items."""
-    return collate([(item.input, 0, index) for index, item in enumerate(items)]), items
+    return collate([(item.input, item.label, item.place) for item in items]), items
 
 
-@torch.inference_mode()
 def explain_classes(
-    model: ICN, normalisation: dict[str, list[float]], batch: ImageBatch, items: list[Item], true: int, top_q: int,
-    layer: int | None,
+    model: ICN, normalisation: dict[str, list[float]], batch: ImageBatch, items: list[Item], top_q: int, method: str,
+    layer: int | None = None,
 ) -> list[Explained]:  # fmt: skip
-    """Classify a batch of images of class `true`, and return the maps of the `top_q` highest logits.
+    """Classify a batch of images, and return the maps of the `top_q` highest logits of each.
 
-    Where the true class is not among them, it takes the place of the last. Maps are the attention of a decoder layer; without
-    `layer` the positive evidence of an additive decoder.
+    Where the true class is not among them, it takes the place of the last.
+
+    Args:
+        method: name of `attribution.METHODS`; of `attention` the maps of all heads are returned.
+        layer: the decoder layer of `attention`; None for the last.
 
     Raises:
-        ValueError: the model gives logits that are not finite.
+        ValueError: the model gives logits that are not finite, or the method does not apply.
     """
     device = next(model.parameters()).device
     batch = batch.to(device)
     images = batch.normalise(**normalisation)
-    output = model(images, batch.padding_mask, attention=layer)
+    attention = None if method != "attention" else -1 if layer is None else layer
+    with torch.inference_mode():
+        output = model(images, batch.padding_mask, attention=attention)
     logits = output.logits.float().cpu()  # [B, C]
     if not logits.isfinite().all():
         raise ValueError(f"--resume: the model gives logits that are not finite for {items[0].path}: the file is damaged")
     scores = logits.softmax(1)
     order = logits.argsort(dim=1, descending=True, stable=True)  # [B, C]
+    true = torch.tensor([item.label for item in items])
     classes = order[:, :top_q].clone()  # [B, Q]
-    classes[(classes != true).all(1), -1] = true
+    classes[(classes != true[:, None]).all(1), -1] = true[(classes != true[:, None]).all(1)]
     ranks = order.argsort(1).gather(1, classes) + 1
-    if layer is None:
-        maps = model.evidence(images, batch.padding_mask, classes.to(device))[1].clamp(min=0)[:, :, None]  # [B, Q, 1, h, w]
-    else:
-        maps = class_maps(output.attention[0], classes.to(device)).float()  # [B, Q, heads, h, w]
+    maps = compute_maps(model, images, batch.padding_mask, classes.to(device), method, output)
     arrays, predicted = maps.cpu().numpy(), order[:, 0].tolist()
     return [
         Explained(
             item.picture, (batch.images.shape[2], batch.images.shape[3]), (item.input.shape[1], item.input.shape[2]),
-            true, predicted[b], float(scores[b, predicted[b]]), classes[b].tolist(), ranks[b].tolist(),
+            item.label, predicted[b], float(scores[b, predicted[b]]), classes[b].tolist(), ranks[b].tolist(),
             logits[b, classes[b]].tolist(), scores[b, classes[b]].tolist(), arrays[b],
         )
         for b, item in enumerate(items)
     ]  # fmt: skip
+
+
+def compute_maps(
+    model: ICN, images: Tensor, padding_mask: Tensor | None, classes: Tensor, method: str, output: ICNOutput | None = None
+) -> Tensor:
+    """Compute the maps of Q classes of each image, `[B, Q]`: `[B, Q, heads, h, w]`; one head but for `attention`.
+
+    Args:
+        output: of the model for these images, with the layer to be drawn where the method is `attention`; None to compute it.
+    """
+    if method not in ("attention", "additive"):
+        columns = [explain(model, images, column, method, padding_mask) for column in classes.T]
+        return torch.stack(columns, 1)[:, :, None]
+    with torch.inference_mode():
+        output = output or model(images, padding_mask, attention=-1 if method == "attention" else None)
+        if output.attention is not None:
+            return class_maps(output.attention[0], classes).float()
+        return model.evidence_of(output.features, padding_mask, classes)[:, :, None]
 
 
 def safe_name(text: str, limit: int = NAME_BYTES) -> str:
@@ -127,82 +151,112 @@ def safe_name(text: str, limit: int = NAME_BYTES) -> str:
     return text.encode()[:limit].decode(errors="ignore") or "_"
 
 
+@dataclass(frozen=True)
+class Style:
+    """How maps are drawn.
+
+    own_scale: each map has a scale of its own, instead of one for all of a section.
+    cells: the cells are drawn as they are, without interpolation.
+    signed: values below zero are evidence against the class.
+    """
+
+    own_scale: bool = False
+    cells: bool = False
+    signed: bool = False
+
+    def draw(self, explained: Explained, picture: np.ndarray, maps: np.ndarray) -> tuple[list[np.ndarray], Scale | None]:
+        """Draw maps `[N, h, w]` over a picture; return the overlays and their common scale, if they have one."""
+        inside = valid_cells(maps, explained.padded_size, explained.valid_size)
+        common = None if self.own_scale else common_scale(inside, self.signed)
+        values = at_pixels(maps, explained.padded_size, explained.valid_size, picture.shape[:2], cells=self.cells)
+        scales = [common or own_scale(each, self.signed) for each in inside]
+        return [overlay(picture, *pair) for pair in zip(values, scales, strict=True)], common
+
+
 def draw_panels(
-    explained: Explained, names: Sequence[str], title: str, layer: str, *, heads: bool = True, query_heads: bool = True
-) -> dict[str, np.ndarray]:
-    """Draw the panels of an image, uint8 `[H, W, 3]` each, named `heads`, `queries` and `query_heads`.
+    explained: Explained,
+    names: Sequence[str],
+    title: str,
+    origin: str,
+    style: Style,
+    *,
+    heads: bool = True,
+    query_heads: bool = True,
+) -> dict[str, Sheet]:
+    """Lay out the panels of an image, named `heads`, `queries` and `query_heads`.
 
     Args:
         names: of all classes.
         title: first line of each panel.
-        layer: what the maps are from, in words.
+        origin: what the maps are from, in words.
         heads, query_heads: draw the heads of the true class, and of every class.
     """
     picture, small = fit(explained.picture, TILE), fit(explained.picture, GRID_TILE)
     sections = {}
     if heads:
-        sections["heads"] = [Section("", [Tile(picture, ("picture",)), *_head_tiles(explained, picture)])]
-    sections["queries"] = [Section("", [Tile(picture, ("picture",)), *_query_tiles(explained, picture, names)])]
+        sections["heads"] = [_head_section(explained, picture, style)]
+    sections["queries"] = [_query_section(explained, picture, names, style)]
     if query_heads:
-        sections["query_heads"] = [
-            Section(
-                " · ".join(_caption(explained, row, names)),
-                [Tile(image, (f"head {head} · {peak}",)) for head, (image, peak) in enumerate(_draw(explained, small, maps))],
-            )
-            for row, maps in enumerate(explained.maps)  # [heads, h, w]
-        ]
-    note = f"{layer} · each map on its own scale · peak: strongest cell over mean"
+        sections["query_heads"] = []
+        for row, maps in enumerate(explained.maps):  # [heads, h, w]
+            overlays, scale = style.draw(explained, small, maps)
+            labels = (f"head {head} · {peak}" for head, peak in enumerate(_peaks(explained, maps)))
+            tiles = [Tile(image, (label,)) for image, label in zip(overlays, labels, strict=True)]
+            sections["query_heads"].append(Section(" · ".join(_caption(explained, row, names)), tiles, scale))
+    scales = "each map on its own scale" if style.own_scale else "one scale per section"
+    peaks = "" if style.signed else " · peak: strongest cell over mean"
+    scales = "each map on its own scale" if style.own_scale else "one scale per section"
+    peaks = "" if style.signed else " · peak: strongest cell over mean"
+    note = f"{origin} · {scales}{peaks}"
     true = f"{names[explained.true]} (p {explained.true_score:.3f})"
     wrong = f"✗ wrong: predicted {names[explained.predicted]} (p {explained.predicted_score:.3f}), true {true}"
     verdict = f"✓ right: {true}" if explained.right else wrong
     return {kind: panel(title, verdict, explained.right, content, note) for kind, content in sections.items()}
 
 
-def draw_overlays(explained: Explained, names: Sequence[str], *, heads: bool = True) -> dict[str, np.ndarray]:
+def draw_overlays(explained: Explained, names: Sequence[str], style: Style, *, heads: bool = True) -> dict[str, np.ndarray]:
     """Draw single maps over the whole image, for papers, uint8 `[H, W, 3]` each.
 
     With `heads`, `head_<i>` and `mean` of the true class; and the mean over heads of each class, `query_<rank>_<class>`.
     """
-    maps = {}
+    drawn = {}
     if heads:
         of_true = explained.maps[explained.true_row]  # [heads, h, w]
-        maps = {f"head_{head}": attention for head, attention in enumerate(of_true)}
-        maps["mean"] = of_true.mean(0)
-    for rank, index, attention in zip(explained.ranks, explained.classes, explained.maps, strict=True):
-        maps[f"query_{rank}_{safe_name(names[index])}"] = attention.mean(0)
-    drawn = _overlays(explained, explained.picture, np.stack(list(maps.values())))
-    return dict(zip(maps, drawn, strict=True))
-
-
-def _overlays(explained: Explained, picture: np.ndarray, maps: np.ndarray) -> list[np.ndarray]:
-    """Draw maps `[N, h, w]` over an image."""
-    heat = display_maps(maps, explained.padded_size, explained.valid_size, picture.shape[:2])
-    return [overlay(picture, values) for values in heat]
+        overlays, _ = style.draw(explained, explained.picture, np.concatenate([of_true, of_true.mean(0, keepdims=True)]))
+        drawn = dict(zip([*(f"head_{head}" for head in range(len(of_true))), "mean"], overlays, strict=True))
+    overlays, _ = style.draw(explained, explained.picture, explained.maps.mean(1))
+    stems = (f"query_{rank}_{safe_name(names[index])}" for rank, index in zip(explained.ranks, explained.classes, strict=True))
+    return drawn | dict(zip(stems, overlays, strict=True))
 
 
 def _peaks(explained: Explained, maps: np.ndarray) -> list[str]:
+    """Describe the strongest cell of each map: over the mean, or, of a signed map, the ends of its range."""
     cells = valid_cells(maps, explained.padded_size, explained.valid_size)
-    return [f"peak {peak:.1f}" for peak in cells.max((1, 2)) / cells.mean((1, 2))]
+    if (maps < 0).any():
+        return [f"{low:+.2g} to {high:+.2g}" for low, high in zip(cells.min((1, 2)), cells.max((1, 2)), strict=True)]
+    means = cells.mean((1, 2))
+    peaks = cells.max((1, 2)) / np.where(means > 0, means, 1)
+    return [f"peak {peak:.1f}" if mean > 0 else "zero everywhere" for peak, mean in zip(peaks, means, strict=True)]
 
 
-def _draw(explained: Explained, picture: np.ndarray, maps: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    return zip(_overlays(explained, picture, maps), _peaks(explained, maps), strict=True)
-
-
-def _head_tiles(explained: Explained, picture: np.ndarray) -> list[Tile]:
+def _head_section(explained: Explained, picture: np.ndarray, style: Style) -> Section:
     of_true = explained.maps[explained.true_row]  # [heads, h, w]
     labels = [f"head {head}" for head in range(len(of_true))] + [f"mean of {len(of_true)} heads"]
-    drawn = _draw(explained, picture, np.concatenate([of_true, of_true.mean(0, keepdims=True)]))
-    return [Tile(image, (label, peak)) for label, (image, peak) in zip(labels, drawn, strict=True)]
+    maps = np.concatenate([of_true, of_true.mean(0, keepdims=True)])
+    overlays, scale = style.draw(explained, picture, maps)
+    drawn = zip(overlays, labels, _peaks(explained, maps), strict=True)
+    return Section("", [Tile(picture, ("picture",)), *(Tile(image, (label, peak)) for image, label, peak in drawn)], scale)
 
 
-def _query_tiles(explained: Explained, picture: np.ndarray, names: Sequence[str]) -> list[Tile]:
-    tiles = []
-    for row, (image, peak) in enumerate(_draw(explained, picture, explained.maps.mean(1))):
+def _query_section(explained: Explained, picture: np.ndarray, names: Sequence[str], style: Style) -> Section:
+    maps = explained.maps.mean(1)
+    overlays, scale = style.draw(explained, picture, maps)
+    tiles = [Tile(picture, ("picture",))]
+    for row, (image, peak) in enumerate(zip(overlays, _peaks(explained, maps), strict=True)):
         name, scores = _caption(explained, row, names)
         true, predicted = (explained.classes[row] == index for index in (explained.true, explained.predicted))
         tiles.append(Tile(image, (name, f"{scores} · {peak}"), GREEN if true else RED if predicted else None))
-    return tiles
+    return Section("", tiles, scale)
 
 
 def _caption(explained: Explained, row: int, names: Sequence[str]) -> tuple[str, str]:

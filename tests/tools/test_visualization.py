@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from attribution.report.panels import Item, explain_classes
-from datasets import collate
+from attribution.report.panels import Item, collate_items, explain_classes, safe_name
+from datasets import collate, eval_transform, open_split
 from main import get_args_parser as main_args_parser
 from models import build_model, load_checkpoint
 from models.loading import VERSION
@@ -215,13 +216,14 @@ def test_true_class_is_put_in_with_its_rank(checkpoints: Path) -> None:
     model.eval()
     torch.manual_seed(0)
     items = [
-        Item(torch.randint(0, 256, size, dtype=torch.uint8), np.zeros((4, 4, 3), np.uint8), Path("x"))
-        for size in ((3, 64, 96), (3, 64, 64))
+        Item(torch.randint(0, 256, size, dtype=torch.uint8), np.zeros((4, 4, 3), np.uint8), Path("x"), 0, place)
+        for place, size in enumerate(((3, 64, 96), (3, 64, 64)))
     ]
-    batch = collate([(item.input, 0, index) for index, item in enumerate(items)])
+    batch, _ = collate_items(items)
     output = model(batch.normalise(**meta.normalisation), batch.padding_mask, attention=0)
     for true in range(4):
-        for b, found in enumerate(explain_classes(model, meta.normalisation, batch, items, true, 2, 0)):
+        labelled = [item._replace(label=true) for item in items]
+        for b, found in enumerate(explain_classes(model, meta.normalisation, batch, labelled, 2, "attention", 0)):
             order = output.logits[b].argsort(descending=True).tolist()
             assert found.predicted == order[0] and found.right == (order[0] == true)
             assert found.classes == (order[:2] if true in order[:2] else [order[0], true])
@@ -246,8 +248,15 @@ def test_names_of_an_intr_file_come_from_the_data(data: Path, checkpoints: Path,
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--class_index", "4"], ["--class_index 4", "0 to 3", "3 Tu-154"]),
-        (["--class_index", "-1"], ["--class_index -1", "0 to 3", "0 Airbus"]),
+        (["--class_index", "4"], ["--class_index", "'4'", "0 to 3", "3 Tu-154"]),
+        (["--class_index", "-1"], ["--class_index", "'-1'", "0 to 3", "0 Airbus"]),
+        (["--class_index", "Boing"], ["--class_index", "'Boing'", "0 to 3", "1 Boeing 737"]),
+        (["--class_index", "1", "Boeing 737"], ["--class_index", "Boeing 737", "twice"]),
+        (["--map", "atention"], ["atention", "attention"]),
+        (["--map", "oracle"], ["--map oracle", "ground truth"]),
+        (["--map", "additive"], ["additive", "detr"]),
+        (["--map", "contribution", "--dec_layer_index", "0"], ["--dec_layer_index", "--map attention"]),
+        (["--limit", "0"], ["--limit 0"]),
         (["--class_index", "2"], ["broken.jpg"]),
         (["--dec_layer_index", "2"], ["--dec_layer_index 2", "0 to 1"]),
         (["--dec_layer_index", "-3"], ["--dec_layer_index -3", "-2 to -1"]),
@@ -297,7 +306,7 @@ def test_flags_of_intr_are_understood() -> None:
     """Its names and defaults, but for what now comes from the checkpoint: number of queries and last layer."""
     defaults = {
         "lr_backbone": 1e-5, "batch_size": 1, "backbone": "resnet50", "dilation": False, "position_embedding": "sine",
-        "class_index": 0, "dec_layer_index": None, "top_q": 5, "gt_query_heads": 1, "sim_query_heads": 1, "test": "val",
+        "class_index": ["0"], "dec_layer_index": None, "top_q": 5, "gt_query_heads": 1, "sim_query_heads": 1, "test": "val",
         "resume": "", "enc_layers": 6, "dec_layers": 6, "dim_feedforward": 2048, "hidden_dim": 256, "dropout": 0.1,
         "nheads": 8, "num_queries": None, "pre_norm": False, "dataset_name": "cub", "output_dir": "output",
         "device": "cuda", "eval": False, "num_workers": 2, "world_size": 1, "dist_url": "env://",
@@ -321,9 +330,65 @@ def test_a_logit_that_is_a_sum_is_drawn_as_what_the_cells_added(data: Path, tmp_
     words += ["--class_index", 1, "--output_dir", tmp_path / "maps", "--device", "cpu", "--num_workers", 0]
     main(parse(get_args_parser(), [str(word) for word in words]))
     (index,) = (tmp_path / "maps").rglob("index.html")
-    assert "what speaks for the class" in index.read_text(encoding="utf-8") and "cross-attention" not in index.read_text(
-        encoding="utf-8"
-    )
+    page = index.read_text(encoding="utf-8")
+    assert "evidence: what each cell adds to the logit" in page and "cross-attention" not in page
     assert len(list(index.parent.rglob("queries__*.png"))) == 5
-    with pytest.raises(ValueError, match="--dec_layer_index: .* has no decoder layers"):
+    with pytest.raises(ValueError, match="--dec_layer_index .* --map attention"):
         main(parse(get_args_parser(), [*map(str, words), "--dec_layer_index", "0"]))
+
+
+@pytest.fixture
+def two_classes(data: Path) -> Path:
+    """As `data`, with whole images in every class."""
+    for name in CLASSES:
+        folder = data / "data" / "planes" / "val" / name
+        (folder / "broken.jpg").unlink(missing_ok=True)
+        for place in range(2):
+            picture(folder / f"{place}.png", (40 + 5 * place, 30))
+    return data
+
+
+def test_classes_are_chosen_by_name_and_index_and_their_images_by_prediction(two_classes: Path, checkpoints: Path) -> None:
+    base = visualize(two_classes, checkpoints / "icn.pth", "--class_index", "Tu-154", 0, "--limit", 1).parent
+    drawn = lambda: sorted(str(path.relative_to(base)) for path in base.rglob("queries__*"))  # noqa: E731
+    assert sorted(path.name for path in base.iterdir()) == ["0_Airbus_A320", "3_Tu-154"] and len(drawn()) == 2
+    shutil.rmtree(base)
+    visualize(two_classes, checkpoints / "icn.pth", "--class_index", "all", "--wrong_only")
+    wrong = drawn()
+    assert wrong and all(name.endswith("__wrong.png") for name in wrong)
+    shutil.rmtree(base)
+    visualize(two_classes, checkpoints / "icn.pth", "--class_index", "all")
+    everything = drawn()
+    assert wrong == [name for name in everything if name.endswith("__wrong.png")] and len(everything) == 13
+    predicted = re.search("pred-(.+)_0", everything[0])[1]
+    shutil.rmtree(base)
+    (index,) = (place for place, name in enumerate(CLASSES) if f"pred-{safe_name(name)}_" in everything[0])
+    visualize(two_classes, checkpoints / "icn.pth", "--class_index", index, "--predicted")
+    same = [name.rsplit("/")[-1] for name in everything if f"pred-{predicted}_" in name]
+    assert sorted(name.rsplit("/")[-1] for name in drawn()) == sorted(same) and "true-" in same[0]
+
+
+@pytest.mark.parametrize("name", ["contribution", "gradcam"])
+def test_any_map_is_drawn_in_any_format(data: Path, checkpoints: Path, name: str) -> None:
+    keep_one(data)
+    folder = visualize(data, checkpoints / "icn.pth", "--map", name, "--format", "svg", "--grid", "--own_scale")
+    (sheet,) = folder.rglob("*.svg")
+    assert name in sheet.read_text(encoding="utf-8") and sheet.name in (folder / "index.html").read_text()
+    assert not list(folder.rglob("head_*.png")) and len(list(folder.rglob("query_*.png"))) == 4
+
+
+def test_nothing_to_draw_is_an_error(two_classes: Path, checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    never = [index for index in range(4) if not predicted_as(two_classes, checkpoints, index)]
+    message = error_of(capsys, arguments(two_classes, checkpoints / "icn.pth", "--class_index", never[0], "--predicted"))
+    assert "no image" in message and f"--class_index {never[0]}" in message
+
+
+def predicted_as(data: Path, checkpoints: Path, index: int) -> bool:
+    """Return whether the model predicts the class for any image."""
+    model, meta = load_checkpoint(checkpoints / "icn.pth")
+    split = open_split(data / "data", "planes", "val", CLASSES, eval_transform(64, False))
+    for image, _, _ in (split[place] for place in range(len(split))):
+        batch = collate([(image, 0, 0)])
+        if int(model.eval()(batch.normalise(**meta.normalisation)).logits.argmax()) == index:
+            return True
+    return False

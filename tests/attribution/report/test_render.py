@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from attribution.report import html as report
+from attribution.report import overlay as heat
 from attribution.report import panels, render
+from attribution.report.overlay import Scale
 
 NOTE = "a note"
 
@@ -24,81 +26,101 @@ def peaked(height: int, width: int, row: int, column: int) -> np.ndarray:
     return maps
 
 
-def whole(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def whole(maps: np.ndarray, size: tuple[int, int], cells: bool = False) -> np.ndarray:
     """Maps of an unpadded picture."""
-    return render.display_maps(maps, (32 * maps.shape[1], 32 * maps.shape[2]), (32 * maps.shape[1], 32 * maps.shape[2]), size)
+    network = 32 * maps.shape[1], 32 * maps.shape[2]
+    return heat.at_pixels(maps, network, network, size, cells=cells)
+
+
+def test_the_first_and_last_colour_stand_for_the_ends_of_the_scale_and_zero_is_the_middle_of_a_signed_one() -> None:
+    assert Scale(1, 3).place(np.array([0, 1, 2, 3, 4.0])).tolist() == [0, 0, 0.5, 1, 1]
+    signed = heat.common_scale(np.array([[-4.0, 1]]), signed=True)
+    assert signed == Scale(-4, 4, True) and signed.place(np.array([-4, 0, 2.0])).tolist() == [0, 0.5, 0.75]
+    assert heat.common_scale(np.array([0.2, 0.5])) == (0, 0.5, False)
 
 
 @pytest.mark.parametrize("value", [0.0, 1 / 49, 3.0])
-def test_constant_map_is_drawn_as_zero(value: float) -> None:
-    with np.errstate(all="raise"):
-        maps = whole(np.full((2, 7, 7), value, np.float32), (50, 60))
-    assert maps.shape == (2, 50, 60)
-    assert (maps == 0).all()
+def test_a_constant_map_on_its_own_scale_is_no_pattern(value: float) -> None:
+    noise = np.random.default_rng(0).uniform(-1e-8, 1e-8, (7, 7))
+    for values in (np.full((7, 7), value, np.float32), (value + noise * (value > 0)).astype(np.float32)):
+        assert (heat.own_scale(values).place(values) == 0).all()
+    assert (heat.own_scale(np.zeros((7, 7)), signed=True).place(np.zeros((7, 7))) == 0.5).all()
 
 
-def test_rounding_noise_on_a_constant_map_is_no_pattern() -> None:
-    noise = np.random.default_rng(0).uniform(-1e-8, 1e-8, (1, 7, 7))
-    assert (whole((1 / 49 + noise).astype(np.float32), (40, 40)) == 0).all()
+def test_a_flat_head_is_weak_beside_a_sharp_one_unless_each_has_its_own_scale() -> None:
+    one = explained(1, 2)
+    one.maps[0, 0] = 0.01  # flat; the other has a cell of 0.3
+    sharp, flat = ((panels.Style(own_scale=own).draw(one, one.picture, one.maps[0])) for own in (False, True))
+    assert sharp[1] == Scale(0, pytest.approx(0.3)) and flat[1] is None
+    weakest = heat.overlay(one.picture, np.full(one.picture.shape[:2], 0.01, np.float32), Scale(0, 0.3))
+    np.testing.assert_array_equal(sharp[0][0], weakest)
 
 
-def test_maps_are_scaled_one_by_one_to_zero_and_one() -> None:
-    maps = np.random.default_rng(0).random((3, 5, 6)).astype(np.float32) * np.array([1, 10, 1e-4], np.float32)[:, None, None]
-    scaled = whole(maps, (200, 240))
-    assert scaled.min((1, 2)) == pytest.approx(0, abs=0.02)
-    assert scaled.max((1, 2)) == pytest.approx(1, abs=0.02)
-    assert ((scaled >= 0) & (scaled <= 1)).all()
-
-
-def test_enlarging_is_opencv_s_cubic() -> None:
+def test_enlarging_is_opencv_s_cubic_within_the_values_of_the_map() -> None:
     maps = np.random.default_rng(0).random((1, 7, 9)).astype(np.float32)
-    maps[0, 0, :2] = 0, 1
-    expected = cv2.resize(maps[0], (130, 100), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    expected = cv2.resize(maps[0], (130, 100), interpolation=cv2.INTER_CUBIC).clip(maps.min(), maps.max())
     np.testing.assert_allclose(whole(maps, (100, 130))[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(70, 90), (71, 93), (7, 9), (3, 5)])
+def test_cells_are_drawn_as_they_are(size: tuple[int, int]) -> None:
+    maps = np.arange(63, dtype=np.float32).reshape(1, 7, 9)
+    expected = cv2.resize(maps[0], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    np.testing.assert_array_equal(whole(maps, size, cells=True)[0], expected)
+
+
 @pytest.mark.parametrize("valid", [(320, 200), (320, 321), (150, 480), (33, 31)])
-def test_padding_does_not_leak_into_the_picture(valid: tuple[int, int]) -> None:
+@pytest.mark.parametrize("cells", [False, True])
+def test_padding_does_not_leak_into_the_picture(valid: tuple[int, int], cells: bool) -> None:
     """A map that is one value on the cells of the picture and another on the padding is constant over the picture."""
     padded = 320, 480
     mask = np.ones(padded, np.uint8)
     mask[: valid[0], : valid[1]] = 0
-    cells = cv2.resize(mask, (15, 10), interpolation=cv2.INTER_NEAREST)  # how the model masks its grid
-    inside = 0.3 * (cells == 0)[None].astype(np.float32)
+    grid = cv2.resize(mask, (15, 10), interpolation=cv2.INTER_NEAREST)  # how the model masks its grid
+    inside = 0.3 * (grid == 0)[None].astype(np.float32)
     marked = inside.copy()
     marked[0, 0, 0] = 0.6
-    assert (render.display_maps(inside, padded, valid, (90, 70)) == 0).all()
-    heat = render.display_maps(marked, padded, valid, (90, 70))[0]
-    assert heat[0, 0] == pytest.approx(1, abs=0.02)
+    np.testing.assert_allclose(heat.at_pixels(inside, padded, valid, (90, 70), cells=cells), 0.3, atol=1e-6)
+    pixels = heat.at_pixels(marked, padded, valid, (90, 70), cells=cells)[0]
+    assert pixels[0, 0] == pytest.approx(0.6, abs=0.01)
     if valid[0] > 64 and valid[1] > 64:
-        assert (heat[-10:] == 0).all() and (heat[:, -10:] == 0).all()
+        np.testing.assert_allclose(pixels[-10:], 0.3, atol=1e-6)
+        np.testing.assert_allclose(pixels[:, -10:], 0.3, atol=1e-6)
 
 
 def test_padded_map_equals_the_map_of_the_picture_alone() -> None:
     alone = np.random.default_rng(0).random((2, 6, 5)).astype(np.float32)
     padded = np.zeros((2, 10, 8), np.float32)
     padded[:, :6, :5] = alone
-    expected = render.display_maps(alone, (192, 160), (192, 160), (120, 100))
-    np.testing.assert_allclose(render.display_maps(padded, (320, 256), (192, 160), (120, 100)), expected, atol=1e-6)
+    expected = heat.at_pixels(alone, (192, 160), (192, 160), (120, 100))
+    np.testing.assert_allclose(heat.at_pixels(padded, (320, 256), (192, 160), (120, 100)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 8), (6, 0), (6, 8), (2, 5)])
-def test_overlay_reddens_where_the_map_peaks(row: int, column: int) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_known_cell_is_found_at_its_pixels(row: int, column: int, sign: int) -> None:
+    """With --grid the pixels that differ from the picture are those of the cell, exactly; the colour tells the sign."""
     picture = np.full((210, 270, 3), 128, np.uint8)
-    drawn = render.overlay(picture, whole(peaked(7, 9, row, column), (210, 270))[0]).astype(int)
-    redness = drawn[..., 0] - drawn[..., 2]
-    y, x = row * 30 + 15, column * 30 + 15
-    assert redness[y, x] > 60
-    far = np.hypot(*(np.indices((210, 270)) - np.array([y, x])[:, None, None])) > 75
-    assert (redness[far] <= 0).all()
+    maps = sign * peaked(7, 9, row, column)
+    drawn = heat.overlay(picture, whole(maps, (210, 270), cells=True)[0], heat.common_scale(maps, signed=True)).astype(int)
+    inside = np.zeros((210, 270), bool)
+    inside[row * 30 : row * 30 + 30, column * 30 : column * 30 + 30] = True
+    changed = np.abs(drawn - picture).max(2) > 1
+    np.testing.assert_array_equal(changed, inside)
+    assert (np.sign(drawn[..., 0] - drawn[..., 2])[inside] == sign).all()  # red for, blue against
+    smooth = heat.overlay(picture, whole(peaked(7, 9, row, column), (210, 270))[0], Scale(0, 1)).astype(int)
+    strength = np.abs(smooth - smooth[-1 if row < 3 else 0, -1 if column < 4 else 0]).sum(2)
+    assert inside[np.unravel_index(strength.argmax(), strength.shape)]
 
 
 def test_overlay_shows_the_picture_through() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    for value, weight in zip((0, 1), render.WEIGHT, strict=True):
-        drawn = render.overlay(picture, np.full((40, 50), value, np.float32)).astype(float)
+    for value, weight in zip((0, 1), heat.WEIGHT, strict=True):
+        drawn = heat.overlay(picture, np.full((40, 50), value, np.float32), Scale(0, 1)).astype(float)
         spread = (drawn - picture * (1.0 - weight)).reshape(-1, 3)
         assert np.ptp(spread, axis=0) == pytest.approx(0, abs=2)  # one colour was added everywhere
+    zero = heat.overlay(picture, np.zeros((40, 50), np.float32), Scale(-1, 1, True))
+    assert np.abs(zero.astype(int) - picture).max() <= 2  # no evidence either way: the picture as it is
 
 
 @pytest.mark.parametrize(("shape", "longest", "enlarge", "expected"), [
@@ -108,14 +130,14 @@ def test_overlay_shows_the_picture_through() -> None:
     ((3, 2000), 448, True, (1, 448)),
 ])  # fmt: skip
 def test_fit(shape: tuple[int, int], longest: int, enlarge: bool, expected: tuple[int, int]) -> None:
-    assert render.fit(np.zeros((*shape, 3), np.uint8), longest, enlarge).shape == (*expected, 3)
+    assert heat.fit(np.zeros((*shape, 3), np.uint8), longest, enlarge).shape == (*expected, 3)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 7, 12, 64])
 @pytest.mark.parametrize("shape", [(60, 80), (80, 8)])
 def test_panel_holds_any_number_of_tiles(heads: int, shape: tuple[int, int]) -> None:
     tiles = [render.Tile(np.full((*shape, 3), (1, 2, 3), np.uint8), (f"head {head}",)) for head in range(heads)]
-    sheet = render.panel("t", "v", True, [render.Section("", tiles), render.Section("again", tiles)], NOTE)
+    sheet = render.panel("t", "v", True, [render.Section("", tiles), render.Section("again", tiles)], NOTE).array()
     assert sheet.shape[1] <= render.MAX_WIDTH
     assert (sheet == (1, 2, 3)).all(2).sum() == 2 * heads * shape[0] * shape[1]  # every tile, whole and unscaled
 
@@ -123,16 +145,31 @@ def test_panel_holds_any_number_of_tiles(heads: int, shape: tuple[int, int]) -> 
 def test_panel_colours_the_verdict() -> None:
     tiles = [render.Section("", [render.Tile(np.zeros((20, 20, 3), np.uint8), ("x",))])]
     for right, present, absent in ((True, render.GREEN, render.RED), (False, render.RED, render.GREEN)):
-        sheet = render.panel("title", "verdict", right, tiles, NOTE)
+        sheet = render.panel("title", "verdict", right, tiles, NOTE).array()
         assert (sheet == present).all(2).any() and not (sheet == absent).all(2).any()
 
 
 @pytest.mark.parametrize("name", ["Ærø <Östlich> & Ко", "飛行機", "a\nb\x00c", "\udcff.jpg", "", "W" * 3000])
 def test_any_text_can_be_drawn_and_stays_in_its_column(name: str) -> None:
     tile = render.Tile(np.zeros((40, 60, 3), np.uint8), (name, name), render.GREEN)
-    sheet = render.panel(name, name, False, [render.Section(name, [tile, tile])], name)
+    sheet = render.panel(name, name, False, [render.Section(name, [tile, tile])], name).array()
     assert sheet.shape[1] < 1000
     assert (sheet[:, -render.MARGIN // 2 :] == render.BACKGROUND).all()
+
+
+def test_a_sheet_is_written_as_png_and_as_pdf_and_svg_with_text_that_stays_text(tmp_path: Path) -> None:
+    tile = render.Tile(np.full((40, 60, 3), 200, np.uint8), ("head 0", "$x_1$ & <b>"), render.GREEN)
+    sheet = render.panel("Ærø", "right", None, [render.Section("maps", [tile, tile], Scale(-2, 2, True))], NOTE)
+    for suffix in render.FORMATS:
+        for name in ("a", "b"):
+            sheet.save(tmp_path / f"{name}.{suffix}")
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], sheet.array())
+    svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    for text in (">Ærø<", ">head 0<", ">$x_1$ &amp; &lt;b&gt;<", ">a note<", ">-2<", ">2<"):
+        assert text in svg
+    assert svg.count("<image") == 3  # two tiles and the colour bar
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_shorten_keeps_what_fits() -> None:
@@ -167,16 +204,15 @@ def explained(queries: int, heads: int, shape: tuple[int, int] = (60, 90)) -> pa
 def test_panels_and_overlays_of_any_model(queries: int, heads: int) -> None:
     one = explained(queries, heads)
     names = [f"class {index}" for index in range(queries)]
-    drawn = panels.draw_panels(one, names, "title", "layer 0")
+    drawn = panels.draw_panels(one, names, "title", "layer 0", panels.Style())
     assert list(drawn) == ["heads", "queries", "query_heads"]
-    assert list(panels.draw_panels(one, names, "title", "layer 0", heads=False, query_heads=False)) == ["queries"]
-    overlays = panels.draw_overlays(one, names)
+    assert list(panels.draw_panels(one, names, "title", "layer 0", panels.Style(), heads=False, query_heads=False)) == ["queries"]
+    overlays = panels.draw_overlays(one, names, panels.Style())
     expected = [f"head_{head}" for head in range(heads)] + ["mean"] + [f"query_{q + 1}_class_{q}" for q in range(queries)]
     assert list(overlays) == expected and all(report.OWN_OVERLAY.fullmatch(f"{stem}.png") for stem in expected)
     for picture in overlays.values():
-        redness = picture[..., 0].astype(int) - picture[..., 2]
-        assert redness[5, 5] > 60 and redness[-5, -5] <= 0
-    frame = drawn["queries"][render.MARGIN + 60 :]  # below the title, which has one of these colours too
+        assert picture[5, 5].sum() > picture[-5, -5].sum() + 100  # inferno is bright where the map is high
+    frame = drawn["queries"].array()[render.MARGIN + 60 :]  # below the title, which has one of these colours too
     assert (frame == render.GREEN).all(2).any()  # round the true class
     assert (frame == render.RED).all(2).any() == (queries > 1)  # round the wrong prediction
 
@@ -184,9 +220,12 @@ def test_panels_and_overlays_of_any_model(queries: int, heads: int) -> None:
 def test_overlays_keep_the_size_of_their_picture_and_panels_do_not() -> None:
     for shape in ((30, 20), (500, 700)):
         one = explained(2, 2, shape)
-        assert all(picture.shape[:2] == shape for picture in panels.draw_overlays(one, ["a", "b"]).values())
-    small, large = (panels.draw_panels(explained(2, 2, shape), ["a", "b"], "t", "l")["heads"] for shape in ((30, 20), (600, 400)))
-    assert small.shape == large.shape
+        assert all(picture.shape[:2] == shape for picture in panels.draw_overlays(one, ["a", "b"], panels.Style()).values())
+    small, large = (
+        panels.draw_panels(explained(2, 2, shape), ["a", "b"], "t", "l", panels.Style())["heads"]
+        for shape in ((30, 20), (600, 400))
+    )
+    assert (small.width, small.height) == (large.width, large.height)
 
 
 def test_peak_is_relative_to_the_mean_over_the_picture() -> None:
@@ -256,6 +295,6 @@ def test_index_escapes_names_and_links_to_its_files(tmp_path: Path) -> None:
     assert "script" not in page.tags
     assert page.text.count(evil) == 5  # <title>, heading, about, name, prediction
     assert unicodedata.is_normalized("NFC", page.text)
-    assert "2 pictures" in page.text and "1 right" in page.text and "1 wrong" in page.text
+    assert "2 images" in page.text and "1 right" in page.text and "1 wrong" in page.text
     assert "0.750" in page.text and "0.125" in page.text
     assert page.links and all((tmp_path / unquote(link)).exists() for link in page.links)
