@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 SHOWN = 5  # names in a list
+HARMLESS = "\u00a0\u3000\u200c\u200d"  # spaces, and the joiners of Persian words and of emoji
 
 
 def printable(text: str, keep: str = "") -> str:
     """Return a text with backslash escapes in place of all that does not print, but for the characters in `keep`."""
     if text.isprintable():
         return text
+    keep += HARMLESS
     return "".join(letter if letter.isprintable() or letter in keep else escape(letter) for letter in text)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_write
+from .printable import printable
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # the last four: full width
+FORMULA = tuple("=+-@＝＋－＠")  # the last four: full width
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int | None = None) -> str:
@@ -22,13 +23,14 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_col
 
 
 def write_csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file atomically; a text that a spreadsheet would take for a formula gets an apostrophe in front of it."""
+    """Write a CSV file atomically; texts are printable, and no spreadsheet takes one for a formula: an apostrophe is in front."""
     with atomic_write(path) as file:
         for row in itertools.chain([heads], rows):
             csv.writer(file).writerow([_text(cell) if isinstance(cell, str) else cell for cell in row])
 
 
 def _text(cell: str) -> str:
+    cell = printable(cell)
     if not cell.startswith(FORMULA):
         return cell
     with suppress(ValueError):

@@ -18,7 +18,7 @@ LATIN_1 = os.fsdecode(b"caf\xe9.png")
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("straße 猫.png", "straße 猫.png"),
+        ("straße 猫\u3000👩\u200d🚀.png", "straße 猫\u3000👩\u200d🚀.png"),
         ("a\nb\r.png", "a\\nb\\r.png"),
         ("\x1b]0;title\x07\x1b[31m\x9b", "\\x1b]0;title\\x07\\x1b[31m\\x9b"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
