@@ -80,7 +80,7 @@ class ICN(nn.Module):
         Raises:
             ValueError: the layer does not exist, or the feature map has a single cell.
         """
-        layers = self._attention_layers(attention)
+        layers = self.attention_layers(attention)
         feature_map = self.backbone[0](images)  # [B, num_channels, h, w]
         if feature_map.shape[-2:].numel() == 1:
             size = f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell"
@@ -127,8 +127,8 @@ class ICN(nn.Module):
         )
         return maps.unflatten(-1, memory.shape[-2:])
 
-    def _attention_layers(self, attention: int | str | None) -> Collection[int]:
-        """Return the indices of the layers whose attention `forward` returns."""
+    def attention_layers(self, attention: int | str | None) -> Collection[int]:
+        """Return the indices of the layers whose attention `forward` returns; a ValueError where there is no such layer."""
         depth = self.num_decoder_layers
         if attention is None:
             return ()

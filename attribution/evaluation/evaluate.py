@@ -16,7 +16,7 @@ from attribution.evaluation.cache import ResultCache, cache_key
 from attribution.evaluation.harness import Harness, slot_columns
 from attribution.evaluation.inputs import Inputs, MeasuredImages
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs
-from attribution.evaluation.protocol import choose_methods, most_confused, score_split
+from attribution.evaluation.protocol import choose_methods, score_split
 from attribution.evaluation.summary import attribution_json
 from attribution.methods.registry import METHODS, Method
 from attribution.metrics.registry import METRICS
@@ -57,7 +57,7 @@ def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
     accuracy = float((scored["predicted"] == torch.tensor(split.labels)).double().mean())
     print(f"{args.test}: {len(split)} images of {len(split.classes)} classes, {100 * accuracy:.2f} % right; {budget.name}")
     images = MeasuredImages(inputs, scored["predicted"], ranks)
-    siblings = most_confused(scored["confusion"])
+    siblings = scored["siblings"]
     harness = Harness(
         inputs.model, inputs.inference, inputs.score, siblings, budget, inputs.families, images.planes, args.batch_size, args.seed
     )

@@ -59,7 +59,7 @@ def score_split(
     """Score every image of a split once: N `images` of C `classes`, in this process's unpadded batches, in any order.
 
     Returns:
-        `predicted` int64 `[N]`, in the order of the split, and `confusion` `[C, C]`, for `most_confused`.
+        `predicted` int64 `[N]`, in the order of the split, and `siblings` int64 `[C]`, see `most_confused`.
 
     Raises:
         ValueError: the model gives scores that are not finite.
@@ -78,7 +78,7 @@ def score_split(
             confusion.index_add_(0, labels, scores)
             predicted[indices] = scores.argmax(1)
             progress.step(len(labels))
-    return {"predicted": predicted, "confusion": confusion}
+    return {"predicted": predicted, "siblings": most_confused(confusion)}
 
 
 def most_confused(confusion: Tensor) -> Tensor:
@@ -87,8 +87,12 @@ def most_confused(confusion: Tensor) -> Tensor:
     `confusion` `[C, C]` sums the probabilities over the images of each true class. It is soft, because a good model confuses
     few images; the sibling of a class without images is the class whose images score highest for it.
     """
-    mutual = confusion + confusion.T
-    return mutual.masked_fill(torch.eye(len(mutual), dtype=torch.bool), -1).argmax(1)
+    siblings = torch.empty(len(confusion), dtype=torch.long)
+    for index in range(len(confusion)):  # row by row: with thousands of classes a second matrix would take gigabytes
+        mutual = confusion[index] + confusion[:, index]
+        mutual[index] = -1
+        siblings[index] = mutual.argmax()
+    return siblings
 
 
 def alternate_classes(labels: Sequence[int], seed: int = 0) -> list[int]:

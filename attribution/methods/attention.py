@@ -9,16 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attribution.methods.hooks import chunked, gradients_of, record
+from attribution.methods.hooks import chunked, class_attention, gradients_of, record
 from models import ICN
 
 
-def class_maps(attention: Tensor, classes: Tensor) -> Tensor:
-    """Select the maps of classes `[B, Q]` in the cross-attention of a layer, `[B, heads, C, h, w]`: `[B, Q, heads, h, w]`."""
-    index = classes[:, :, None, None, None].expand(-1, -1, attention.shape[1], *attention.shape[-2:])
-    return attention.transpose(1, 2).gather(1, index)
-
-
+@chunked
 @torch.no_grad()
 def attention(
     model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None, layer: int = -1, head: int | None = None
@@ -35,11 +30,10 @@ def attention(
     Raises:
         ValueError: the layer or the head does not exist, or the decoder has no attention.
     """
-    weights = model(images, padding_mask, attention=layer).attention[0]  # [B, heads, C, h, w]
-    heads = weights.shape[1]
+    maps = class_attention(model, images, padding_mask, lambda logits: classes[:, None], layer)[1][:, 0]  # [B, heads, h, w]
+    heads = maps.shape[1]
     if head is not None and not 0 <= head < heads:
         raise ValueError(f"head {head} does not exist: this model has {heads} heads, 0 to {heads - 1}")
-    maps = class_maps(weights, classes[:, None])[:, 0]  # [B, heads, h, w]
     return (maps.mean(1) if head is None else maps[:, head]).float()
 
 

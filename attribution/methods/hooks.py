@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from models import ICN
 from models.attention import MultiheadAttention, split_heads
 
-MAX_WEIGHTS = 2**28  # attention weights that a method may hold at once (1 GiB in float32)
+MAX_WEIGHTS = 2**26  # attention weights that a method may hold at once (256 MiB in float32)
 Inputs = dict[str, Any]  # arguments of `MultiheadAttention.forward`
 Replacement = Callable[[Tensor, "Tensor | None"], Tensor]  # weights [B, heads, C, S] and valid keys [B, 1, 1, S] or None
 
@@ -100,6 +100,42 @@ def gradients_of(recorded: ForwardRecord, classes: Tensor, tensors: Iterable[Ten
     with torch.inference_mode(False), torch.enable_grad():
         score = recorded.logits.gather(1, classes.clone()[:, None]).sum()
         return list(torch.autograd.grad(score, list(tensors)))
+
+
+def class_attention(
+    model: ICN, images: Tensor, padding_mask: Tensor | None, choose: Callable[[Tensor], Tensor], layer: int = -1
+) -> tuple[Tensor, Tensor]:
+    """Return logits `[B, C]`, and the cross-attention of a layer for the classes `[B, Q]` that `choose` takes by the logits.
+
+    It is `[B, Q, heads, h, w]`. In a decoder of layers, weights are computed for these classes alone: those of all classes are
+    never held. A ValueError is raised where the model has no such layer.
+    """
+    (index,) = model.attention_layers(layer)
+    if not model.decoder_spec.is_layered:
+        output = model(images, padding_mask, attention=layer)
+        return output.logits, class_maps(output.attention[0], choose(output.logits))
+    decoder: Any = model.transformer.decoder
+    module, calls = decoder.layers[index].multihead_attn, []
+    signature = inspect.signature(module.forward)
+
+    def save(_: nn.Module, args: tuple[Any, ...], kwargs: Inputs) -> None:  # one call for each chunk of the classes
+        calls.append(signature.bind(*args, **kwargs).arguments)
+
+    handle = module.register_forward_pre_hook(save, with_kwargs=True)
+    try:
+        output = model(images, padding_mask)
+    finally:
+        handle.remove()
+    queries = torch.cat([call["query"] for call in calls], 1)  # [B, C, D]
+    chosen = queries.gather(1, choose(output.logits)[:, :, None].expand(-1, -1, queries.shape[2]))  # [B, Q, D]
+    weights = module(**{**calls[0], "query": chosen, "need_weights": True, "weights_shape": None})[1]  # [B, heads, Q, h*w]
+    return output.logits, weights.transpose(1, 2).unflatten(-1, output.features.shape[-2:])
+
+
+def class_maps(attention: Tensor, classes: Tensor) -> Tensor:
+    """Select the maps of classes `[B, Q]` in the cross-attention of a layer, `[B, heads, C, h, w]`: `[B, Q, heads, h, w]`."""
+    index = classes[:, :, None, None, None].expand(-1, -1, attention.shape[1], *attention.shape[-2:])
+    return attention.transpose(1, 2).gather(1, index)
 
 
 def logits_with_attention(model: ICN, images: Tensor, padding_mask: Tensor | None = None, *, replacement: Replacement) -> Tensor:

@@ -8,8 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from attribution.methods.attention import class_maps
-from attribution.methods.hooks import Replacement, frozen, logits_with_attention
+from attribution.methods.hooks import Replacement, class_attention, frozen, logits_with_attention
 from attribution.metrics.metric import Columns, ModelBatch
 from attribution.metrics.robustness import head_diversity, spearman
 from models import ICN
@@ -99,8 +98,7 @@ def locality(model: ICN, images: Tensor, *, cells: int = 4, seed: int = 0) -> di
 @torch.no_grad()
 def diversity(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
     """Compute the diversity of the heads of the last cross-attention for a class: `robustness.head_diversity`, `[B]`."""
-    attention = model(images, padding_mask, attention=-1).attention[0]  # [B, heads, C, h, w]
-    return head_diversity(class_maps(attention, classes[:, None])[:, 0])
+    return head_diversity(class_attention(model, images, padding_mask, lambda logits: classes[:, None])[1][:, 0])
 
 
 def stage_of(name: str) -> str:

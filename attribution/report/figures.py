@@ -11,10 +11,10 @@ import numpy as np
 
 from attribution.evaluation.evaluate import AttributionResults
 from attribution.metrics.registry import METRICS
-from attribution.report.overlay import at_pixels, fit, overlay, own_scale
+from attribution.report.overlay import at_pixels, fit, lack_of_pattern, overlay, own_scale
 from attribution.report.render import GREEN, GRID_TILE, RED, Section, Tile, panel
 from datasets.decode import decode_image
-from util.atomic import replacing
+from util.atomic import atomic_write, replacing
 from util.plotting import Axes, Figure, FigureCanvasAgg
 
 # Okabe and Ito's palette, for every form of colour blindness; families of methods differ by their lines.
@@ -103,7 +103,9 @@ def write_examples(evaluation: AttributionResults, path: Path) -> None:
     places = [*(("best", place) for place in best), *(("worst", place) for place in worst)]
     sections = [_section(evaluation, place, metric, word) for word, place in places]
     sheet = panel(title, note, None, sections, "positive part of each map, on its own scale").array()
-    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+    with atomic_write(path, "wb") as file:
+        file.write(encoded.tobytes())
 
 
 def choose(columns: Mapping[str, np.ndarray], count: int = EXAMPLES) -> tuple[str, list[int], list[int]]:
@@ -129,6 +131,7 @@ def _section(evaluation: AttributionResults, place: int, metric: str, word: str)
         positive = np.maximum(evaluation.measured[name]["maps"][place].float().numpy(), 0)
         drawn = overlay(picture, at_pixels(positive[None], size, size, picture.shape[:2])[0], own_scale(positive))
         score = values[metric][place] if metric in values else np.nan
-        tiles.append(Tile(drawn, (name, f"{metric} {score:.2f}" if np.isfinite(score) else "")))
+        words = (f"{metric} {score:.2f}" if np.isfinite(score) else "", lack_of_pattern(positive))
+        tiles.append(Tile(drawn, (name, " · ".join(filter(None, words)))))
     heading = f"{path.name} · {verdict}"
     return Section(f"{word} {metric} of {ours} · {heading}" if metric else heading, tiles)

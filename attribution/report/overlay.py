@@ -46,7 +46,17 @@ def own_scale(values: np.ndarray, signed: bool = False) -> Scale:
     if signed:
         return common_scale(values, signed)
     low, high = float(values.min()), float(values.max())
-    return Scale(low, low if high - low <= CONSTANT * abs(high) else high)  # what rounding leaves of a constant is no pattern
+    return Scale(low, low if lack_of_pattern(values) else high)
+
+
+def lack_of_pattern(values: np.ndarray) -> str:
+    """Say why a map shows nothing: it is constant or not finite; an empty string for one with a pattern."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        return "not finite"
+    if high - low <= CONSTANT * abs(high):  # what rounding leaves of a constant is no pattern
+        return "the same everywhere" if high else "zero everywhere"
+    return ""
 
 
 def at_pixels(maps: np.ndarray, padded_size: Size, valid_size: Size, size: Size, *, cells: bool = False) -> np.ndarray:

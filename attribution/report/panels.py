@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from attribution.methods.attention import class_maps
 from attribution.methods.explain import explain
-from attribution.report.overlay import Scale, at_pixels, common_scale, fit, overlay, own_scale, valid_cells
+from attribution.methods.hooks import class_attention
+from attribution.report.overlay import Scale, at_pixels, common_scale, fit, lack_of_pattern, overlay, own_scale, valid_cells
 from attribution.report.render import FULL, GREEN, GRID_TILE, RED, TILE, Section, Sheet, Tile, panel
 from datasets import ImageBatch, ImageFolder, collate, eval_transform
 from models import ICN, ICNOutput
@@ -103,20 +103,28 @@ def explain_classes(
     device = next(model.parameters()).device
     batch = batch.to(device)
     images = batch.normalise(**normalisation)
-    attention = None if method != "attention" else -1 if layer is None else layer
-    with torch.inference_mode():
-        output = model(images, batch.padding_mask, attention=attention)
-    logits = output.logits.float().cpu()  # [B, C]
+    true = torch.tensor([item.label for item in items], device=device)
+
+    def choose(logits: Tensor) -> Tensor:
+        classes = logits.float().argsort(dim=1, descending=True, stable=True)[:, :top_q].clone()  # [B, Q]
+        missing = (classes != true[:, None]).all(1)
+        classes[missing, -1] = true[missing]
+        return classes
+
+    if method == "attention":
+        with torch.inference_mode():
+            raw, maps = class_attention(model, images, batch.padding_mask, choose, -1 if layer is None else layer)
+    else:
+        with torch.inference_mode():
+            output = model(images, batch.padding_mask)
+        raw, maps = output.logits, compute_maps(model, images, batch.padding_mask, choose(output.logits), method, output)
+    classes, logits = choose(raw).cpu(), raw.float().cpu()
     if not logits.isfinite().all():
         raise ValueError(f"--resume: the model gives logits that are not finite for {items[0].path}: the file is damaged")
     scores = logits.softmax(1)
     order = logits.argsort(dim=1, descending=True, stable=True)  # [B, C]
-    true = torch.tensor([item.label for item in items])
-    classes = order[:, :top_q].clone()  # [B, Q]
-    classes[(classes != true[:, None]).all(1), -1] = true[(classes != true[:, None]).all(1)]
     ranks = order.argsort(1).gather(1, classes) + 1
-    maps = compute_maps(model, images, batch.padding_mask, classes.to(device), method, output)
-    arrays, predicted = maps.cpu().numpy(), order[:, 0].tolist()
+    arrays, predicted = maps.float().cpu().numpy(), order[:, 0].tolist()
     return [
         Explained(
             item.picture, (batch.images.shape[2], batch.images.shape[3]), (item.input.shape[1], item.input.shape[2]),
@@ -133,16 +141,15 @@ def compute_maps(
     """Compute the maps of Q classes of each image, `[B, Q]`: `[B, Q, heads, h, w]`; one head but for `attention`.
 
     Args:
-        output: of the model for these images, with the layer to be drawn where the method is `attention`; None to compute it.
+        output: of the model for these images; None to compute it.
     """
-    if method not in ("attention", "additive"):
-        columns = [explain(model, images, column, method, padding_mask) for column in classes.T]
-        return torch.stack(columns, 1)[:, :, None]
     with torch.inference_mode():
-        output = output or model(images, padding_mask, attention=-1 if method == "attention" else None)
-        if output.attention is not None:
-            return class_maps(output.attention[0], classes).float()
-        return model.evidence_of(output.features, padding_mask, classes)[:, :, None]
+        if method == "attention":
+            return class_attention(model, images, padding_mask, lambda logits: classes)[1].float()
+        if method == "additive":
+            output = output or model(images, padding_mask)
+            return model.evidence_of(output.features, padding_mask, classes)[:, :, None]
+    return torch.stack([explain(model, images, column, method, padding_mask) for column in classes.T], 1)[:, :, None]
 
 
 def safe_name(text: str, limit: int = NAME_BYTES) -> str:
@@ -166,6 +173,7 @@ class Style:
 
     def draw(self, explained: Explained, picture: np.ndarray, maps: np.ndarray) -> tuple[list[np.ndarray], Scale | None]:
         """Draw maps `[N, h, w]` over a picture; return the overlays and their common scale, if they have one."""
+        maps = np.where(np.isfinite(maps).all((1, 2), keepdims=True), maps, 0)  # nothing, rather than another scale for all
         inside = valid_cells(maps, explained.padded_size, explained.valid_size)
         common = None if self.own_scale else common_scale(inside, self.signed)
         values = at_pixels(maps, explained.padded_size, explained.valid_size, picture.shape[:2], cells=self.cells)
@@ -205,8 +213,6 @@ def draw_panels(
             sections["query_heads"].append(Section(" · ".join(_caption(explained, row, names)), tiles, scale))
     scales = "each map on its own scale" if style.own_scale else "one scale per section"
     peaks = "" if style.signed else " · peak: strongest cell over mean"
-    scales = "each map on its own scale" if style.own_scale else "one scale per section"
-    peaks = "" if style.signed else " · peak: strongest cell over mean"
     note = f"{origin} · {scales}{peaks}"
     true = f"{names[explained.true]} (p {explained.true_score:.3f})"
     wrong = f"✗ wrong: predicted {names[explained.predicted]} (p {explained.predicted_score:.3f}), true {true}"
@@ -231,12 +237,12 @@ def draw_overlays(explained: Explained, names: Sequence[str], style: Style, *, h
 
 def _peaks(explained: Explained, maps: np.ndarray) -> list[str]:
     """Describe the strongest cell of each map: over the mean, or, of a signed map, the ends of its range."""
-    cells = valid_cells(maps, explained.padded_size, explained.valid_size)
-    if (maps < 0).any():
-        return [f"{low:+.2g} to {high:+.2g}" for low, high in zip(cells.min((1, 2)), cells.max((1, 2)), strict=True)]
-    means = cells.mean((1, 2))
-    peaks = cells.max((1, 2)) / np.where(means > 0, means, 1)
-    return [f"peak {peak:.1f}" if mean > 0 else "zero everywhere" for peak, mean in zip(peaks, means, strict=True)]
+    return [
+        lack_of_pattern(cells)
+        or (f"{cells.min():+.2g} to {cells.max():+.2g}" if signed else f"peak {cells.max() / cells.mean(dtype=np.float64):.1f}")
+        for signed in [(maps < 0).any()]
+        for cells in valid_cells(maps, explained.padded_size, explained.valid_size)
+    ]
 
 
 def _head_section(explained: Explained, picture: np.ndarray, style: Style) -> Section:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from patches import CLASSES, SIZES, alone, batch, patch_model
 
-from attribution.methods.attention import additive, attention, class_maps, contribution, relevance, rollout
-from attribution.methods.hooks import frozen, gradients_of, record
+from attribution.methods.attention import additive, attention, contribution, relevance, rollout
+from attribution.methods.hooks import class_attention, class_maps, frozen, gradients_of, record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,6 +30,23 @@ def test_class_maps_are_rows_of_the_attention() -> None:
     for b in range(2):
         for q in range(2):
             assert torch.equal(maps[b, q], weights[b, :, classes[b, q]])
+
+
+@pytest.mark.parametrize("kind", ["detr", "additive"])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_attention_of_some_classes_is_that_of_all(kind: str, layer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.transformer.QUERIES_AT_ONCE", 2)  # several chunks
+    model, (images, _, mask) = patch_model(kind=kind), batch()
+    asked: list[int] = []
+    if kind == "detr":  # the weights of all classes are never computed
+        attend = model.transformer.decoder.layers[layer].multihead_attn
+        attend.register_forward_hook(lambda module, args, output: asked.append(0 if output[1] is None else output[1].shape[2]))
+    with torch.no_grad():
+        logits, maps = class_attention(model, images, mask, lambda logits: logits.topk(2).indices, layer)
+        assert max(asked, default=0) <= 2
+        expected = model(images, mask, attention=layer)
+    torch.testing.assert_close(logits, expected.logits)
+    torch.testing.assert_close(maps, class_maps(expected.attention[0], expected.logits.topk(2).indices))
 
 
 @pytest.mark.parametrize("name", ["attention", "rollout"])

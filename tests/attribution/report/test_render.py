@@ -234,6 +234,19 @@ def test_peak_is_relative_to_the_mean_over_the_picture() -> None:
     assert panels._peaks(one, one.maps[0]) == [f"peak {0.3 / ((0.3 + 14 * 0.01) / 15):.1f}"] * 2
 
 
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.0, "zero everywhere"), (0.2, "the same everywhere"), (np.nan, "not finite"), (np.inf, "not finite")]
+)
+def test_maps_that_show_nothing_are_drawn_and_say_so(value: float, words: str) -> None:
+    one = explained(1, 2)
+    one.maps[0, 0] = value
+    with np.errstate(all="raise"):
+        (empty, drawn), _ = panels.Style().draw(one, one.picture, one.maps[0])
+        assert panels._peaks(one, one.maps[0]) == [words, "peak 10.2"]
+        assert set(panels.draw_panels(one, ["a"], "t", "l", panels.Style())) == {"heads", "queries", "query_heads"}
+    assert len(np.unique(empty.reshape(-1, 3), axis=0)) == 1 < len(np.unique(drawn.reshape(-1, 3), axis=0))
+
+
 @pytest.mark.parametrize("name", ['a/b\\c:d*?"<>|', "..", "", "Ünïcode 飛行機", "x" * 500, "é" * 500, "/etc/passwd", "a\0b"])
 def test_safe_names(name: str) -> None:
     safe = report.safe_name(name)
