@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,11 @@ from attribution.report.render import FULL
 from attribution.resize import enlarge
 from datasets import EvalSampler, collate, eval_transform
 from datasets.decode import Picture, read_picture
+from datasets.photographs import photograph_batches
+from datasets.transforms import EvalTransform
 from flags import fill_from_checkpoint, get_args_parser
-from models import ICN, load_checkpoint
+from models import ICN, for_inference, load_checkpoint
+from util.classes import find_class
 from util.cli import parse
 from util.device import select_device
 from util.errors import first_line
@@ -77,6 +79,10 @@ class Explanation:
         except (OSError, KeyError, ValueError) as error:  # PIL's for a disk, and for a suffix that it cannot write
             raise ValueError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or first_line(error)})") from None
 
+    def show(self) -> None:
+        """Open the overlay in the picture viewer of the system."""
+        self.overlay().show()
+
     def _repr_png_(self) -> bytes:
         """Return the overlay as IPython shows it."""
         file = io.BytesIO()
@@ -95,7 +101,7 @@ class Predictor:
     """
 
     def __init__(
-        self, model: ICN, classes: Sequence[str], transform: Callable[[Tensor], Tensor], normalisation: Mapping[str, list[float]]
+        self, model: ICN, classes: Sequence[str], transform: EvalTransform, normalisation: Mapping[str, list[float]]
     ) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes, self.transform, self.normalisation = list(classes), transform, normalisation
@@ -137,6 +143,28 @@ class Predictor:
         logits = torch.empty(len(inputs), len(self.classes))
         for batch in EvalSampler(len(inputs), BATCH, shapes=[(image.shape[1], image.shape[2]) for image in inputs]):
             logits[batch] = self._logits(self._normalise([inputs[place] for place in batch]))
+        return self._best(logits, topk)
+
+    def stream(
+        self, paths: Sequence[Path], topk: int = 5, batch_size: int = BATCH, workers: int = 2
+    ) -> Iterator[tuple[int, Prediction | str]]:
+        """Classify many files, loaded by `workers` processes while the model works.
+
+        Yields:
+            The place of a file in `paths`, in any order, and its prediction, or why it cannot be read, in one line.
+
+        Raises:
+            ValueError: the model's logits are not finite.
+        """
+        model = for_inference(self.model)
+        for batch in photograph_batches(paths, self.transform, batch_size, workers):
+            yield from batch.errors.items()
+            if batch.images is not None:
+                logits = self._logits(batch.images.to(self.device).normalise(**self.normalisation), model)
+                places = (photograph.place for photograph in batch.photographs)
+                yield from zip(places, self._best(logits, topk), strict=True)
+
+    def _best(self, logits: Tensor, topk: int) -> list[Prediction]:
         rows = zip(*(row.tolist() for row in logits.softmax(1).topk(min(topk, len(self.classes)))), strict=True)
         return [Prediction([self.classes[index] for index in best], probabilities) for probabilities, best in rows]
 
@@ -158,7 +186,7 @@ class Predictor:
         """
         if isinstance(picture, (list, tuple)):
             raise ValueError(f"explain takes one image, not a {type(picture).__name__} of {len(picture)}")
-        index, other = (None if choice is None else self._index(choice) for choice in (class_, against))
+        index, other = (None if choice is None else find_class(choice, self.classes) for choice in (class_, against))
         image = read_picture(picture)  # [3, H, W]
         images = self._normalise([self.transform(image)])  # [1, 3, h, w]
         (row,) = methods_of(self.model, [method or self.model.decoder_spec.default_map], truth=())
@@ -172,20 +200,12 @@ class Predictor:
         picture, compared = image.permute(1, 2, 0).numpy(), None if other is None else self.classes[other]
         return Explanation(self.classes[index], picture, pixels[0].numpy(), cells[0].numpy(), row.name, compared)
 
-    def _index(self, class_: str | int) -> int:
-        if isinstance(class_, str) and class_ in self.classes:
-            return self.classes.index(class_)
-        if isinstance(class_, (int, np.integer)) and not isinstance(class_, bool) and 0 <= class_ < len(self.classes):
-            return int(class_)
-        near = ", ".join(difflib.get_close_matches(str(class_), self.classes, cutoff=0))
-        raise ValueError(f"class {class_!r} does not exist: give a name (near: {near}) or an index below {len(self.classes)}")
-
     def _normalise(self, images: list[Tensor]) -> Tensor:
         return collate([(image, 0, 0) for image in images]).to(self.device).normalise(**self.normalisation)  # [B, 3, h, w]
 
     @torch.no_grad()
-    def _logits(self, images: Tensor) -> Tensor:
-        logits = self.model(images).logits.float().cpu()  # [B, C]
+    def _logits(self, images: Tensor, model: ICN | None = None) -> Tensor:
+        logits = (model or self.model)(images).logits.float().cpu()  # [B, C]
         if not logits.isfinite().all():
             raise ValueError("the model gives logits that are not finite: the checkpoint is damaged, or its training diverged")
         return logits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Item(NamedTuple):
     input: Tensor
     picture: np.ndarray
     path: Path
-    label: int
+    label: int  # -1: unknown
     place: int  # in the split
 
 
@@ -41,7 +41,7 @@ class Explained:
     picture: np.ndarray  # uint8 RGB [H, W, 3], as it is to be drawn
     padded_size: tuple[int, int]  # height and width of the network's input
     valid_size: tuple[int, int]  # of the image in it
-    true: int  # class index
+    true: int  # class index; -1 if unknown
     predicted: int
     predicted_score: float  # its probability
     classes: list[int]  # highest logit first; the true one is among them
@@ -86,7 +86,7 @@ def collate_items(items: list[Item]) -> tuple[ImageBatch, list[Item]]:
 
 
 def explain_classes(
-    model: ICN, normalisation: dict[str, list[float]], batch: ImageBatch, items: list[Item], top_q: int, method: str,
+    model: ICN, normalisation: Mapping[str, list[float]], batch: ImageBatch, items: list[Item], top_q: int, method: str,
     layer: int | None = None,
 ) -> list[Explained]:  # fmt: skip
     """Classify a batch of images, and return the maps of the `top_q` highest logits of each.
@@ -107,7 +107,7 @@ def explain_classes(
 
     def choose(logits: Tensor) -> Tensor:
         classes = logits.float().argsort(dim=1, descending=True, stable=True)[:, :top_q].clone()  # [B, Q]
-        missing = (classes != true[:, None]).all(1)
+        missing = (classes != true[:, None]).all(1) & (true >= 0)
         classes[missing, -1] = true[missing]
         return classes
 

@@ -1,0 +1,114 @@
+"""`python -m tools.predict`: predictions as the Predictor's, files, panels, and photographs that cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flags import get_args_parser as main_args_parser
+from models import build_model
+from predictor import Predictor
+from tools.predict import get_args_parser, main
+from util.cli import launch, parse
+
+CLASSES = ["a", "=b", "c", "d"]
+TINY = "--backbone test_resnet --hidden_dim 16 --nheads 2 --enc_layers 0 --dim_feedforward 16 --num_queries 4 --image_size 64"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of each kind of decoder."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for decoder in ("detr", "additive", "average"):
+        torch.manual_seed(0)
+        layers = ["--dec_layers", "1"] if decoder == "detr" else []
+        flags = parse(main_args_parser(), [*TINY.split(), "--decoder", decoder, "--backbone_norm", "frozen", *layers])
+        model = build_model(flags)
+        args = {key: value for key, value in vars(flags).items() if key != "explicit"}
+        content = {
+            "model": model.state_dict(),
+            "args": args,
+            "classes": CLASSES,
+            "normalisation": model.backbone[0].normalisation,
+        }
+        torch.save(content, folder / f"{decoder}.pth")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 90, 3)), ("a.jpg", (90, 60, 3)), ("=b.png", (60, 90, 3))):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def predict(checkpoint: Path, *words: object) -> None:
+    argv = [*map(str, words), "--resume", str(checkpoint), "--device", "cpu", "--num_workers", "0"]
+    main(parse(get_args_parser(), argv))
+
+
+def test_files_hold_what_the_predictor_says(
+    checkpoints: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(checkpoints / "detr.pth", photos, "--topk", 2, "--csv", tmp_path / "p.csv", "--json", tmp_path / "p.json")
+    paths = sorted(photos.iterdir())
+    expected = Predictor.from_checkpoint(checkpoints / "detr.pth").predict(list(paths), topk=2)
+    table = json.loads((tmp_path / "p.json").read_text())
+    assert [row["file"] for row in table] == [str(path) for path in paths]
+    for row, (names, probabilities) in zip(table, expected, strict=True):
+        assert row["classes"] == names and row["probabilities"] == pytest.approx(probabilities, abs=1e-6)
+    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    assert list(rows[0]) == ["file", "class_1", "probability_1", "class_2", "probability_2"]
+    assert [float(row["probability_1"]) for row in rows] == pytest.approx([row["probabilities"][0] for row in table])
+    assert {row["class_1"] for row in rows} <= {"a", "'=b", "c", "d"}  # no formula
+    out = capsys.readouterr().out
+    assert all(f"{path}  " in out for path in paths) and f"3 predictions: {tmp_path / 'p.csv'}" in out
+
+
+@pytest.mark.parametrize(("decoder", "format"), [("detr", "png"), ("additive", "svg"), ("average", "png")])
+def test_a_panel_for_each_photograph(checkpoints: Path, photos: Path, tmp_path: Path, decoder: str, format: str) -> None:
+    predict(checkpoints / f"{decoder}.pth", photos, "--panels", tmp_path / "out", "--format", format)
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == [f"a.{format}", f"a_2.{format}", f"b.{format}"]
+    if format == "svg":
+        text = (tmp_path / "out" / "a.svg").read_text(encoding="utf-8")
+        assert "contrast of the two" in text and "head 1" in text and text.count("<image") == 9  # 6 tiles and 3 colour bars
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_classified(
+    checkpoints: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.jpg").write_bytes(b"no image")
+    command = [str(photos), "absent.jpg", "--resume", str(checkpoints / "detr.pth"), "--device", "cpu", "--num_workers", "0"]
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), command)
+    assert stop.value.code == 2 and "absent.jpg" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), [command[0], *command[2:], "--json", str(tmp_path / "p.json")])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 1 and "broken.jpg" in lines[-2] and "1 of 4 photographs" in lines[-1]
+    assert len(json.loads((tmp_path / "p.json").read_text())) == 3
+
+
+@pytest.mark.parametrize(("flags", "word"), [
+    (["--topk", "0"], "--topk"),
+    (["--csv", "absent/p.csv"], "--csv absent/p.csv"),
+    (["--json", "."], "--json ."),
+    (["--panels", "/dev/null/x"], "/dev/null/x"),
+])  # fmt: skip
+def test_wrong_flags_are_one_line(
+    checkpoints: Path, photos: Path, capsys: pytest.CaptureFixture[str], flags: list[str], word: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), [str(photos), "--resume", str(checkpoints / "detr.pth"), "--device", "cpu", *flags])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and word in lines[0]

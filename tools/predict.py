@@ -1,0 +1,206 @@
+"""Classify photographs, and draw why: `python -m tools.predict PHOTO... --resume <checkpoint.pth> [--panels <folder>]`
+
+PHOTO is a file, a folder, a pattern, or - for names on standard input. A photograph that cannot be read is named and left out,
+and the exit code is 1 then. With --panels the maps of the predicted class and of the runner-up, their contrast, and the heads of
+the attention are drawn for each photograph.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/predict.py` works too
+
+import cv2
+import numpy as np
+
+from attribution.methods.registry import METHODS
+from attribution.report.html import writing
+from attribution.report.overlay import fit
+from attribution.report.panels import Explained, Item, Style, compute_maps, explain_classes, safe_name
+from attribution.report.render import FORMATS, FULL, GRID_TILE, Section, Sheet, Tile, panel
+from datasets.photographs import find_photographs, photograph_batches
+from predictor import Prediction, Predictor
+from util.atomic import atomic_write
+from util.cli import Flags, Parser, launch
+from util.errors import RunFailed
+from util.progress import Progress
+from util.tables import write_csv
+
+PROG = "python -m tools.predict"
+SHOWN = 1000  # rows of the table in the terminal
+
+
+def get_args_parser() -> Parser:
+    """Return the flags."""
+    parser = Parser(PROG, description=__doc__)
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="file, folder, pattern, or - for names on standard input")
+    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
+    parser.add_argument("--topk", default=5, type=int, help="number of classes of each photograph")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions as CSV")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="write the predictions as Parquet (needs pyarrow)")
+    parser.add_argument("--panels", type=Path, metavar="FOLDER", help="draw a panel for each photograph")
+    parser.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
+    parser.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
+    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--batch_size", default=16, type=int, help="photographs of one shape in a forward pass")
+    parser.add_argument("--num_workers", default=2, type=int, help="processes that load photographs; 0: none")
+    return parser
+
+
+def main(args: Flags) -> None:
+    """Classify photographs; raise a ValueError for a wrong flag, and a RunFailed at the end where one could not be read."""
+    cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
+    if args.topk < 1 or args.batch_size < 1 or args.num_workers < 0:
+        raise ValueError("--topk and --batch_size must be at least 1, and --num_workers at least 0")
+    check_outputs(args)
+    paths = find_photographs(args.photos, sys.stdin)
+    predictor = Predictor.from_checkpoint(args.resume, args.device)
+    predictions: list[Prediction | None] = [None] * len(paths)
+    bad: dict[int, str] = {}
+    with Progress(len(paths), "classifying") as progress:
+        for place, result in predictor.stream(paths, args.topk, args.batch_size, args.num_workers):
+            if isinstance(result, Prediction):
+                predictions[place] = result
+            else:
+                bad[place] = result
+            progress.step()
+    good = {str(path): prediction for path, prediction in zip(paths, predictions, strict=True) if prediction is not None}
+    print_table(good)
+    write_predictions(args, good)
+    if args.panels is not None and good:
+        draw_panels(args, predictor, [Path(path) for path in good])
+    for place in sorted(bad):
+        print(f"left out: {bad[place]}", file=sys.stderr)
+    if bad:
+        raise RunFailed(f"{len(bad)} of {len(paths)} photographs cannot be read")
+
+
+def check_outputs(args: Flags) -> None:
+    """Raise a ValueError where an output cannot be written, before anything is computed."""
+    for flag in ("csv", "json", "parquet"):
+        file = getattr(args, flag)
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            problem = "is a folder" if file.is_dir() else f"cannot be written: the folder {file.parent} does not exist"
+            raise ValueError(f"--{flag} {file} {problem}")
+    if args.parquet is not None:
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise ValueError("--parquet needs the package pyarrow (pip install pyarrow); --csv and --json need none") from None
+    if args.panels is not None:
+        with writing(args.panels):
+            args.panels.mkdir(parents=True, exist_ok=True)
+
+
+def print_table(predictions: dict[str, Prediction]) -> None:
+    """Print each photograph with its classes and probabilities."""
+    width = max((len(file) for file in predictions), default=0)
+    for file, (names, probabilities) in list(predictions.items())[:SHOWN]:
+        classes = "  ".join(f"{name} {p:.1%}" for name, p in zip(names, probabilities, strict=True))
+        print(f"{file:<{min(width, 60)}}  {classes}")
+    if len(predictions) > SHOWN:
+        print(f"and {len(predictions) - SHOWN} more: --csv or --json writes all")
+
+
+def write_predictions(args: Flags, predictions: dict[str, Prediction]) -> None:
+    """Write the files that were asked for: `file`, and `class_1`, `probability_1` and so on, best first."""
+    count = max((len(prediction.names) for prediction in predictions.values()), default=0)
+    heads = ["file", *(f"{what}_{rank}" for rank in range(1, count + 1) for what in ("class", "probability"))]
+    rows = [
+        [file, *(value for pair in zip(*prediction, strict=True) for value in pair)] for file, prediction in predictions.items()
+    ]
+    if args.csv is not None:
+        write_csv(args.csv, heads, rows)
+    if args.json is not None:
+        table = [{"file": file, "classes": names, "probabilities": p} for file, (names, p) in predictions.items()]
+        with atomic_write(args.json) as text:
+            text.write(json.dumps(table, indent=1) + "\n")
+    if args.parquet is not None:
+        import pyarrow
+        import pyarrow.parquet
+
+        columns: dict[str, Any] = {head: [row[place] for row in rows] for place, head in enumerate(heads)}
+        with atomic_write(args.parquet, "wb") as binary:
+            pyarrow.parquet.write_table(pyarrow.table(columns), binary)
+    for file in filter(None, (args.csv, args.json, args.parquet)):
+        print(f"{len(rows)} predictions: {file}")
+
+
+def draw_panels(args: Flags, predictor: Predictor, paths: Sequence[Path]) -> None:
+    """Draw a panel for each photograph, named after its file."""
+    names = panel_names(paths, args.format)
+    with Progress(len(paths), "drawing") as progress:
+        for path, explained, heads in explain_photographs(args, predictor, paths):
+            with writing(args.panels):
+                photograph_sheet(predictor, path, explained, heads, args.grid).save(args.panels / names[path])
+            progress.step()
+    print(f"{len(paths)} panels: {args.panels}")
+
+
+def panel_names(paths: Sequence[Path], format: str) -> dict[Path, str]:
+    """Return a file name for each photograph; those of the same name, in different folders, get numbers."""
+    used: dict[str, int] = {}
+    names = {}
+    for path in paths:
+        stem = safe_name(path.stem)
+        used[stem] = used.get(stem, 0) + 1
+        names[path] = f"{stem}{f'_{used[stem]}' if used[stem] > 1 else ''}.{format}"
+    return names
+
+
+def explain_photographs(
+    args: Flags, predictor: Predictor, paths: Sequence[Path]
+) -> Iterator[tuple[Path, Explained, np.ndarray | None]]:
+    """Yield each photograph with the maps of its two most probable classes, and the heads of the first, `[heads, h, w]`."""
+    model = predictor.model
+    method = model.decoder_spec.default_map
+    for batch in photograph_batches(paths, predictor.transform, args.batch_size, args.num_workers, originals=True):
+        if batch.images is None:
+            continue
+        items = []
+        for photograph in batch.photographs:
+            assert photograph.original is not None
+            picture = fit(photograph.original.permute(1, 2, 0).numpy(), FULL, enlarge=False)
+            items.append(Item(photograph.input, picture, paths[photograph.place], -1, photograph.place))
+        explained = explain_classes(model, predictor.normalisation, batch.images, items, 2, method)
+        heads = None
+        if model.num_decoder_layers:
+            images = batch.images.to(predictor.device)
+            first = images.labels.new_tensor([[each.predicted] for each in explained])
+            maps = compute_maps(model, images.normalise(**predictor.normalisation), images.padding_mask, first, "attention")
+            heads = maps[:, 0].cpu().numpy()  # [B, heads, h, w]
+        for row, (item, each) in enumerate(zip(items, explained, strict=True)):
+            yield item.path, each, None if heads is None else heads[row]
+
+
+def photograph_sheet(predictor: Predictor, path: Path, explained: Explained, heads: np.ndarray | None, cells: bool) -> Sheet:
+    """Lay out one photograph: the two most probable classes, their contrast, and the heads of the first."""
+    picture = fit(explained.picture, GRID_TILE * 3 // 2)
+    method = predictor.model.decoder_spec.default_map
+    names = [f"{predictor.classes[index]} ({p:.1%})" for index, p in zip(explained.classes, explained.scores, strict=True)]
+    style = Style(cells=cells, signed=METHODS[method].signed)
+    maps = explained.maps[:, 0]  # [2, h, w]
+    overlays, scale = style.draw(explained, picture, maps)
+    tiles = [Tile(picture, ("photograph",)), *(Tile(*pair) for pair in zip(overlays, ((name,) for name in names), strict=True))]
+    sections = [Section(f"{method}: the predicted class and the runner-up", tiles, scale)]
+    if len(maps) > 1:
+        overlays, scale = Style(cells=cells, signed=True).draw(explained, picture, maps[:1] - maps[1:])
+        words = f"red: for {predictor.classes[explained.classes[0]]}; blue: for {predictor.classes[explained.classes[1]]}"
+        sections.append(Section(f"contrast of the two ({words})", [Tile(overlays[0], ("first less second",))], scale))
+    if heads is not None:
+        overlays, scale = Style(cells=cells).draw(explained, picture, heads)
+        labels = ((f"head {head}",) for head in range(len(heads)))
+        sections.append(
+            Section(f"attention: heads of {names[0]}", [Tile(*pair) for pair in zip(overlays, labels, strict=True)], scale)
+        )
+    return panel(path.name, f"predicted: {names[0]}", None, sections, "one scale per section")
+
+
+if __name__ == "__main__":
+    launch(main, get_args_parser())
