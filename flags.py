@@ -6,7 +6,6 @@ Flags are parsed and resolved once (command line, checkpoint, data); afterwards 
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,14 @@ from models.architecture import ARCHITECTURE
 from models.decoders import ALIASES, DECODERS, additive_decoders, canonical_decoder, find_decoder
 from util.cli import Flags, Parser
 from util.launcher import read_launcher_env
+from util.number import AMOUNT, COUNT, PART, SEED, SHARE, WHOLE, WORKERS, Number
 from util.precision import PRECISIONS
 from util.schedule import SCHEDULERS
 
 # Argument groups that a resumed run takes from its checkpoint unless a flag is explicit. Those of "model" may only agree with
 # it; those of the other groups ("start", "data", "run") say where things are, and are never restored.
 RESTORED = ("training", "augmentation", "input")
+LAYERS, WIDTH = Number(int, 0, 1000), Number(int, 1, 2**16)
 
 
 def get_args_parser() -> Parser:
@@ -35,14 +36,14 @@ def get_args_parser() -> Parser:
     group = parser.group("start")
     group.add_argument("--finetune", default="", help="start from the weights of a DETR, INTR or ICN file (path or URL)")
     group.add_argument("--backbone_weights", default="none", metavar="none|default|FILE", help="the backbone's initial weights")
-    group.add_argument("--noise_frac", default=0.1, type=float, help="noise in queries that repeat those of --finetune")
-    group.add_argument("--start_epoch", default=0, type=int, metavar="N", help="first epoch; --resume sets it")
+    group.add_argument("--noise_frac", default=0.1, type=AMOUNT, help="noise in queries that repeat those of --finetune")
+    group.add_argument("--start_epoch", default=0, type=WHOLE, metavar="N", help="first epoch; --resume sets it")
 
     group = parser.group("run")
     group.add_argument("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
     group.add_argument("--resume", default="", help="checkpoint to continue or to evaluate (path, URL); auto: the run's newest")
-    group.add_argument("--save_every_steps", default=0, type=int, help="save also within epochs; 0: after each epoch only")
-    group.add_argument("--keep_last", default=1, type=int, help="how many of the latest checkpoints are kept")
+    group.add_argument("--save_every_steps", default=0, type=WHOLE, help="save also within epochs; 0: after each epoch only")
+    group.add_argument("--keep_last", default=1, type=COUNT, help="how many of the latest checkpoints are kept")
     group.add_argument("--compile", action="store_true", help="compile the model (torch.compile): slow to start, fast to run")
     group.add_argument("--deterministic", action="store_true", help="bit-identical results on CUDA, too; slower")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: recompute activations")
@@ -61,9 +62,9 @@ def add_model_flags(parser: Parser) -> None:
         help="batch norms: fixed as in DETR, or learned; None: learned when training from scratch, else fixed",
     )
     group.add_argument("--dilation", action="store_true", help="the last stage keeps its resolution (DC5)")
-    group.add_argument("--feature_stride", type=int, help="pixels per cell of the feature map; None: that of the last stage")
+    group.add_argument("--feature_stride", type=COUNT, help="pixels per cell of the feature map; None: that of the last stage")
     group.add_argument("--fuse", action="store_true", help="add the enlarged maps of deeper stages to that of --feature_stride")
-    group.add_argument("--window", type=int, help="side in pixels of windows that are embedded separately; None: none")
+    group.add_argument("--window", type=COUNT, help="side in pixels of windows that are embedded separately; None: none")
     group.add_argument(
         "--position_embedding", default=default["position_embedding"], choices=["sine", "learned"], help="of the encoder"
     )
@@ -76,68 +77,77 @@ def add_model_flags(parser: Parser) -> None:
         + "".join(f"; {alias}: another name of {name}" for alias, name in ALIASES.items()),
     )
     group.add_argument(
-        "--enc_layers", default=default["enc_layers"], type=int, help="encoder layers (0 for decoders without layers)"
+        "--enc_layers", default=default["enc_layers"], type=LAYERS, help="encoder layers (0 for decoders without layers)"
     )
-    group.add_argument("--dec_layers", default=default["dec_layers"], type=int, help="decoder layers")
-    group.add_argument("--dim_feedforward", default=default["dim_feedforward"], type=int, help="width of the feed-forward layers")
-    group.add_argument("--hidden_dim", default=default["hidden_dim"], type=int, help="width of the transformer")
-    group.add_argument("--nheads", default=default["nheads"], type=int, help="attention heads")
-    group.add_argument("--num_queries", type=int, help="number of classes; None: that of the data or the checkpoint")
+    group.add_argument("--dec_layers", default=default["dec_layers"], type=LAYERS, help="decoder layers")
+    group.add_argument(
+        "--dim_feedforward", default=default["dim_feedforward"], type=WIDTH, help="width of the feed-forward layers"
+    )
+    group.add_argument("--hidden_dim", default=default["hidden_dim"], type=WIDTH, help="width of the transformer")
+    group.add_argument("--nheads", default=default["nheads"], type=WIDTH, help="attention heads")
+    group.add_argument("--num_queries", type=COUNT, help="number of classes; None: that of the data or the checkpoint")
     group.add_argument("--pre_norm", action="store_true", help="normalise before each sublayer, not after it")
     group = parser.group("training")
-    group.add_argument("--lr_backbone", default=1e-5, type=float, help="learning rate of the backbone; 0 freezes it")
-    group.add_argument("--dropout", default=0.1, type=float, help="dropout in the transformer")
+    group.add_argument("--lr_backbone", default=1e-5, type=AMOUNT, help="learning rate of the backbone; 0 freezes it")
+    group.add_argument("--dropout", default=0.1, type=PART, help="dropout in the transformer")
 
 
 def add_data_flags(parser: Parser) -> None:
     """Add the flags that say which images are read, at what size, how they are computed, and where the results go."""
     group = parser.group("input")
-    group.add_argument("--image_size", default=800, type=int, help="short side in pixels (the long one: up to 5/3 of it)")
+    group.add_argument("--image_size", default=800, type=COUNT, help="short side in pixels (the long one: up to 5/3 of it)")
     group.add_argument("--square", action="store_true", help="images of image_size x image_size")
     group = parser.group("training")
-    group.add_argument("--batch_size", default=12, type=int, help="images per step, of each process")
+    group.add_argument("--batch_size", default=12, type=COUNT, help="images per step, of each process")
     group.add_argument("--precision", default="fp32", choices=PRECISIONS, help="auto: bf16 where the hardware has it, else fp32")
     group = parser.group("data")
     group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
     group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
     group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is evaluated")
-    group.add_argument("--num_workers", default=2, type=int, help="processes that load images; 0: only the main process")
+    group.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load images; 0: only the main process")
     group.add_argument("--output_dir", default="output", help="folder of the results; '' writes nothing")
     group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
-    group.add_argument("--world_size", default=1, type=int, help="number of processes; set by their launcher")
+    group.add_argument("--world_size", default=1, type=COUNT, help="number of processes; set by their launcher")
     group.add_argument("--dist_url", default="env://", help="rendezvous of the processes; env://: set by their launcher")
 
 
 def add_training_flags(parser: Parser) -> None:
     """Add the flags of optimizer, schedule and loss. The weight of a loss term has the term's name."""
     group = parser.group("training")
-    group.add_argument("--lr", default=5e-5, type=float, help="learning rate of all but the backbone")
-    group.add_argument("--min_lr", default=1e-6, type=float, help="final learning rate of the cosine schedules")
-    group.add_argument("--layer_decay", default=1.0, type=float, help="factor on the backbone's rate per stage before the last")
-    group.add_argument("--weight_decay", default=1e-6, type=float, help="weight decay of AdamW")
+    group.add_argument("--lr", default=5e-5, type=AMOUNT, help="learning rate of all but the backbone")
+    group.add_argument("--min_lr", default=1e-6, type=AMOUNT, help="final learning rate of the cosine schedules")
+    group.add_argument("--layer_decay", default=1.0, type=AMOUNT, help="factor on the backbone's rate per stage before the last")
+    group.add_argument("--weight_decay", default=1e-6, type=AMOUNT, help="weight decay of AdamW")
     group.add_argument("--no_norm_decay", action="store_true", help="no weight decay of norms, biases and queries")
-    group.add_argument("--epochs", default=140, type=int, help="epochs in all, those before a resume included")
-    group.add_argument("--lr_drop", default=80, type=int, help="StepLR: a tenth of the rate after so many epochs")
+    group.add_argument("--epochs", default=140, type=COUNT, help="epochs in all, those before a resume included")
+    group.add_argument("--lr_drop", default=80, type=COUNT, help="StepLR: a tenth of the rate after so many epochs")
     group.add_argument("--lr_scheduler", default="StepLR", choices=SCHEDULERS, help="learning rate schedule; cosine: per step")
-    group.add_argument("--warmup_epochs", default=0.0, type=float, help="linear warm-up over so many epochs")
-    group.add_argument("--clip_max_norm", default=0.1, type=float, help="largest norm of the gradients; 0 does not clip")
-    group.add_argument("--accumulate", default=1, type=int, help="batches per optimizer step (gradient accumulation)")
-    group.add_argument("--ema", default=0.0, type=float, help="decay of the moving average of the weights that is scored; 0: off")
-    group.add_argument("--seed", default=42, type=int, help="of weights, data order, augmentation and dropout")
-    group.add_argument("--label_smoothing", default=0.0, type=float, help="share of the target spread over all classes")
-    group.add_argument("--adversarial", default=0.0, type=float, help="adversarial training: bound in grey levels of 255; 0: off")
-    group.add_argument("--mosaic", default=0.0, type=float, help="mosaics per image, and the weight of their loss")
-    group.add_argument("--locality", default=0.0, type=float, help="weight of the loss on evidence that depends on far pixels")
+    group.add_argument("--warmup_epochs", default=0.0, type=AMOUNT, help="linear warm-up over so many epochs")
+    group.add_argument("--clip_max_norm", default=0.1, type=AMOUNT, help="largest norm of the gradients; 0 does not clip")
+    group.add_argument("--accumulate", default=1, type=COUNT, help="batches per optimizer step (gradient accumulation)")
+    group.add_argument("--ema", default=0.0, type=PART, help="decay of the moving average of the weights that is scored; 0: off")
+    group.add_argument("--seed", default=42, type=SEED, help="of weights, data order, augmentation and dropout")
+    group.add_argument("--label_smoothing", default=0.0, type=PART, help="share of the target spread over all classes")
+    group.add_argument(
+        "--adversarial", default=0.0, type=AMOUNT, help="adversarial training: bound in grey levels of 255; 0: off"
+    )
+    group.add_argument("--mosaic", default=0.0, type=AMOUNT, help="mosaics per image, and the weight of their loss")
+    group.add_argument("--locality", default=0.0, type=AMOUNT, help="weight of the loss on evidence that depends on far pixels")
 
 
 def add_augmentation_flags(parser: Parser) -> None:
     """Add the flags of random augmentation."""
     group = parser.group("augmentation")
-    group.add_argument("--crop_min", default=0.08, type=float, help="--square: smallest random crop, as a share of the area")
-    group.add_argument("--hflip", default=0.5, type=float, help="probability of a random horizontal flip")
-    group.add_argument("--color_jitter", default=0.0, type=float, help="strength of random changes of colour")
-    group.add_argument("--randaugment", default=0, type=int, help="magnitude of RandAugment, up to 10; 0: none")
-    group.add_argument("--random_erasing", default=0.0, type=float, help="probability that a random box is erased")
+    group.add_argument(
+        "--crop_min",
+        default=0.08,
+        type=Number(float, 0, 1, above=True),
+        help="--square: smallest random crop, as a share of the area",
+    )
+    group.add_argument("--hflip", default=0.5, type=SHARE, help="probability of a random horizontal flip")
+    group.add_argument("--color_jitter", default=0.0, type=SHARE, help="strength of random changes of colour")
+    group.add_argument("--randaugment", default=0, type=Number(int, 0, 10), help="magnitude of RandAugment, up to 10; 0: none")
+    group.add_argument("--random_erasing", default=0.0, type=SHARE, help="probability that a random box is erased")
 
 
 def check_flags(args: Flags) -> None:
@@ -159,7 +169,6 @@ def check_flags(args: Flags) -> None:
             f"--world_size {args.world_size}, but there are {read_launcher_env().size} processes: a launcher starts them "
             "(torchrun --nproc_per_node=N main.py ...); leave the flag out"
         )
-    _check_ranges(args)
     if not args.resume:  # else the file may have what they need
         check_map_losses(args)
     if args.warmup_epochs > args.epochs:
@@ -168,21 +177,6 @@ def check_flags(args: Flags) -> None:
         raise ValueError("--resume auto continues a training: give --eval the file to evaluate")
     if (args.resume == "auto" or args.save_every_steps or args.keep_last > 1) and not args.output_dir:
         raise ValueError("--output_dir '' writes nothing: --resume auto, --save_every_steps and --keep_last need a folder")
-
-
-def _check_ranges(args: Flags) -> None:
-    for name in ("epochs", "lr_drop", "batch_size", "accumulate", "keep_last", "dim_feedforward", "hidden_dim", "nheads"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
-    for action in get_args_parser().flags_of("training", "start", "run", "data"):  # models and transforms check their own
-        value = getattr(args, action.dest)
-        if action.type in (int, float) and value is not None and not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"--{action.dest} {value} must be a number that is not negative")
-    for name in ("ema", "label_smoothing"):
-        if not 0 <= getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least 0 and below 1")
-    if not 0 <= args.seed < 2**63:
-        raise ValueError(f"--seed {args.seed} must be at least 0 and below 2^63")
 
 
 def check_map_losses(args: Flags) -> None:
@@ -229,7 +223,8 @@ def fill_from_checkpoint(args: Flags, saved: Mapping[str, Any], groups: Iterable
             continue
         kinds = {bool: (bool,), int: (int,), float: (int, float)}.get(type(action.default), (str,))
         wrong_kind = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
-        if wrong_kind or (action.choices and value not in action.choices):
+        outside = isinstance(action.type, Number) and not action.type.allows(value)
+        if wrong_kind or outside or (action.choices and value not in action.choices):
             raise ValueError(f"the checkpoint has {name} = {value!r} among its flags: give --{name}, or another file")
         changes[name] = value
     return args.replace(**changes)

@@ -27,6 +27,7 @@ from util.cli import Flags, Parser, launch
 from util.errors import first_line
 from util.launcher import read_launcher_env
 from util.logging import run_table
+from util.number import COUNT, WHOLE, Number
 from util.stopping import Stopped
 from util.sweep import expand_runs
 
@@ -96,12 +97,12 @@ def get_args_parser(tool: str = "main") -> Parser:
     group.add_argument("--tool", **TOOL_FLAG)
     help_text = "SLURM, processes of this machine, or this process"
     group.add_argument("--cluster", default="local", choices=["slurm", "local", "debug"], help=help_text)
-    group.add_argument("--nodes", default=1, type=int, help="machines")
-    group.add_argument("--ngpus", default=1, type=int, help="GPUs per machine, a process each; with --device cpu: processes")
-    group.add_argument("--cpus_per_task", type=int, help="CPU cores per process; None: the cluster's default")
-    group.add_argument("--mem_gb", type=float, help="memory per machine; None: the cluster's default")
-    group.add_argument("--timeout", default=1440, type=int, help="minutes after which the job saves, and requeues")
-    group.add_argument("--max_timeouts", default=20, type=int, help="how often it requeues after a time limit")
+    group.add_argument("--nodes", default=1, type=COUNT, help="machines")
+    group.add_argument("--ngpus", default=1, type=COUNT, help="GPUs per machine, a process each; with --device cpu: processes")
+    group.add_argument("--cpus_per_task", type=COUNT, help="CPU cores per process; None: the cluster's default")
+    group.add_argument("--mem_gb", type=Number(float, above=True), help="memory per machine; None: the cluster's default")
+    group.add_argument("--timeout", default=1440, type=COUNT, help="minutes after which the job saves, and requeues")
+    group.add_argument("--max_timeouts", default=20, type=WHOLE, help="how often it requeues after a time limit")
     for name in SITE_FLAGS:
         group.add_argument(f"--{name}", help=f"SLURM's --{name}; None: the cluster's default")
     group.add_argument("--job_dir", default="", help="logs and result of the job; '': <results>/jobs")
@@ -120,9 +121,6 @@ def tool_of(argv: Sequence[str]) -> str:
 
 def prepare(args: Flags) -> list[Job]:
     """Return the jobs: main, once per recipe and seed, or a tool. ValueError for what the program would refuse."""
-    for name in ("timeout", "nodes", "ngpus"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
     if args.cluster != "slurm" and args.nodes > 1:
         raise ValueError(f"--nodes {args.nodes} needs --cluster slurm: --cluster {args.cluster} is one machine")
     if args.cluster == "debug" and args.ngpus > 1:

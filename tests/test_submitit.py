@@ -138,7 +138,6 @@ def test_another_run_is_not_written_over(colours: Path, whole: Path) -> None:
     [
         (["--nodes", "2"], "--nodes 2 needs --cluster slurm: --cluster local is one machine"),
         (["--cluster", "debug"], "--ngpus 2: --cluster debug is one process"),
-        (["--timeout", "0"], "--timeout 0 must be at least 1"),
         (["--cluster", "slurm"], '--cluster slurm: Could not detect "srun"'),
     ],
 )
@@ -180,7 +179,7 @@ def test_recipes_and_seeds_are_runs_of_their_own(colours: Path, tmp_path: Path) 
     ]
     assert [run[:2] for run in runs()] == [("output_sub_a_seed42", 42), ("output_sub_b_seed7", 7)]
     (tmp_path / "b.args").write_text("--learning_rate 1\n")
-    with pytest.raises(ValueError, match=r"--recipes \S*b.args: unrecognized arguments: --learning_rate 1; give files of main"):
+    with pytest.raises(ValueError, match=r"--recipes \S*b.args:1: unrecognized arguments: --learning_rate 1; give files of main"):
         runs()
     recipes = ["--recipes", tmp_path / "a.args", tmp_path / "more" / "a.args"]
     with pytest.raises(ValueError, match="two have one name"):

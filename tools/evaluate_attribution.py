@@ -33,6 +33,7 @@ from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.distributed import init_distributed
 from util.launcher import read_launcher_env
+from util.number import COUNT, SEED
 from util.precision import select_precision
 from util.progress import clock
 from util.ranks import Ranks
@@ -56,13 +57,13 @@ def get_args_parser(add_help: bool = True) -> Parser:
     budget = group.add_mutually_exclusive_group()
     budget.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")
     budget.add_argument("--full", action="store_true", help="all pictures, 224 steps a curve")
-    group.add_argument("--images", type=int, help="number of pictures, classes in turn; None: as --quick or --full say")
+    group.add_argument("--images", type=COUNT, help="number of pictures, classes in turn; None: as --quick or --full say")
     costly = "on how many of them methods of 40 and more passes make the maps of many classes"
-    group.add_argument("--costly_images", type=int, help=costly)
-    group.add_argument("--steps", type=int, help="steps of a curve; None: as --quick or --full say")
+    group.add_argument("--costly_images", type=COUNT, help=costly)
+    group.add_argument("--steps", type=COUNT, help="steps of a curve; None: as --quick or --full say")
     group.add_argument("--masks", help="folder of object masks <split>/<class>/<stem>.png; None: those of a planes data set")
     group.add_argument("--pairs", help="pairs.json: pictures of two objects, their masks beside them")
-    group.add_argument("--seed", default=0, type=int, help="of the choice of pictures, and of random maps, masks and weights")
+    group.add_argument("--seed", default=0, type=SEED, help="of the choice of pictures, and of random maps, masks and weights")
     add_model_flags(parser)
     add_data_flags(parser)
     parser.set_defaults(batch_size=16, output_dir="output/attribution")
@@ -75,12 +76,6 @@ def check_flags(args: Flags) -> Budget:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be measured")
     if not args.output_dir:
         raise ValueError("--output_dir is empty: name a folder for the results")
-    for name in ("images", "costly_images", "steps", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)} must be at least 1")
-    if args.num_workers < 0 or not 0 <= args.seed < 2**63:
-        values = f"--num_workers {args.num_workers} and --seed {args.seed}"
-        raise ValueError(f"{values} must not be negative (nor the seed above 2^63)")
     sizes = {name: getattr(args, name) for name in ("images", "costly_images", "steps")}
     budget = replace(FULL if args.full else QUICK, **{name: size for name, size in sizes.items() if size is not None})
     with writing(Path(args.output_dir)):

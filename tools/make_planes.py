@@ -23,6 +23,7 @@ from datasets.planes.presets import Preset
 from datasets.planes.renderer import MIN_SIZE
 from util.atomic import atomic_write
 from util.cli import Parser, launch
+from util.number import COUNT, SEED, WHOLE, WORKERS, Number
 from util.progress import Progress
 
 MAX_SIZE = 4096
@@ -42,15 +43,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--name", help="name of the data set")
     output.add_argument("--format", default="png", choices=FORMATS, help="png keeps the pictures exact; jpg is smaller")
     pairs_help = "make this many pictures of two aeroplanes, with pairs.json, instead of a data set"
-    output.add_argument("--pairs", type=int, help=pairs_help)
+    output.add_argument("--pairs", type=COUNT, help=pairs_help)
     output.add_argument("--sheet", type=Path, help="write a picture with one aeroplane of each class and its parts in colour")
     data = parser.add_argument_group("data")
-    data.add_argument("--size", type=int, default=224, help=f"side of a picture in pixels, at least {MIN_SIZE}")
-    data.add_argument("--train", type=int, default=3200, help="pictures in train, all classes together")
-    data.add_argument("--val", type=int, default=800, help="pictures in val")
-    data.add_argument("--test", type=int, default=800, help="pictures in test")
-    data.add_argument("--seed", type=int, default=0, help="the data set is a function of it")
-    data.add_argument("--num_workers", type=int, default=2, help="processes; they do not change the files")
+    data.add_argument("--size", type=Number(int, MIN_SIZE, MAX_SIZE), default=224, help="side of a picture in pixels")
+    data.add_argument("--train", type=COUNT, default=3200, help="pictures in train, all classes together")
+    data.add_argument("--val", type=WHOLE, default=800, help="pictures in val")
+    data.add_argument("--test", type=WHOLE, default=800, help="pictures in test")
+    data.add_argument("--seed", type=SEED, default=0, help="the data set is a function of it")
+    data.add_argument("--num_workers", type=WORKERS, default=2, help="processes; they do not change the files")
     return parser
 
 
@@ -104,20 +105,13 @@ def main(args: argparse.Namespace) -> None:
     """
     if args.out is None and args.sheet is None:
         raise ValueError("nothing to do: give --out for a data set, --sheet for a picture of its classes, or both")
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} must not be negative")
     if args.name is not None and (not args.name or Path(args.name).name != args.name):
         raise ValueError(f"--name '{args.name}': give a plain folder name, without a path")
     preset = get_preset(args.preset)
-    if not MIN_SIZE <= args.size <= MAX_SIZE:
-        raise ValueError(f"--size {args.size} must be at least {MIN_SIZE} and at most {MAX_SIZE} pixels")
     if args.sheet is not None:
         _write_sheet(args.sheet, preset, args.size, args.seed)
-    if args.pairs is not None:
-        if args.out is None:
-            raise ValueError("--pairs needs --out: the folder in which <name> is made")
-        if args.pairs < 1:
-            raise ValueError(f"--pairs {args.pairs} must be at least 1")
+    if args.pairs is not None and args.out is None:
+        raise ValueError("--pairs needs --out: the folder in which <name> is made")
     if args.out is not None:
         _write_data(args, preset)
 

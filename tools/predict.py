@@ -28,6 +28,7 @@ from predictor import Prediction, Predictor
 from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch
 from util.errors import RunFailed
+from util.number import COUNT, WORKERS
 from util.progress import Progress
 from util.tables import write_csv
 
@@ -40,7 +41,7 @@ def get_args_parser() -> Parser:
     parser = Parser(PROG, description=__doc__)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="file, folder, pattern, or - for names on standard input")
     parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
-    parser.add_argument("--topk", default=5, type=int, help="number of classes of each photograph")
+    parser.add_argument("--topk", default=5, type=COUNT, help="number of classes of each photograph")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="write the predictions as Parquet (needs pyarrow)")
@@ -48,16 +49,14 @@ def get_args_parser() -> Parser:
     parser.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
     parser.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
-    parser.add_argument("--batch_size", default=16, type=int, help="photographs of one shape in a forward pass")
-    parser.add_argument("--num_workers", default=2, type=int, help="processes that load photographs; 0: none")
+    parser.add_argument("--batch_size", default=16, type=COUNT, help="photographs of one shape in a forward pass")
+    parser.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load photographs; 0: none")
     return parser
 
 
 def main(args: Flags) -> None:
     """Classify photographs; raise a ValueError for a wrong flag, and a RunFailed at the end where one could not be read."""
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
-    if args.topk < 1 or args.batch_size < 1 or args.num_workers < 0:
-        raise ValueError("--topk and --batch_size must be at least 1, and --num_workers at least 0")
     check_outputs(args)
     paths = find_photographs(args.photos, sys.stdin)
     predictor = Predictor.from_checkpoint(args.resume, args.device)

@@ -33,6 +33,7 @@ from util.atomic import atomic_write, replace_folder
 from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.launcher import read_launcher_env
+from util.number import COUNT
 from util.printable import printable
 from util.progress import Progress
 
@@ -47,7 +48,7 @@ def get_args_parser() -> Parser:
     group = parser.add_argument_group("report")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
     group.add_argument("--out", help="folder of the page; None: report_<split> beside the checkpoint")
-    group.add_argument("--top_q", default=4, type=int, help="classes with maps: those of the highest logits, and the true one")
+    group.add_argument("--top_q", default=4, type=COUNT, help="classes with maps: those of the highest logits, and the true one")
     group.add_argument("--methods", nargs="+", metavar="METHOD", help="names of attribution.METHODS; None: the model's own maps")
     group.add_argument("--attribution", type=Path, metavar="FILE", help="attribution.json of tools.evaluate_attribution")
     add_model_flags(parser)
@@ -61,8 +62,6 @@ def main(args: Flags) -> None:
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint that the page is about")
-    if args.top_q < 1 or args.batch_size < 1 or args.num_workers < 0:
-        raise ValueError("--top_q and --batch_size must be at least 1, and --num_workers at least 0")
     device = select_device(args.device, read_launcher_env())
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)

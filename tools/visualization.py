@@ -32,10 +32,12 @@ from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.distributed import init_distributed
 from util.launcher import read_launcher_env
+from util.number import COUNT, Number
 from util.progress import Progress
 from util.ranks import Ranks
 
 PROG = "python -m tools.visualization"
+LAYER, SWITCH = Number(int, -1000, 1000), Number(int, 0, 1)
 
 
 def get_args_parser() -> Parser:
@@ -54,16 +56,16 @@ def get_args_parser() -> Parser:
         "--map", metavar="METHOD", help="a name of attribution.METHODS; None: attention, or evidence where a logit is a sum"
     )
     group.add_argument(
-        "--dec_layer_index", type=int, help="decoder layer of the attention, negative from the end; None: the last"
+        "--dec_layer_index", type=LAYER, help="decoder layer of the attention, negative from the end; None: the last"
     )
-    group.add_argument("--top_q", default=5, type=int, help="number of most similar classes")
-    group.add_argument("--gt_query_heads", default=1, type=int, choices=[0, 1], help="draw the heads of the true class")
-    group.add_argument("--sim_query_heads", default=1, type=int, choices=[0, 1], help="draw the heads of the similar classes")
+    group.add_argument("--top_q", default=5, type=COUNT, help="number of most similar classes")
+    group.add_argument("--gt_query_heads", default=1, type=SWITCH, help="1: draw the heads of the true class")
+    group.add_argument("--sim_query_heads", default=1, type=SWITCH, help="1: draw the heads of the similar classes")
     group.add_argument(
         "--predicted", action="store_true", help="the images that are predicted as the classes, not those of their folders"
     )
     group.add_argument("--wrong_only", action="store_true", help="only images whose prediction is wrong")
-    group.add_argument("--limit", type=int, help="number of images of each class; None: all")
+    group.add_argument("--limit", type=COUNT, help="number of images of each class; None: all")
     group.add_argument("--own_scale", action="store_true", help="scale each map alone, instead of all heads of a class alike")
     group.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
     group.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
@@ -99,14 +101,10 @@ def check_flags(args: Flags, count: int, model: ICN) -> None:
     if layer is not None and not -layers <= layer < layers:
         known = f"0 to {layers - 1} (or -{layers} to -1 from the end)"
         raise ValueError(f"--dec_layer_index {layer} does not exist: {args.resume} has decoder layers {known}")
-    if not 1 <= args.top_q <= count and (args.top_q < 1 or "top_q" in args.explicit):
+    if args.top_q > count and "top_q" in args.explicit:
         raise ValueError(f"--top_q {args.top_q} must be from 1 to {count}, the number of classes in {args.resume}")
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit {args.limit} must be at least 1")
     if not args.output_dir:
         raise ValueError("--output_dir is empty: name a folder for the pictures")
-    if args.batch_size < 1 or args.num_workers < 0:
-        raise ValueError(f"--batch_size {args.batch_size} must be at least 1, and --num_workers {args.num_workers} at least 0")
 
 
 def map_name(args: Flags, model: ICN) -> str:

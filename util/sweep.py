@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from .cli import Flags, Parser, parse
+from .number import SEED
 
 
 class RecipeParser(Parser):
-    """Parser of a file of flags; its errors are ValueErrors that name the file."""
-
-    def __init__(self, file: str, flags: Parser) -> None:
-        super().__init__(parents=[flags], add_help=False)
-        self.file = file
+    """Parser of files of flags; its errors are ValueErrors."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"--recipes {self.file}: {message}; give files of main.py's flags, as those in recipes/")
+        raise ValueError(f"--recipes {message}; give files of main.py's flags, as those in recipes/")
 
 
 def expand_runs(args: Flags, make_parser: Callable[[], Parser]) -> list[Flags]:
@@ -44,7 +41,7 @@ def expand_runs(args: Flags, make_parser: Callable[[], Parser]) -> list[Flags]:
 
 def apply_recipe(args: Flags, file: str, flags: Parser) -> Flags:
     """Return `args` with the flags of a recipe, unless they were typed, and its name appended to the output folder's."""
-    recipe = parse(RecipeParser(file, flags), [f"@{file}"])
+    recipe = parse(RecipeParser(parents=[flags], add_help=False), [f"@{file}"])
     changes = {name: getattr(recipe, name) for name in recipe.explicit - args.explicit}
     changes.setdefault("output_sub_dir", args.output_sub_dir)
     changes["output_sub_dir"] += f"_{Path(file).stem}"
@@ -57,7 +54,7 @@ def parse_seeds(text: str) -> list[int]:
     for piece in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", piece.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last or last - first > 1000:
+        if first > last or last - first > 1000 or not SEED.allows(last):
             raise ValueError(f"--seeds {text!r} is no list of seeds: give it as 0-4 or 0,3,7")
         numbers += range(first, last + 1)
     return sorted(set(numbers))

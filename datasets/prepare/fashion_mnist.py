@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.prepare.writing import write_dataset
+from util.number import COUNT
 
 if TYPE_CHECKING:
     from util.distributed import Ranks
@@ -23,7 +24,7 @@ DESCRIPTION = (
 SOURCE_HELP = "folder of the four IDX files, plain or .gz (as in Debian's package dataset-fashion-mnist)"
 FLAGS: dict[str, dict[str, Any]] = {
     "source": {"type": Path, "required": True, "help": SOURCE_HELP},
-    "train_images": {"type": int, "help": "only the first N/10 training images of each class"},
+    "train_images": {"type": COUNT, "help": "only the first N/10 training images of each class"},
 }
 CLASSES = ["t-shirt_top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot"]
 PREFIXES = {"train": "train", "val": "t10k"}  # of the files of each split

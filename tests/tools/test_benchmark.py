@@ -200,16 +200,7 @@ def test_contended_measurements_are_repeated_and_the_quietest_counts(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("--batch_size 0", "--batch_size 0 must be at least 1"),
-        ("--classes 10 -3", "--classes -3 must be at least 1"),
-        ("--rounds 0", "--rounds 0 must be at least 1"),
-        ("--num_queries 7", "--classes"),
-        ("--patience -1", "--patience -1.0 must be 0 seconds or more"),
-        ("--max_memory 0", "--max_memory 0.0 must be above 0"),
-        ("--peer /nowhere", "--peer /nowhere: no models/ there"),
-    ],
+    ("flags", "message"), [("--num_queries 7", "--classes"), ("--peer /nowhere", "--peer /nowhere: no models/ there")]
 )
 def test_wrong_flags_are_named_before_anything_runs(flags: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):

@@ -129,7 +129,7 @@ def test_file_cut_short(source, tmp_path, capsys):
     ("flags", "expected"),
     [
         (["--train_images", "15"], "multiple of 10"),
-        (["--train_images", "0"], "multiple of 10"),
+        (["--train_images", "5"], "multiple of 10"),
         (["--train_images", "50"], "at most 40"),
         (["--name", "../x"], "--name"),
         (["--frobnicate"], "--frobnicate"),

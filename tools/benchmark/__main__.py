@@ -27,6 +27,7 @@ from tools.benchmark.report import Report
 from tools.benchmark.runner import Runner
 from util.cli import Parser, launch, parse
 from util.device import select_device
+from util.number import AMOUNT, COUNT, Number
 from util.precision import PRECISIONS
 
 PLAIN = Implementation("plain", str(Path(__file__).resolve().parent / "implementations" / "plain"))
@@ -37,8 +38,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = Parser("benchmark", description=__doc__)
     group = parser.add_argument_group("grid (every combination is measured)")
     group.add_argument("--image_size", nargs="+", metavar="N|HxW", help="pixels; None: 800 with 1 image and 448 with 8")
-    group.add_argument("--batch_size", nargs="+", type=int, metavar="N", help="images per step")
-    group.add_argument("--classes", nargs="+", type=int, metavar="N", help="class queries; None: 100")
+    group.add_argument("--batch_size", nargs="+", type=COUNT, metavar="N", help="images per step")
+    group.add_argument("--classes", nargs="+", type=COUNT, metavar="N", help="class queries; None: 100")
     group.add_argument("--precision", nargs="+", choices=PRECISIONS[1:], default=["fp32", "bf16"], help="of ICN")
     group.add_argument("--compile", nargs="+", choices=["off", "on"], default=["off"], help="torch.compile")
     group.add_argument("--modes", nargs="+", choices=ALL_MODES, default=list(ALL_MODES), help="what is measured")
@@ -48,11 +49,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--without_plain", action="store_true", help="leave the plain transcription out")
     group = parser.add_argument_group("run")
-    group.add_argument("--rounds", type=int, default=5, help="measurements of each implementation")
+    group.add_argument("--rounds", type=COUNT, default=5, help="measurements of each implementation")
     group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:<index> or cpu")
-    group.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
-    group.add_argument("--max_memory", type=float, metavar="GIB", help="of each process on the CPU; None: 90 %% of what is free")
-    group.add_argument("--patience", type=float, default=10.0, metavar="S", help="seconds to wait for CPU contention to end")
+    group.add_argument("--threads", type=Number(int, 1, 1024), default=torch.get_num_threads(), help="of each process")
+    group.add_argument(
+        "--max_memory", type=Number(float, above=True), metavar="GIB", help="on the CPU, of each process; None: 90 %% of the free"
+    )
+    group.add_argument("--patience", type=AMOUNT, default=10.0, metavar="S", help="seconds to wait for CPU contention to end")
     group.add_argument("--output_dir", default="output/benchmark", help="folder of the results; '' writes none")
     group.add_argument("--scale", action="store_true", help="evaluation against the number of classes and of pixels instead")
     add_model_flags(parser)
@@ -110,14 +113,6 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raise ValueError for flags that cannot be measured, before anything is; make the output folder."""
     if "num_queries" in args.explicit or "backbone_norm" in args.explicit:
         raise ValueError("--num_queries and --backbone_norm: the benchmark has --classes, and frozen batch norms throughout")
-    counts = {"batch_size": args.batch_size, "classes": args.classes, "rounds": [args.rounds], "threads": [args.threads]}
-    for name, values in counts.items():
-        if min(values or [1]) < 1:
-            raise ValueError(f"--{name} {min(values)} must be at least 1")
-    if not args.patience >= 0:
-        raise ValueError(f"--patience {args.patience} must be 0 seconds or more")
-    if args.max_memory is not None and not args.max_memory > 0:
-        raise ValueError(f"--max_memory {args.max_memory} must be above 0 GiB")
     for text in args.image_size or []:
         parse_size(text)
     if args.output_dir:

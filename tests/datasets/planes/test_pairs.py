@@ -108,7 +108,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--pairs", "3", "--sheet", "s.png"], "--pairs needs --out"),
-        (["--pairs", "0", "--out", "x"], "--pairs 0 must be at least 1"),
+        (["--pairs", "0", "--out", "x"], "--pairs: '0' must be a whole number of at least 1"),
         (["--pairs", "1", "--out", "x", "--preset", "shortcut-0.9"], "has a roundel"),
         (["--pairs", "1", "--out", "x", "--size", "20"], "at least 48"),
     ],
