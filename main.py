@@ -23,7 +23,8 @@ from datasets import ImageFolder, TrainSampler, class_names, eval_transform, ope
 from datasets.loaders import build_datasets, build_eval_loader, build_loader, training_classes
 from flags import check_flags, explicit_flags, fill_from_checkpoint, output_folder, resolve
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
-from models.loading import VERSION, read_checkpoint
+from models.checkpoint_format import VERSION
+from models.loading import ADDRESSES, read_checkpoint
 from trainer import Trainer, build_trainer, compile_model
 from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name, remove_temporary_files
 from util.device import select_device
@@ -39,6 +40,8 @@ from util.ranks import Ranks
 from util.results import write_results
 from util.stopping import StopRequest
 from util.train_state import TrainState
+
+PARAMETERS_PER_IMAGE = 1000  # beyond that many random ones a warning names the flags for trained weights
 
 
 def main(args: Flags) -> dict[str, Any]:
@@ -89,6 +92,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     if checkpoint is not None:
         within = f", after batch {state.epoch.batches} of {sampler.batches_per_epoch}" if state.epoch.batches else ""
         print(f"resuming {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}")
+    warn_from_scratch(args, count_parameters(model), len(train_set))
     print(
         f"{len(train_set)} training and {len(val_set)} {args.test} images of {args.num_queries} classes, "
         f"{count_parameters(model) / 1e6:.1f} M trained parameters, {device}, {precision.name}"
@@ -135,7 +139,7 @@ def train_epochs(
             ranks,
         ).stats
         ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
-        is_best = state.finish_epoch(test_stats["acc1"])
+        is_best = state.finish_epoch(test_stats["acc1"], test_stats["loss"])
         best = f"best {state.best['acc1']:.2f} % (epoch {state.best['epoch'] + 1})"
         print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(test_stats)}  {best}", flush=True)
         line = {f"train_{key}": value for key, value in train_stats.items()}
@@ -172,12 +176,19 @@ def build_initial_model(
     """Build the model to train, and return it with the normalisation of its input."""
     if checkpoint is not None:
         model, meta = load_checkpoint(args.resume, "cpu", explicit_flags(args), checkpoint, averaged=False)
+        print(f"weights: --resume {args.resume}")
         return model, meta.normalisation
     if finetuned is not None:
         model, report = load_finetune(args.finetune, args, finetuned)
-        print(f"--finetune {report}")
+        print(f"weights: --finetune {report}")
     else:
         model = build_model(args)
+        if args.backbone_weights == "none":
+            print(f"weights: random (seed {args.seed})")
+        else:
+            print(
+                f"weights: --backbone_weights {args.backbone_weights}; what is behind the backbone is random (seed {args.seed})"
+            )
     return model, model.backbone[0].normalisation  # type: ignore[return-value]
 
 
@@ -211,6 +222,17 @@ def build_state(
     constants = {"args": saved_flags, "classes": train_set.classes, "val_files": val_files, "version": VERSION}
     parts, every_steps = (state, generators), args.save_every_steps
     return state, Checkpointer(folder, trainer, parts, constants, stop_request, args.keep_last, every_steps, ranks)
+
+
+def warn_from_scratch(args: Flags, parameters: int, images: int) -> None:
+    """Print a warning where random weights are to be trained on few images, with the flags for trained ones."""
+    if args.resume or args.finetune or args.backbone_weights != "none" or parameters <= PARAMETERS_PER_IMAGE * images:
+        return
+    detr = f", or --finetune {ADDRESSES['detr-'].format('detr-r50-e632da11.pth')} (DETR)" * (args.backbone == "resnet50")
+    print(
+        f"warning: {parameters / 1e6:.1f} M random weights are trained on {images} images only: expect little; for trained ones "
+        f"give --backbone_weights default (ImageNet, a download) or <file>{detr}"
+    )
 
 
 def count_parameters(model: ICN) -> int:

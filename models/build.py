@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Container, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ from torch import Tensor
 
 from models.architecture import ARCHITECTURE, TRAINING, ParameterError
 from models.build_backbone import build_backbone
+from models.checkpoint_format import is_number
 from models.decoders import canonical_decoder, find_decoder
 from models.icn import ICN
-from models.loading import CheckpointMeta, is_detection, load_weights, read_checkpoint
+from models.loading import QUERIES, CheckpointMeta, is_detection, load_weights, name_tensors, read_checkpoint
 from models.position_encoding import build_position_encoding
 from models.transformer import Encoder, Transformer
 
 FREE = ("num_queries", "window")  # parameters in which a fine-tuned model may differ from the file that it starts from
-DETECTION_HEADS = ("class_embed.", "bbox_embed.")
+DETECTION_HEADS = ("class_embed.", "bbox_embed.", "bbox_attention.", "mask_head.")  # the last two: of DETR's segmentation
+FILE_LIMITS = {"enc_layers": 1000, "dec_layers": 1000, "nheads": 10**4, "window": 10**6, "feature_stride": 10**4}  # in files
 
 
 def build_model(args: argparse.Namespace) -> ICN:
@@ -71,7 +75,7 @@ def load_checkpoint(
     if is_detection(checkpoint):
         raise ValueError(f"{path} is a DETR detector, not a classifier: train from it (finetune)")
     args = resolve_architecture(checkpoint, str(path), overrides or {})
-    model = build_model(argparse.Namespace(**args))
+    model = _build_from_file(argparse.Namespace(**args), path, overrides or {})
     average = checkpoint.get("ema") if averaged else None
     load_weights(model, average or checkpoint["model"], str(path))
     classes = checkpoint.get("classes")
@@ -79,6 +83,16 @@ def load_checkpoint(
         raise ValueError(f"{path} names {len(classes)} classes and has {model.num_classes} queries: the file is damaged")
     normalisation: Any = checkpoint.get("normalisation") or model.backbone[0].normalisation
     return model.to(device), CheckpointMeta(args, classes, normalisation, checkpoint.get("epoch"), bool(average))
+
+
+def _build_from_file(args: argparse.Namespace, path: str | Path, explicit: Container[str]) -> ICN:
+    """Build a model by the flags of a file; ValueError for one with an impossible value, a ParameterError if it is explicit."""
+    try:
+        return build_model(args)
+    except ParameterError as error:
+        if error.parameter in explicit:
+            raise
+        raise ValueError(f"{path} has flags that no model can have: {error.parameter} {error}") from None
 
 
 def resolve_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,50 +103,79 @@ def resolve_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Map
         ParameterError: an explicit flag of the architecture contradicts the file.
     """
     state = checkpoint["model"]
-    queries = state.get("query_embed.weight")
-    if queries is None or queries.ndim != 2:
-        raise ValueError(f"{path} has no class queries (query_embed.weight): it is not a checkpoint of ICN or INTR")
+    queries = state.get(QUERIES)
+    if queries is None or queries.ndim != 2 or not queries.numel():
+        raise ValueError(
+            f"{path} has no class queries ({QUERIES}): it is not a checkpoint of ICN or INTR ({name_tensors(state)})"
+        )
     known = {**ARCHITECTURE, **{key: value for key, value in checkpoint["args"].items() if value is not None}}
     if not checkpoint["args"]:
         known.update({key: value for key, value in explicit.items() if key in ARCHITECTURE})
     known["num_queries"] = len(queries)
-    for key, default in ARCHITECTURE.items():
-        if default is not None and type(known[key]) is not type(default):
-            raise ValueError(f"{path} has {key} = {known[key]!r} among its flags where a {type(default).__name__} is needed")
+    _check_flags_of_file(known, path)
     known["decoder"] = canonical_decoder(known["decoder"])
     if not find_decoder(known["decoder"]).is_layered:
         known["dec_layers"] = 0
     for key, value in sizes_of_state_dict(state).items():  # before a model of the size of a damaged flag is built
         if known[key] != value:
             raise ValueError(f"{path} is of another architecture: its flags say {key} = {known[key]}, its tensors {value}")
+    _check_layers(state, known, path)
     for key in ARCHITECTURE:
         if key in explicit and (canonical_decoder(explicit[key]) if key == "decoder" else explicit[key]) != known[key]:
             raise ParameterError(key, f"{explicit[key]} contradicts {path}, which has {known[key]}: leave it out")
     training = {key: explicit.get(key, known.get(key, default)) for key, default in TRAINING.items()}
     for key, value in training.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"{path} has {key} = {value!r} among its flags where a number is needed")
+        if not is_number(value, 0):
+            raise ValueError(f"{path} has {key} = {reprlib.repr(value)} among its flags where a number from 0 is needed")
     return {**known, **training, "backbone_weights": "none"}
+
+
+def _check_flags_of_file(known: Mapping[str, Any], path: str) -> None:
+    """Raise a ValueError for a flag of the architecture of another type or beyond `FILE_LIMITS`."""
+    for key, default in ARCHITECTURE.items():
+        value, kind = known[key], int if default is None else type(default)
+        if not (type(value) is kind or value is default):
+            raise ValueError(f"{path} has {key} = {reprlib.repr(value)} among its flags where a {kind.__name__} is needed")
+        if key in FILE_LIMITS and value is not None and not 0 <= value <= FILE_LIMITS[key]:
+            raise ValueError(f"{path} has {key} = {reprlib.repr(value)} among its flags; 0 to {FILE_LIMITS[key]} are allowed")
+
+
+def _check_layers(state: Mapping[str, Tensor], known: Mapping[str, Any], path: str) -> None:
+    """Raise a ValueError where the large tensors of a layer are not in the file: the model to build is no larger than that."""
+    width, hidden = known["hidden_dim"], known["dim_feedforward"]
+    shapes = {"self_attn.in_proj_weight": (3 * width, width), "linear1.weight": (hidden, width)}
+    for stack in ("encoder", "decoder"):
+        for layer, (name, shape) in product(range(known[f"{stack[:3]}_layers"]), shapes.items()):
+            key = f"transformer.{stack}.layers.{layer}.{name}"
+            given = tuple(state[key].shape) if key in state else "missing"
+            if given != shape:
+                raise ValueError(f"{path} is of another architecture: its tensor {key} is {given} where {shape} is needed")
 
 
 def sizes_of_state_dict(state: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the parameters of the architecture that can be read off the tensors of a state dict."""
-    layers = {tuple(key.split(".")[1:4]) for key in state if key.startswith("transformer.")}  # ("encoder", "layers", "0")
+    layers = {tuple(key.split(".", 4)[1:4]) for key in state if key.startswith("transformer.")}  # ("encoder", "layers", "0")
     sizes = {f"{stack[:3]}_layers": sum(key[:2] == (stack, "layers") for key in layers) for stack in ("encoder", "decoder")}
-    sizes["hidden_dim"] = state["query_embed.weight"].shape[1]
+    sizes["hidden_dim"] = state[QUERIES].shape[1]
     width = state.get("transformer.decoder.layers.0.linear1.bias")
-    return sizes if width is None else {**sizes, "dim_feedforward": len(width)}
+    return sizes if width is None or width.ndim != 1 else {**sizes, "dim_feedforward": len(width)}
 
 
 def finetune_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that a file to fine-tune from decides; ParameterError if an explicit flag contradicts it.
 
-    An ICN or INTR file decides the architecture, but for the `FREE` parameters; a DETR file decides nothing.
+    An ICN or INTR file decides the architecture, but for the `FREE` parameters; a DETR file those that are among its own flags,
+    and of these only the sizes of the layers that the decoder takes.
     """
-    if is_detection(checkpoint) or not checkpoint["args"]:
+    if not checkpoint["args"]:
         return {}
-    known = resolve_architecture(checkpoint, path, {key: value for key, value in explicit.items() if key not in FREE})
-    free = {"num_queries", *(key for key in FREE if key in explicit)}
+    decided = ARCHITECTURE.keys()
+    if is_detection(checkpoint):
+        decided = decided & checkpoint["args"].keys()
+        if not find_decoder(explicit.get("decoder", ARCHITECTURE["decoder"])).is_layered:
+            decided -= {"enc_layers", "dec_layers", "dim_feedforward"}
+    free = {"num_queries", *(ARCHITECTURE.keys() - decided), *(key for key in FREE if key in explicit)}
+    known = resolve_architecture(checkpoint, path, {key: value for key, value in explicit.items() if key not in free})
     return {key: known[key] for key in ARCHITECTURE if key not in free}
 
 
@@ -142,7 +185,8 @@ def load_finetune(path: str | Path, args: argparse.Namespace, checkpoint: Mappin
     `args` are all flags, completed by `finetune_architecture`; `checkpoint` is the content of the file, `path` names it. Returns
     the model, and one line that says what was kept, dropped and initialised.
     """
-    model = build_model(argparse.Namespace(**{**vars(args), "backbone_weights": "none"}))
+    args = argparse.Namespace(**{**vars(args), "backbone_weights": "none"})
+    model = _build_from_file(args, path, getattr(args, "explicit", ())) if checkpoint["args"] else build_model(args)
     state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)
     load_weights(model, state, str(path), "finetune")
     return model, f"{path}: {report}"

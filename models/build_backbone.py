@@ -16,7 +16,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from models.architecture import ParameterError
 from models.backbone import Backbone, Stages
 from models.folding import fold_frozen_norms
-from models.loading import first_line, misfits, read_state_dict
+from models.loading import misfits, not_finite, read_state_dict, strip_prefix, summary
+from models.reading import first_line
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 RESNETS = torchvision.models.list_models(module=torchvision.models, include="*resn*")
@@ -128,11 +129,12 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: 
     """
     body: Any = backbone.body.model if hasattr(backbone.body, "model") else backbone.body
     own = body.state_dict()
-    problems = misfits(own, state)
-    if problems:
-        shown = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
-        message = f"{source} does not fit the backbone: {len(problems)} of {len(own)} tensors differ ({shown})"
+    state = strip_prefix(state, next(iter(own)))
+    if problems := misfits(own, state):
+        message = f"{source} does not fit the backbone: {len(problems)} of {len(own)} tensors differ ({summary(problems, 3)})"
         raise ParameterError("backbone_weights", message)
+    if problems := not_finite(own, state):
+        raise ParameterError("backbone_weights", f"{source} has values that are not finite numbers ({summary(problems)})")
     body.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
 
 

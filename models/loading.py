@@ -1,61 +1,32 @@
-"""Safe reading of checkpoints (ICN's, INTR's and DETR's) and of state dicts: no code in a file is ever executed."""
+"""Checkpoints (ICN's, INTR's and DETR's) and state dicts: finding them in a file, and loading what fits a model exactly."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import torch
 from torch import Tensor, nn
 
 from models.architecture import ParameterError
+from models.checkpoint_format import ENTRIES, check_entries, is_state_dict
+from models.reading import first_line, read_file, shown
 
-VERSION = 1
 OPTIONAL = "num_batches_tracked"  # counters of batch norms, which old files lack
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_normalisation(value: Any) -> bool:
-    is_numbers = _is_list_of((int, float))
-    return isinstance(value, dict) and all(is_numbers(value.get(key)) and len(value[key]) == 3 for key in ("mean", "std"))
-
-
-def _is_list_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(isinstance(x, kind) for x in value)
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-
-
-def _is_epoch(value: Any) -> bool:
-    names = ("epoch", "batches", "batch_size", "accumulate", "train_images", "images")
-    return isinstance(value, dict) and all(_is_count(value.get(name)) for name in names) and isinstance(value.get("sums"), Tensor)
-
-
-# Entries that may be missing (INTR's and DETR's files lack most of them), but not be something else.
-_ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("epoch", "step", "version"), ("a number from 0", _is_count)),
-    "classes": ("a list of names", _is_list_of(str)),
-    "normalisation": ("a mean and a std of three numbers", _is_normalisation),
-    "best": ("a table with acc1 and epoch", lambda value: isinstance(value, dict) and {"acc1", "epoch"} <= value.keys()),
-    "ema": ("a state dict of tensors", _is_state),
-    **dict.fromkeys(("optimizer", "scaler"), ("a state dict", lambda value: isinstance(value, dict))),
-    "in_epoch": ("the state of an epoch", _is_epoch),
-    "elapsed": ("a number of seconds", lambda value: isinstance(value, (int, float)) and value >= 0),
-    "rng": ("a list of states", _is_list_of(dict)),
+QUERIES = "query_embed.weight"  # the tensor by which a model of ICN, INTR or DETR is known
+TIMEOUT = 60  # seconds without an answer of a server
+# Files that others publish, by the beginning of their names.
+ADDRESSES = {
+    "detr-": "https://dl.fbaipublicfiles.com/detr/{}",  # github.com/facebookresearch/detr
+    "intr_checkpoint_": "https://huggingface.co/imageomics/INTR/resolve/main/{}",  # github.com/Imageomics/INTR
 }
 
 
@@ -77,51 +48,89 @@ class CheckpointMeta:
     averaged: bool
 
 
-def first_line(error: object) -> str:
-    """Return the first line of an error's text, or the name of its type where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file; one with a URL is downloaded into torch.hub's folder first.
 
-    Only tensors, plain values and `argparse.Namespace` (INTR keeps its flags in one) are admitted; a Namespace comes back
-    as a dict under `args`.
+    The weights come back under `model`, whatever the name of their entry and the prefix of their tensors in the file
+    (`find_state_dict`, `strip_prefix`), the flags as a dict under `args`; the other entries are those of `ENTRIES`.
 
     Raises:
-        ValueError: no such file, truncated, not a checkpoint, or a pickle with code.
+        ValueError: no such file, not a checkpoint, damaged, or a pickle with code.
     """
-    path = _fetch(str(path)) if str(path).startswith(("http://", "https://")) else Path(path)
-    if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"checkpoint {path} {problem}: give the path of a .pth file")
+    file, is_download = _local_file(str(path))
     try:
-        if zipfile.is_zipfile(path):  # torch's own reader does not verify the checksums
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, str(error))) from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise ValueError(f"checkpoint {path} is truncated or no checkpoint at all ({first_line(error)})") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model"), Mapping):
-        raise ValueError(f"checkpoint {path} has no entry 'model' with a state dict: it was not written by ICN, INTR or DETR")
-    for name, value in checkpoint["model"].items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"checkpoint {path}: the entry 'model' holds something else than named tensors ({name!r})")
-    if isinstance(checkpoint.get("args"), argparse.Namespace):
-        checkpoint["args"] = vars(checkpoint["args"])
-    if not isinstance(checkpoint.setdefault("args", {}), dict):
-        raise ValueError(f"checkpoint {path}: the entry 'args' is no table of flags")
-    for name, (description, fits) in _ENTRIES.items():
-        if checkpoint.get(name) is not None and not fits(checkpoint[name]):
-            raise ValueError(f"checkpoint {path}: the entry {name!r} is damaged, {description} is needed")
-    if (checkpoint.get("version") or 0) > VERSION:
-        raise ValueError(f"checkpoint {path} has format {checkpoint['version']}, this ICN reads up to {VERSION}: update ICN")
+        content = read_file(file)
+        source, state = find_state_dict(content, str(file), QUERIES)
+    except ValueError as error:
+        if is_download:  # nothing that cannot be read stays in the cache
+            file.unlink(missing_ok=True)
+        raise ValueError(f"checkpoint {error}{_address(file)}") from None
+    checkpoint = dict(content) if source else {}
+    checkpoint["model"] = strip_prefix(state, QUERIES)
+    if checkpoint.get("args") is None:
+        checkpoint["args"] = {}
+    if not isinstance(checkpoint["args"], dict):
+        raise ValueError(f"checkpoint {file}: the entry 'args' is no table of flags")
+    checkpoint["args"] = {key: value for key, value in checkpoint["args"].items() if isinstance(key, str)}
+    check_entries(checkpoint, str(file))
+    if checkpoint.get("ema"):
+        checkpoint["ema"] = strip_prefix(checkpoint["ema"], QUERIES)
     return checkpoint
+
+
+def find_state_dict(content: Any, path: str, anchor: str | None = None) -> tuple[str, dict[str, Tensor]]:
+    """Return the state dict in the content of a file, and the name of its entry ('' where it is the content itself).
+
+    That is `model` where it is one; else the only one there is, or the only one with a tensor whose name ends in `anchor`.
+
+    Raises:
+        ValueError: there is none, or more than one that could be meant; names what the file holds.
+    """
+    found = dict(_state_dicts(content))
+    anchored = {name: state for name, state in found.items() if any(key.endswith(anchor or "") for key in state)}
+    for candidates in ({name: found[name] for name in ("", "model") if name in found}, anchored, found):
+        if len(candidates) == 1:
+            name, state = next(iter(candidates.items()))
+            return name, {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if found:
+        names = ", ".join(shown(name) for name in list(found)[:5])
+        raise ValueError(f"{path} holds several state dicts ({names}): save the one that is meant as {{'model': state_dict}}")
+    raise ValueError(f"{path} holds no state dict (names of tensors to tensors) but {describe(content)}")
+
+
+def _state_dicts(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield all state dicts within nested tables, with the names of their entries (`model.state_dict`)."""
+    if is_state_dict(content):
+        yield name, content
+    elif isinstance(content, Mapping) and depth < 3:
+        for key, value in content.items():
+            if not (depth == 0 and key in ENTRIES):  # the moving average of `model`, not another model
+                yield from _state_dicts(value, f"{name}.{key}".lstrip("."), depth + 1)
+
+
+def describe(content: Any, depth: int = 0) -> str:
+    """Return a phrase for the content of a file: its type, and for a table the first entries."""
+    if isinstance(content, Tensor):
+        return f"a tensor {list(content.shape)}"
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}" if not isinstance(content, str) else f"a value of type {shown(content)}"
+    entries = []
+    for key, value in list(content.items())[:5]:
+        inner = f" of {describe(value, depth + 1)}" if isinstance(value, Mapping) and depth < 1 else ""
+        entries.append(f"{shown(str(key))} ({type(value).__name__}{inner})")
+    return f"the entries {', '.join(entries)}{', ...' * (len(content) > 5)}" if entries else "an empty table"
+
+
+def strip_prefix(state: Mapping[str, Tensor], anchor: str) -> dict[str, Tensor]:
+    """Remove what wrappers put before the names of tensors (`module.`, `detr.`, and torch.compile's `_orig_mod.` anywhere).
+
+    The prefix is what stands before `anchor`, where one tensor ends in that name; tensors without the prefix stay as they are.
+    """
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    prefixes = [key.removesuffix(anchor) for key in state if key.endswith(f".{anchor}")]
+    if anchor in state or len(prefixes) != 1:
+        return state
+    return {key.removeprefix(prefixes[0]): value for key, value in state.items()}
 
 
 def is_detection(checkpoint: Mapping[str, Any]) -> bool:
@@ -129,34 +138,20 @@ def is_detection(checkpoint: Mapping[str, Any]) -> bool:
     return "class_embed.weight" in checkpoint["model"]
 
 
+def name_tensors(state: Mapping[str, Tensor]) -> str:
+    """Return a phrase with the first names of a state dict."""
+    return f"its {len(state)} tensors: {', '.join(shown(key) for key in list(state)[:3])}{', ...' * (len(state) > 3)}"
+
+
 def read_state_dict(path: str | Path, parameter: str = "backbone_weights") -> dict[str, Tensor]:
-    """Read a bare state dict (torchvision, timm; .pth or .safetensors), also one wrapped as `state_dict` or `model`.
+    """Read a state dict (torchvision, timm; .pth or .safetensors), bare or as an entry of a table.
 
-    Raises:
-        ParameterError: of the `parameter` that named the file: there is no such file, or it is no state dict.
-        ValueError: a pickle with code.
+    ParameterError, of the `parameter` that named the file: there is no such file, it holds none, or a pickle with code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ParameterError(parameter, f"{path} does not exist: give the path of a state-dict file")
-    state: Any
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, str(error))) from None
-    except Exception as error:  # safetensors has error types of its own
-        raise ParameterError(parameter, f"{path} is truncated or no state dict ({first_line(error)})") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ParameterError(parameter, f"{path} is no state dict: a mapping of names to tensors is needed")
-    return dict(state)
+        return find_state_dict(read_file(Path(path)), str(path))[1]
+    except ValueError as error:
+        raise ParameterError(parameter, str(error)) from None
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, parameter: str | None = None) -> None:
@@ -167,40 +162,70 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, par
     """
     own = model.state_dict()
     problems = misfits(own, state)
-    problems += [f"{key} is unexpected" for key in state if key not in own and not key.endswith(OPTIONAL)]
-    if problems:
-        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-        message = f"{source} is of another architecture: {len(problems)} tensors do not fit ({shown})"
+    problems += [f"{shown(key)} is unexpected" for key in state if key not in own and not key.endswith(OPTIONAL)]
+    message = f"{source} is of another architecture: {len(problems)} tensors do not fit ({summary(problems)})" if problems else ""
+    if not problems and (broken := not_finite(own, state)):
+        message = f"{source} has values that are not finite numbers ({summary(broken)}): it is damaged, or its training diverged"
+    if message:
         raise ParameterError(parameter, message) if parameter else ValueError(message)
     model.load_state_dict(dict(state), strict=False)
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """List the tensors of a model's state dict `own` that `state` lacks or has in another shape."""
-    missing = [f"{key} is missing" for key in own if key not in state and not key.endswith(OPTIONAL)]
-    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
-    return missing + [f"{key} is {given} where {needed} is needed" for key, (given, needed) in shapes.items() if given != needed]
+    """List the tensors of a model's state dict `own` that `state` lacks, or has in another shape or of another kind of number."""
+    problems = [f"{key} is missing" for key in own if key not in state and not key.endswith(OPTIONAL)]
+    for key, needed in own.items():
+        given = state.get(key, needed)
+        if given.shape != needed.shape:
+            shape = tuple(given.shape) if given.ndim < 6 else f"of {given.ndim} dimensions"
+            problems.append(f"{key} is {shape} where {tuple(needed.shape)} is needed")
+        elif given.is_floating_point() != needed.is_floating_point() or given.is_complex():
+            problems.append(f"{key} is {given.dtype} where {needed.dtype} is needed")
+    return problems
+
+
+def not_finite(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """List the floating-point tensors of `own` for which `state` has values that are not finite."""
+    return [key for key in own if key in state and own[key].is_floating_point() and not state[key].float().isfinite().all()]
+
+
+def summary(problems: list[str], count: int = 5) -> str:
+    """Return the first of several problems in one line."""
+    return "; ".join(problems[:count]) + ("; ..." if len(problems) > count else "")
+
+
+def _local_file(path: str) -> tuple[Path, bool]:
+    """Return the file that a path or a URL names, and whether it is a download; ValueError if it cannot be fetched."""
+    url = urlparse(path)
+    if url.scheme.lower() in ("http", "https"):
+        return _fetch(path), True
+    if url.scheme.lower() == "file":
+        return Path(url2pathname(url.path)), False
+    if "://" in path:
+        raise ValueError(f"checkpoint {path} cannot be fetched: give a path, or an address of http, https or file")
+    return Path(path), False
+
+
+def _address(file: Path) -> str:
+    """Return where a missing file that others publish can be had, for a message."""
+    address = next((url for start, url in ADDRESSES.items() if file.name.startswith(start)), None)
+    return f" (to be had from {address.format(file.name)})" if address and not file.exists() else ""
 
 
 def _fetch(url: str) -> Path:
     """Download a URL once and return the file; a name that ends in a hash (`detr-r50-e632da11.pth`) is checked against it."""
-    name = Path(urlparse(url).path).name
+    name = Path(urlparse(url).path).name or "checkpoint.pth"
     # Two addresses may end in the same name.
     target = Path(torch.hub.get_dir()) / "checkpoints" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
     digest = re.search(r"-([0-9a-f]{8,})\.", name)
     if not target.is_file():
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(TIMEOUT)  # torch's own download waits for ever
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(target), hash_prefix=digest[1] if digest else None)
         except (OSError, ValueError, RuntimeError, HTTPException) as error:
-            raise ValueError(f"checkpoint {url} cannot be fetched ({first_line(error)})") from None
+            raise ValueError(f"checkpoint {url} cannot be fetched ({shown(first_line(error), 160)})") from None
+        finally:
+            socket.setdefaulttimeout(before)
     return target
-
-
-def _refusal(path: Path, message: str) -> str:
-    """Return one line for torch's refusal of a pickle, with the global that the file refers to."""
-    for line in message.splitlines():
-        if "GLOBAL" in line or "Unsupported global" in line or "Unsupported class" in line:
-            wanted = line.split("WeightsUnpickler error:")[-1].strip().rstrip(".")
-            return f"checkpoint {path} is refused, nothing in it was run: it holds more than plain values ({wanted[:160]})"
-    return f"checkpoint {path} is truncated or no checkpoint at all ({first_line(message)[:160]})"

@@ -190,9 +190,10 @@ def test_random_weights_are_not_frozen(capsys: pytest.CaptureFixture, data: Path
 
 def test_a_model_of_nan(capsys: pytest.CaptureFixture, data: Path, checkpoint: Path) -> None:
     file = torch.load(checkpoint, weights_only=True)
-    file["model"]["presence_vector.bias"].fill_(float("nan"))
-    torch.save(file, checkpoint)
-    assert "icn.pth: the loss is nan on val" in score(capsys, data, checkpoint)
+    for value, message in ((3e38, "icn.pth: the loss is nan on val"), (float("nan"), "icn.pth has values that are not finite")):
+        file["model"]["presence_vector.weight"].fill_(value)
+        torch.save(file, checkpoint)
+        assert message in score(capsys, data, checkpoint)
 
 
 def test_values_out_of_range(capsys: pytest.CaptureFixture, data: Path) -> None:

@@ -28,6 +28,17 @@ CPU = torch.device("cpu")
 RECIPE = "--square --image_size 48 --feature_stride 16 --batch_size 6 --lr 1e-3 --lr_backbone 1e-3 --clip_max_norm 1"
 
 
+def test_random_weights_on_few_images_are_warned_of(capsys: pytest.CaptureFixture) -> None:
+    flags = tiny_flags("--backbone", "resnet50")
+    main.warn_from_scratch(flags, 41_000_000, 192)
+    said = capsys.readouterr().out
+    assert said.startswith("warning: 41.0 M random weights are trained on 192 images") and said.count("\n") == 1
+    assert "--backbone_weights default" in said and "--finetune https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth" in said
+    for changes, images in (({}, 41_000), ({"finetune": "a"}, 192), ({"resume": "a"}, 192), ({"backbone_weights": "a"}, 192)):
+        main.warn_from_scratch(flags.replace(**changes), 41_000_000, images)
+    assert capsys.readouterr().out == ""
+
+
 def run_main(colours: Path, out: Path, *more: object) -> dict:
     words = [*RECIPE.split(), "--dataset_path", colours, "--dataset_name", "colours", "--output_dir", out, *more]
     return main.main(tiny_flags(*words))
@@ -146,11 +157,11 @@ def test_the_best_so_far_counts_where_its_file_is(colours: Path, tmp_path: Path)
     run_main(colours, tmp_path / "a", "--epochs", 1)
     file = tmp_path / "a" / "colours" / "output_sub" / "checkpoint.pth"
     state = torch.load(file, weights_only=True)
-    torch.save({**state, "best": {"acc1": 100.5, "epoch": 0}}, file)
+    torch.save({**state, "best": {"acc1": 100.0, "epoch": 0}}, file)
     run_main(colours, tmp_path / "b", "--epochs", 2, "--resume", file)
     best = torch.load(tmp_path / "b" / "colours" / "output_sub" / "checkpoint_best.pth", weights_only=True)
     assert best["best"]["epoch"] == 1 and best["best"]["acc1"] <= 100
-    assert run_main(colours, tmp_path / "a", "--epochs", 2, "--resume", file)["best_acc1"] == 100.5
+    assert run_main(colours, tmp_path / "a", "--epochs", 2, "--resume", file)["best_acc1"] == 100.0
 
 
 def test_a_resumed_run_takes_the_flags_that_are_given(colours: Path, tmp_path: Path) -> None:

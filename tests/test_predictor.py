@@ -19,7 +19,7 @@ from torch import Tensor
 from attribution.methods.registry import METHODS, Method
 from attribution.resize import pool_to
 from datasets import decode_image, eval_transform
-from models.loading import VERSION
+from models.checkpoint_format import VERSION
 from predictor import Explanation, Prediction, Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,10 +182,11 @@ def test_what_is_wrong_is_named(icn: Predictor, checkpoint: Path, tmp_path: Path
         with pytest.raises(ValueError, match=message):
             call()
     file = torch.load(checkpoint, weights_only=True)
-    file["model"]["presence_vector.bias"].fill_(float("nan"))
-    torch.save(file, tmp_path / "nan.pth")
-    with pytest.raises(ValueError, match="logits that are not finite"):
-        Predictor.from_checkpoint(tmp_path / "nan.pth").predict(picture)
+    for value, message in ((3e38, "logits that are not finite"), (float("nan"), "nan.pth has values that are not finite")):
+        file["model"]["presence_vector.weight"].fill_(value)
+        torch.save(file, tmp_path / "nan.pth")
+        with pytest.raises(ValueError, match=message):
+            Predictor.from_checkpoint(tmp_path / "nan.pth").predict(picture)
 
 
 def test_torch_hub_loads_it_from_any_folder(checkpoint: Path, icn: Predictor, tmp_path: Path) -> None:

@@ -167,10 +167,12 @@ def test_auto_starts_in_an_empty_folder_and_goes_on_in_a_used_one(
         words = f"--square --backbone resnet18 {start} --resume auto"
         assert life(colours, out, words, steps=5) is None
         said = capsys.readouterr().out
+        assert f"weights: {start.split()[0]} {start.split()[1]}" in said and "warning" not in said
         assert "resuming" not in said and ("kept 130 tensors" in said or "--backbone_weights" in start)
         assert load(out)["step"] == 5
         assert life(colours, out, words) is not None
         said = capsys.readouterr().out
+        assert f"weights: --resume {out}" in said
         assert "checkpoint.pth at epoch 2 of 2, after batch 1 of 4" in said and "kept 130 tensors" not in said
         assert life.steps == 3  # type: ignore[attr-defined]
         assert life(colours, out, words) is not None

@@ -32,6 +32,8 @@ def restore_ema(ema: ModelEmaV3, model: nn.Module, state: Mapping[str, Tensor] |
         ema.set(model)
         return
     try:
+        if broken := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise RuntimeError(f"{broken[0]} holds values that are not finite")
         ema.module.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:
         reason = (str(error).splitlines() or [""])[-1].strip()  # torch names the first tensors in the last line

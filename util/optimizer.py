@@ -9,6 +9,8 @@ import torch
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
+
 
 def make_optimizer(
     model: nn.Module,
@@ -69,8 +71,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
         moments = {}
         for group, other in zip(optimizer.param_groups, saved, strict=True):
             for parameter, index in zip(group["params"], other["params"], strict=True):
-                entries = state["state"].get(index, {})
-                moments[index] = {name: _check_moment(name, value, parameter) for name, value in entries.items()}
+                entries = state["state"].get(index)
+                moments[index] = {name: _check_moment(name, entries[name], parameter) for name in MOMENTS} if entries else {}
         # With the options of `optimizer`: torch places the step counts where those of the loaded state demand (fused).
         groups = [{**group, "params": other["params"]} for group, other in zip(optimizer.param_groups, saved, strict=True)]
         optimizer.load_state_dict({"state": {key: value for key, value in moments.items() if value}, "param_groups": groups})
@@ -82,13 +84,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
 
 def _check_moment(name: str, value: Any, parameter: Tensor) -> Any:
-    """Return a saved moment in the memory layout of its parameter (a fused kernel follows it); step counts as they are."""
+    """Return a saved moment in the memory layout of its parameter (a fused kernel follows it), a step count as a number."""
     if name == "step":
-        return value
+        count = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if not isinstance(count, (int, float)) or not 0 <= count < 1e12:
+            raise ValueError("step is no number of steps")
+        return torch.tensor(float(count))
     if not isinstance(value, Tensor) or value.shape != parameter.shape or value.layout != torch.strided:
         raise ValueError(f"{name} is of a parameter {list(getattr(value, 'shape', []))} where {list(parameter.shape)} is trained")
-    if not (value.is_floating_point() and value.isfinite().all()):
-        raise ValueError(f"{name} holds values that are not finite numbers")
+    if not (value.is_floating_point() and value.isfinite().all()) or (name == "exp_avg_sq" and (value < 0).any()):
+        raise ValueError(f"{name} holds values that no moment has")
     return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 

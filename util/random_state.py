@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .errors import first_line
 from .ranks import Ranks
 
 
@@ -27,13 +28,16 @@ class RandomState:
         return {"rng": self.ranks.gather({"cpu": torch.get_rng_state(), "cuda": cuda})}
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
-        """Restore this process's state; without one, seed by the run, the rank and the step."""
+        """Restore this process's state; without one, seed by the run, the rank and the step. ValueError for a damaged state."""
         states = checkpoint.get("rng") or []
         if self.ranks.rank >= len(states):
             seed_from(self.seed, self.ranks.rank, checkpoint.get("step") or 0)
             return
         state = states[self.ranks.rank]
-        torch.set_rng_state(state["cpu"])
-        if torch.cuda.is_available() and state["cuda"]:  # earlier versions saved those of all devices
-            index = torch.cuda.current_device()
-            torch.cuda.set_rng_state(state["cuda"][index if index < len(state["cuda"]) else 0])
+        try:
+            torch.set_rng_state(state["cpu"])
+            if torch.cuda.is_available() and state["cuda"]:  # earlier versions saved those of all devices
+                index = torch.cuda.current_device()
+                torch.cuda.set_rng_state(state["cuda"][index if index < len(state["cuda"]) else 0])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"the state of the random numbers in the checkpoint is damaged ({first_line(error)})") from None

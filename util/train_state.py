@@ -36,14 +36,14 @@ class TrainState:
     Attributes:
         epoch: the epoch in progress.
         finished: index of the last epoch that was trained and evaluated; None before the first.
-        best: `{"acc1": percent, "epoch": index}`, both None before the first.
+        best: `{"acc1": percent, "epoch": index, "loss": nats}`, all None before the first; earlier versions have no loss.
     """
 
     def __init__(
         self, epochs: int, start_epoch: int, new_sums: Callable[[], Sums], settings: dict[str, Any], ranks: Ranks
     ) -> None:
         self.epochs, self.new_sums, self.settings, self.ranks = epochs, new_sums, settings, ranks
-        self.best: dict[str, Any] = {"acc1": None, "epoch": None}
+        self.best: dict[str, Any] = {"acc1": None, "epoch": None, "loss": None}
         self.finished: int | None = start_epoch - 1 if start_epoch else None
         self.seconds_before, self.start = 0.0, time.monotonic()
         self.epoch = Epoch(start_epoch, epochs, new_sums())
@@ -53,12 +53,17 @@ class TrainState:
         if index != self.epoch.index:
             self.epoch = Epoch(index, self.epochs, self.new_sums())
 
-    def finish_epoch(self, acc1: float) -> bool:
-        """Mark the epoch in progress as trained and evaluated; return whether its accuracy (percent) is the best so far."""
+    def finish_epoch(self, acc1: float, loss: float) -> bool:
+        """Mark the epoch in progress as trained and evaluated; return whether it is the best so far.
+
+        The best has the highest accuracy (percent), of equal ones the lowest loss, and of equal losses it is the first.
+        """
         self.finished = self.epoch.index
-        is_best = self.best["acc1"] is None or acc1 > self.best["acc1"]
+        best_acc1, best_loss = self.best["acc1"], self.best.get("loss")
+        is_tie_won = acc1 == best_acc1 and best_loss is not None and loss < best_loss
+        is_best = best_acc1 is None or acc1 > best_acc1 or is_tie_won
         if is_best:
-            self.best = {"acc1": acc1, "epoch": self.epoch.index}
+            self.best = {"acc1": acc1, "epoch": self.epoch.index, "loss": loss}
         return is_best
 
     def elapsed(self) -> float:

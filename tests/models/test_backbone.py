@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit() -> None:
 @pytest.mark.parametrize("content", [b"", b"no tensors here"])
 def test_a_file_that_is_no_state_dict(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="w.pth is truncated or no"):
+    with pytest.raises(ValueError, match="w.pth is (empty|a text file)"):
         read_state_dict(tmp_path / "w.pth")
     with pytest.raises(ValueError, match="nowhere.* does not exist"):
         read_state_dict(tmp_path / "nowhere.pth")

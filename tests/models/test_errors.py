@@ -11,7 +11,7 @@ import pytest
 
 import models
 from models import ParameterError
-from models.loading import first_line
+from models.reading import first_line
 from util.cli import Parser, launch
 
 

@@ -107,6 +107,15 @@ def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypat
         assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
         (tmp_path / "site" / "intr.pth").unlink()
         assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
+        (tmp_path / "site" / "page.pth").write_text("<html>Sign in</html>")
+        for _ in range(2):
+            with pytest.raises(ValueError, match="page.pth is a web page"):
+                read_checkpoint(f"{site}/page.pth?download=true")
+        save_intr(tmp_path / "site" / "page.pth")
+        assert read_checkpoint(f"{site}/page.pth?download=true")["epoch"] == 6  # the page is not in the cache
+        assert read_checkpoint((tmp_path / "site" / "page.pth").as_uri())["epoch"] == 6
+        with pytest.raises(ValueError, match="give a path, or an address"):
+            read_checkpoint("s3://bucket/a.pth")
         for name in ("intr-00000000.pth", "nowhere.pth"):
             with pytest.raises(ValueError, match=f"checkpoint {site}/{name} cannot be fetched"):
                 read_checkpoint(f"{site}/{name}")
@@ -190,7 +199,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     save_icn(tmp_path / "icn.pth")
     whole = (tmp_path / "icn.pth").read_bytes()
-    for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello\n" * 50, "cut2": whole[:-30]}.items():
+    for name, content in {"cut": whole[: len(whole) // 2], "cut2": whole[:-30]}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} is truncated or no checkpoint") as error:
             read_checkpoint(tmp_path / name)
@@ -199,10 +208,117 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match="is a folder"):
         read_checkpoint(tmp_path)
-    for content, message in (([1, 2], "no entry 'model'"), ({"model": {"a": 1}}, "something else than named tensors")):
+    tensor = {"w": torch.zeros(1)}
+    for content, message in (
+        ([1, 2], "holds no state dict .* but a list"),
+        (torch.zeros(2, 3), r"but a tensor \[2, 3\]"),
+        ({"model": {"a": 1}}, r"but the entries model \(dict of the entries a \(int\)\)"),
+        ({"epoch": 3, "net": "x\x1b[2J"}, r"the entries epoch \(int\), net \(str\)"),
+        ({"student": tensor, "teacher": tensor}, r"several state dicts \(student, teacher\)"),
+    ):
         torch.save(content, tmp_path / "odd.pth")
         with pytest.raises(ValueError, match=message):
             read_checkpoint(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("wrapper", ["", "model", "net", "state_dict", "model_state_dict", "teacher", "module.model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "detr."])
+def test_weights_under_other_names(tmp_path: Path, wrapper: str, prefix: str) -> None:
+    state = {
+        prefix + key: value for key, value in {"query_embed.weight": torch.ones(3, 4), "a._orig_mod.b": torch.ones(2)}.items()
+    }
+    content: dict[str, object] = {"epoch": 4, "criterion": {"center": torch.zeros(2)}} if wrapper else {}
+    for name in reversed(wrapper.split(".") if wrapper else []):
+        state = {name: state}  # type: ignore[dict-item]
+    torch.save({**content, **state}, tmp_path / "a.pth")
+    checkpoint = read_checkpoint(tmp_path / "a.pth")
+    assert checkpoint["model"].keys() == {"query_embed.weight", "a.b"} and checkpoint.get("epoch") == (4 if wrapper else None)
+
+
+def test_a_wrapped_model_is_scored_as_before(tmp_path: Path) -> None:
+    original = save_intr(tmp_path / "intr.pth")
+    file = torch.load(tmp_path / "intr.pth", weights_only=False)
+    file["state_dict"] = {f"module.{key}": value for key, value in file.pop("model").items()}
+    torch.save(file, tmp_path / "intr.pth")
+    with torch.no_grad():
+        assert torch.equal(load_checkpoint(tmp_path / "intr.pth")[0].eval()(IMAGES).logits, original(IMAGES).logits)
+
+
+def test_flags_of_a_detr_file_decide(tmp_path: Path) -> None:
+    """Dilation and heads do not show in the tensors: with others the weights would fit and mean something else."""
+    state = save_detr(tmp_path / "detr.pth")
+    torch.save({"model": state, "args": intr_args(dilation=True, nheads=8, num_queries=100)}, tmp_path / "detr.pth")
+    checkpoint = read_checkpoint(tmp_path / "detr.pth")
+    found = finetune_architecture(checkpoint, "detr.pth", {"num_queries": 2, "feature_stride": 16})
+    assert found["dilation"] is True and found["nheads"] == 8 and not {"num_queries", "feature_stride", "decoder"} & found.keys()
+    for flag, value, theirs in (("dilation", False, True), ("nheads", 4, 8), ("backbone", "resnet50", "resnet18")):
+        with pytest.raises(ParameterError, match=f"{value} contradicts detr.pth, which has {theirs}"):
+            finetune_architecture(checkpoint, "detr.pth", {flag: value})
+    other = finetune_architecture(checkpoint, "detr.pth", {"decoder": "additive", "enc_layers": 0})
+    assert other["nheads"] == 8 and not {"decoder", "enc_layers", "dec_layers"} & other.keys()
+    with pytest.raises(ValueError, match="detr.pth has flags that no model can have: dilation resnet18 cannot"):
+        finetune(tmp_path / "detr.pth", 3)
+    torch.save({"model": state, "args": intr_args(nheads=8, num_queries=100)}, tmp_path / "detr.pth")
+    assert finetune(tmp_path / "detr.pth", 3)[0].transformer.encoder.layers[0].self_attn.num_heads == 8
+
+
+def test_a_missing_file_that_others_publish(tmp_path: Path) -> None:
+    for name, address in (
+        ("detr-r50-e632da11.pth", "dl.fbaipublicfiles.com/detr/"),
+        ("intr_checkpoint_cub_detr_r50.pth", "huggingf"),
+    ):
+        with pytest.raises(ValueError, match=f"does not exist.*https://{address}.*{name}"):
+            read_checkpoint(tmp_path / name)
+
+
+def many_layers(count: int) -> dict[str, torch.Tensor]:
+    """Names of layers of which there is nothing else."""
+    return {f"transformer.encoder.layers.{index}.x": torch.zeros(1) for index in range(1, count)}
+
+
+def damaged_intr(path: Path, changes: dict[str, torch.Tensor | None], **flags: object) -> None:
+    state = {**tiny_model().state_dict(), **changes}
+    torch.save({"model": {key: value for key, value in state.items() if value is not None}, "args": intr_args(**flags)}, path)
+
+
+@pytest.mark.parametrize(
+    "changes, flags, message",
+    [
+        ({"presence_vector.bias": torch.tensor([float("nan")])}, {}, r"not finite numbers \(presence_vector.bias\)"),
+        ({"presence_vector.bias": torch.zeros(1, dtype=torch.int64)}, {}, "bias is torch.int64 where torch.float32"),
+        ({"presence_vector.bias": torch.zeros(1, dtype=torch.complex64)}, {}, "presence_vector.bias is torch.complex64"),
+        ({"query_embed.weight": torch.zeros(0, 32)}, {}, "no class queries"),
+        ({"query_embed.weight": torch.zeros(3)}, {}, "no class queries"),
+        (
+            {"transformer.encoder.layers.0.linear1.weight": None},
+            {},
+            "layers.0.linear1.weight is missing where .64, 32. is needed",
+        ),
+        ({"x\x1b[31m": torch.zeros(1)}, {}, r"x\\x1b\[31m is unexpected"),
+        (many_layers(2000), {"enc_layers": 2000}, "0 to 1000 are allowed"),
+        (many_layers(900), {"enc_layers": 900}, "layers.1.self_attn.*missing"),
+        ({}, {"window": -5}, "window = -5"),
+        ({}, {"window": "7"}, "window = '7'.*a int"),
+        ({}, {"window": 7}, "no model can have: window"),
+        ({}, {"feature_stride": 16.0}, "feature_stride = 16.0"),
+        ({}, {"feature_stride": True}, "feature_stride = True"),
+        ({}, {"feature_stride": 10**300}, "feature_stride = 1000"),
+        ({}, {"nheads": 0}, "no model can have: nheads"),
+        ({}, {"dilation": 1}, "dilation = 1 .*a bool"),
+        ({}, {"backbone": "no\nnet"}, "no model can have: backbone"),
+        ({}, {"lr_backbone": float("nan")}, "lr_backbone = nan"),
+        ({}, {"dropout": 2.0}, "no model can have: dropout"),
+        ({}, {"decoder": ["detr"]}, r"decoder = \['detr'\]"),
+        ({}, {"pre_norm": {"a": {}}}, "pre_norm = {'a': {}}"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_named(
+    tmp_path: Path, changes: dict[str, torch.Tensor | None], flags: dict[str, object], message: str
+) -> None:
+    damaged_intr(tmp_path / "a.pth", changes, **flags)
+    with pytest.raises(ValueError, match=message) as error:
+        load_checkpoint(tmp_path / "a.pth")
+    assert len(str(error.value)) < 800 and str(error.value).isprintable()
 
 
 def test_a_file_of_another_architecture(tmp_path: Path) -> None:
@@ -228,13 +344,52 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "new.pth")
 
 
+IN_EPOCH = {
+    "epoch": 1,
+    "batches": 2,
+    "batch_size": 3,
+    "accumulate": 1,
+    "train_images": 9,
+    "images": 6,
+    "sums": torch.zeros(4),
+    "terms": ["class"],
+}
+
+
 @pytest.mark.parametrize(
     "entry, value",
     [
-        ("epoch", "x"), ("epoch", -5), ("step", "x"), ("version", "9"), ("classes", 5), ("classes", [1, 2]), ("best", {}),
-        ("normalisation", {"mean": "x", "std": [1, 1, 1]}), ("normalisation", {"mean": [0, 0]}), ("optimizer", "x"), ("rng", [1]),
+        ("epoch", "x"),
+        ("epoch", True),
+        ("step", 10**400),
+        ("elapsed", "x"),
+        ("elapsed", float("nan")),
+        ("epoch", -5),
+        ("step", "x"),
+        ("version", "9"),
+        ("classes", 5),
+        ("classes", [1, 2]),
+        ("best", {}),
+        ("normalisation", {"mean": "x", "std": [1, 1, 1]}),
+        ("normalisation", {"mean": [0, 0]}),
+        ("optimizer", "x"),
+        ("rng", [1]),
+        ("rng", [{"cpu": [1], "cuda": []}]),
+        ("normalisation", {"mean": [0.0] * 3, "std": [0.1, 0.0, 0.1]}),
+        ("classes", ["a", "a"]),
+        ("normalisation", {"mean": [0.0, 0.0, float("inf")], "std": [1, 1, 1]}),
+        ("best", {"acc1": "x", "epoch": 1}),
+        ("best", {"acc1": 1.0, "epoch": 1, "loss": "x"}),
+        ("scaler", {"scale": -1.0}),
+        ("ema", {"a": 1}),
+        ("optimizer", {"state": {0: 1}, "param_groups": []}),
+        ("optimizer", {"param_groups": [{"params": ["a"]}]}),
+        ("in_epoch", {**IN_EPOCH, "sums": torch.zeros(9)}),
+        ("in_epoch", {**IN_EPOCH, "batch_size": 0}),
+        ("in_epoch", {**IN_EPOCH, "sums": torch.full((4,), float("nan"))}),
+        ("in_epoch", {**IN_EPOCH, "terms": [1]}),
     ],
-)  # fmt: skip
+)
 def test_damaged_entries_are_named(tmp_path: Path, entry: str, value: object) -> None:
     torch.save({"model": {"query_embed.weight": torch.zeros(1, 1)}, entry: value}, tmp_path / "odd.pth")
     with pytest.raises(ValueError, match=f"odd.pth: the entry '{entry}' is damaged"):

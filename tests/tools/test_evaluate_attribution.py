@@ -20,7 +20,7 @@ from datasets.planes.dataset import export
 from datasets.planes.pairs import export_pairs
 from flags import get_args_parser as main_args_parser
 from models import build_model
-from models.loading import VERSION
+from models.checkpoint_format import VERSION
 from tools.evaluate_attribution import get_args_parser, main
 from util.cli import launch, parse
 

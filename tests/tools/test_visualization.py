@@ -19,7 +19,7 @@ from attribution.report.panels import Item, collate_items, explain_classes, safe
 from datasets import collate, eval_transform, open_split
 from main import get_args_parser as main_args_parser
 from models import build_model, load_checkpoint
-from models.loading import VERSION
+from models.checkpoint_format import VERSION
 from tools.visualization import get_args_parser, main
 from util.cli import launch, parse
 

@@ -59,9 +59,10 @@ def _umask() -> int:
 def test_the_latest_step_is_found_whatever_the_times_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Beside INTR's file, which torch reads only as `read_checkpoint` does and which has no step, and a damaged one."""
     for step, name, age in ((4, LAST, 300), (2, "checkpoint_step00000002.pth", 200), (3, milestone_name(0), 100)):
-        torch.save({"model": {}, "step": step}, tmp_path / name)
+        torch.save({"model": {"query_embed.weight": torch.ones(1, 1)}, "step": step}, tmp_path / name)
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
-    torch.save({"model": {}, "args": Namespace(lr=1), "epoch": 79}, tmp_path / milestone_name(79))
+    intr = {"model": {"query_embed.weight": torch.ones(1, 1)}, "args": Namespace(lr=1), "epoch": 79}
+    torch.save(intr, tmp_path / milestone_name(79))
     (tmp_path / "checkpoint_best.pth").write_bytes(b"damaged, and the newest of all")
     found = newest_valid(tmp_path, read_checkpoint)
     assert found is not None and found[0].name == LAST and found[1]["step"] == 4

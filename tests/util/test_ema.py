@@ -118,3 +118,10 @@ def test_an_average_of_another_model_is_refused_in_one_line() -> None:
 def test_a_decay_that_is_none_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=f"--ema {decay} must be above 0 and below 1"):
         make_ema(small(), decay)
+
+
+def test_an_average_that_is_not_finite_is_refused() -> None:
+    model = nn.Linear(2, 1)
+    state = {name: value.clone().fill_(float("nan")) for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="weight holds values that are not finite"):
+        restore_ema(make_ema(model, 0.5), model, state)

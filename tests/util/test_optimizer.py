@@ -237,3 +237,26 @@ def test_a_damaged_moment_is_refused(name: str, damage: str) -> None:
     with pytest.raises(ValueError, match=f"the optimizer state of the checkpoint does not fit .{name} "):
         restore_optimizer(restored, state)
     assert not restored.state
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("step", torch.zeros(5), "no number of steps"),
+        ("step", "x", "no number of steps"),
+        ("step", torch.tensor(float("nan")), "no number of steps"),
+        ("exp_avg_sq", torch.full((2, 3), -1.0), "no moment has"),
+        ("exp_avg_sq", torch.zeros(1, 1), r"\[1, 1\] where \[2, 3\]"),
+        ("exp_avg", torch.zeros(2, 3, dtype=torch.int64), "no moment has"),
+        ("exp_avg", None, "is of a parameter"),
+    ],
+)
+def test_moments_that_no_parameter_has(name: str, value: object, message: str) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2, 3))])
+    moments = {"step": torch.tensor(2.0), "exp_avg": torch.zeros(2, 3), "exp_avg_sq": torch.ones(2, 3)}
+    groups = [{"params": [0]}]
+    restore_optimizer(optimizer, {"state": {0: moments}, "param_groups": groups})
+    restore_optimizer(optimizer, {"state": {0: {**moments, "step": 2}}, "param_groups": groups})  # as earlier versions of torch
+    with pytest.raises(ValueError, match=message):
+        restore_optimizer(optimizer, {"state": {0: {**moments, name: value}}, "param_groups": groups})
+    assert next(iter(optimizer.state.values()))["step"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from util.launcher import ProcessInfo
@@ -26,3 +27,9 @@ def test_without_a_state_the_seed_depends_on_run_rank_and_step() -> None:
     assert drawn[0] == drawn[1] and len({str(numbers) for numbers in drawn}) == 4
     seed_from(3, 0, 7)
     assert torch.rand(3).tolist() == drawn[0]
+
+
+def test_a_damaged_state_is_refused() -> None:
+    for state in (torch.zeros(7, dtype=torch.uint8), torch.zeros(len(torch.get_rng_state()), dtype=torch.uint8)):
+        with pytest.raises(ValueError, match="the state of the random numbers in the checkpoint is damaged"):
+            RandomState(SINGLE_PROCESS, 0).load_state_dict({"rng": [{"cpu": state, "cuda": []}]})

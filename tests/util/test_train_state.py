@@ -25,7 +25,7 @@ def within_an_epoch() -> dict[str, Any]:
     """A checkpoint after 3 batches of epoch 2."""
     saved = state()
     saved.begin_epoch(1)
-    saved.finish_epoch(50.0)
+    saved.finish_epoch(50.0, 1.0)
     saved.begin_epoch(2)
     saved.epoch.batches = 3
     logits, labels = torch.eye(2), torch.tensor([0, 1])
@@ -93,12 +93,26 @@ def test_a_loss_that_is_not_finite_is_not_saved() -> None:
         broken.state_dict()
 
 
-def test_the_best_accuracy_is_the_first_of_equals_and_only_that_of_this_run() -> None:
+def test_the_best_epoch_has_the_highest_accuracy_of_equal_ones_the_lowest_loss() -> None:
     run = state()
-    assert [run.finish_epoch(accuracy) for accuracy in (50.0, 60.0, 60.0, 40.0)] == [True, True, False, False]
+    epochs = [(50.0, 1.0), (60.0, 2.0), (60.0, 2.0), (60.0, 2.5), (60.0, 1.5), (40.0, 0.1)]
+    assert [run.finish_epoch(*epoch) for epoch in epochs] == [True, True, False, False, True, False]
+    assert run.best == {"acc1": 60.0, "epoch": 0, "loss": 1.5}
+    resumed = state()
+    resumed.load_state_dict({**run.state_dict(), "args": {}}, "a.pth")
+    assert not resumed.finish_epoch(60.0, 1.6) and resumed.finish_epoch(60.0, 1.4)
+
+
+def test_a_best_epoch_of_earlier_versions_has_no_loss() -> None:
+    old = state()
+    old.best = {"acc1": 60.0, "epoch": 3}
+    assert not old.finish_epoch(60.0, 0.1) and old.finish_epoch(61.0, 9.0)
+
+
+def test_the_best_epoch_counts_only_in_its_run() -> None:
     other = state()
     other.load_state_dict(within_an_epoch(), "a.pth", same_best=False)
-    assert other.best == {"acc1": None, "epoch": None}
+    assert other.best == {"acc1": None, "epoch": None, "loss": None}
 
 
 def test_the_epoch_after_a_checkpoint() -> None:
