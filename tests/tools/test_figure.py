@@ -1,0 +1,84 @@
+"""`python -m tools.figure`: the grid of a paper's figure, and what it says when it cannot be drawn."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attribution.report.paper import draw_grid
+from tests.tools.test_report import data  # noqa: F401
+from tools.figure import chosen_classes, get_args_parser, main
+from util.cli import launch, parse
+
+
+def command(data: Path, *words: object) -> list[str]:  # noqa: F811
+    flags = ["--resume", data / "checkpoint.pth", "--dataset_path", data, "--dataset_name", "d", "--device", "cpu", *words]
+    return list(map(str, flags))
+
+
+@pytest.mark.parametrize(("columns", "labels"), [
+    ("heads", ["photograph", "head 0", "head 1"]),
+    ("classes", ["photograph", "b", "plain"]),
+    ("methods", ["photograph", "attention", "rollout", "relevance", "contribution"]),
+])  # fmt: skip
+def test_the_columns_are_labelled_and_each_class_once(data: Path, tmp_path: Path, columns: str, labels: list[str]) -> None:  # noqa: F811
+    out = tmp_path / "fig.svg"
+    main(parse(get_args_parser(), command(data, "--classes", "plain,b", "--columns", columns, "--out", out)))
+    svg = out.read_text(encoding="utf-8")
+    assert svg.count("<image") == 4 * len(labels)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    wanted = ["plain", "b", *labels] if columns != "classes" else ["plain", "b", "photograph", "plain", "b"]
+    assert sorted(texts) == sorted(wanted)
+    assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(3.25 * 72, abs=0.1)
+
+
+def test_photographs_of_a_folder_are_explained_by_their_predicted_class(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "fig.pdf"
+    main(parse(get_args_parser(), command(data, "--photos", data / "d" / "val" / "a", "--out", out)))
+    assert out.read_bytes().startswith(b"%PDF")
+
+
+def test_images_keep_their_shape_at_the_width_of_a_column(tmp_path: Path) -> None:
+    rows = [[np.full((40, 80, 3), value, np.uint8) for value in (10, 200)], [np.full((80, 40, 3), 90, np.uint8)] * 2]
+    draw_grid(tmp_path / "a.svg", rows, ["x", "x"], ["one", "two"], 3.25)
+    draw_grid(tmp_path / "b.svg", rows, ["x", "x"], ["one", "two"], 3.25)
+    svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert svg == (tmp_path / "b.svg").read_text(encoding="utf-8")
+    assert len(re.findall(r">x</text>", svg)) == 1  # once for both rows
+    width, height = (float(value) / 72 for value in re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups())
+    side = (width - 0.03 - 7 / 72 * 1.3 - 0.03) / 2
+    assert height == pytest.approx(7 / 72 * 1.3 + 0.03 + side / 2 + 0.03 + 2 * side, abs=0.01)
+
+
+def test_classes_are_split_at_commas_unless_a_name_has_one() -> None:
+    classes = ["a", "b, c", "d"]
+    assert chosen_classes(["b, c", "a"], classes) == [1, 0]
+    assert chosen_classes(["a,2"], classes) == [0, 2]
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--classes", "x"], ["--classes", "'x'", "0 to 3"]),
+    (["--classes", "a", "0"], ["--classes", "twice"]),
+    (["--out", "fig.xyz"], ["--out fig.xyz", ".pdf"]),
+    (["--out", "absent/fig.pdf"], ["absent/fig.pdf", "folder that exists"]),
+    (["--classes", "a", "--columns", "methods", "--methods", "oracle"], ["oracle", "ground truth"]),
+    (["--classes", "a", "--columns", "classes", "--methods", "attention", "rollout"], ["one method"]),
+    ([], ["--classes is missing"]),
+    (["--classes", "a", "--width", "0"], ["--width 0"]),
+    (["--photos", "absent.jpg"], ["absent.jpg"]),
+])  # fmt: skip
+def test_errors_are_one_line(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    words: list[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), command(data, "--out", tmp_path / "fig.pdf", *flags))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and all(word in lines[0] for word in words), lines
+    assert not any(tmp_path.iterdir())
