@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from util.startup import start
+
+if __name__ == "__main__":
+    start()
+
 from flags import get_args_parser
 from util.cli import Flags, Parser, launch, parse
 
@@ -98,8 +103,8 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
         f"{count_parameters(model) / 1e6:.1f} M trained parameters, {device}, {precision.name}"
         f"{f', {ranks.size} processes' * (ranks.size > 1)}"
     )
-    train_loader = build_loader(args, train_set, sampler, device)
-    val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size)
+    train_loader = build_loader(args, train_set, sampler, device, checkpointer.interruptible)
+    val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size, checkpointer.interruptible)
     with stop_request, describe_failures(checkpointer, state):
         return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, device)
 

@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from datasets.batch import ImageBatch, collate
     from datasets.decode import ImageError, decode_image, image_size
     from datasets.image_folder import ImageFolder, class_names, open_split
-    from datasets.loaders import worker_init
     from datasets.samplers import EvalSampler, TrainSampler
     from datasets.scan import eval_shapes, verify_images
     from datasets.transforms import eval_transform, train_transform, training_scales
+    from datasets.workers import Loader
 
 _NAMES = {
     "batch": ("ImageBatch", "collate"),
     "decode": ("ImageError", "decode_image", "image_size"),
     "image_folder": ("ImageFolder", "class_names", "open_split"),
-    "loaders": ("worker_init",),
     "samplers": ("EvalSampler", "TrainSampler"),
     "scan": ("eval_shapes", "verify_images"),
     "transforms": ("eval_transform", "train_transform", "training_scales"),
+    "workers": ("Loader",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [*_MODULES]

@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from util.errors import ImageError
+from util.failures import known_cause
 
 Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor"
 
@@ -162,6 +163,8 @@ def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(f"{path}: has more pixels than the limit of {limit:,}; make it smaller or remove it") from None
     # On damaged bytes PIL's plugins raise anything: OSError, SyntaxError, struct.error, zlib.error, IndexError.
     except Exception as error:
+        if known_cause(error)[0]:  # memory or file handles are spent
+            raise
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: is truncated or damaged ({detail}); copy it again or remove it") from None
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datasets.batch import ImageBatch, collate
 from datasets.decode import decode_image, image_size
 from datasets.folders import LeftOut, images_below
-from datasets.loaders import worker_init
 from datasets.samplers import EvalSampler
 from datasets.transforms import EvalTransform
+from datasets.workers import Loader
 from util.errors import ImageError
 
 
@@ -40,28 +40,24 @@ class Batch(NamedTuple):
 def find_photographs(words: Iterable[str], names: Iterable[str] = ()) -> list[Path]:
     """Return the files that words name: files, folders (all images below), globs, and `-` for the lines of `names`.
 
-    A file is taken whatever its name; one that is named twice counts once. What is left out of a folder is printed.
+    A file is taken whatever its name; one that is named twice counts once.
 
     Raises:
         ValueError: a word names nothing, or there is no image in a folder.
     """
     found: dict[Path, None] = {}
     for word in words:
-        left_out = LeftOut(Path(word))
         if word == "-":
             files = [Path(line) for name in names if (line := name.rstrip("\r\n"))]
         elif os.path.isdir(word):
-            files = [Path(path) for path in sorted(images_below(word, left_out))]
+            files = [Path(path) for path in sorted(images_below(word, LeftOut(Path(word))))]
         elif os.path.lexists(word):
             files = [Path(word)]
         else:
             files = [Path(path) for path in sorted(glob.glob(word, recursive=True)) if os.path.isfile(path)]
         if not files:
-            empty = f"no image in it{f' (left out are {left_out})' if left_out.names else ''}"
-            what = "no name on standard input" if word == "-" else empty if os.path.isdir(word) else "no such file"
+            what = "no name on standard input" if word == "-" else "no image in it" if os.path.isdir(word) else "no such file"
             raise ValueError(f"{word}: {what}: name photographs, folders of them, or a pattern such as 'photos/*.jpg'")
-        if left_out.names:
-            print(f"{word}: left out are {left_out}")
         found |= dict.fromkeys(files)
     return list(found)
 
@@ -73,12 +69,11 @@ def photograph_batches(
     shapes: list[tuple[int, int]] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         shapes = list(pool.map(lambda path: _shape(path, transform), paths))
-    yield from DataLoader(
+    yield from Loader(
         _Photographs(paths, transform, originals),
         batch_sampler=EvalSampler(len(paths), batch_size, shapes=shapes),
         collate_fn=_collate,
         num_workers=min(workers, -(-len(paths) // batch_size)),
-        worker_init_fn=worker_init,
     )
 
 

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python 
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
 
 from attribution.evaluation.evaluate import evaluate_maps
 from attribution.evaluation.inputs import open_inputs
@@ -25,7 +24,7 @@ from attribution.metrics.registry import chosen_families, families
 from attribution.report.figures import write_examples
 from attribution.report.html import writing
 from attribution.report.tables import write_results
-from datasets import ImageFolder, class_names
+from datasets import ImageFolder, Loader, class_names
 from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import load_checkpoint
@@ -94,7 +93,12 @@ def main(args: Flags) -> dict[str, Any]:
     budget = check_flags(args)
     chosen_families(args.metrics)  # a wrong name is an error before anything is read
     device = select_device(args.device, read_launcher_env())
-    with init_distributed(args.dist_url, device.type == "cuda") as ranks, StopRequest(ranks.process) as request:
+    message = "stopped; the same command resumes from what is done"
+    with (
+        init_distributed(args.dist_url, device.type == "cuda") as ranks,
+        StopRequest(ranks.process, message) as request,
+        request.reacting(request.stop),
+    ):
         content = measure(args, budget, device, replace(ranks, request=request))
         ranks.barrier()  # some clusters end a job soon after the first of its processes
         return content
@@ -109,7 +113,7 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
 
-    def loader(split: ImageFolder) -> DataLoader:
+    def loader(split: ImageFolder) -> Loader:
         return build_eval_loader(args, split, device, ranks.rank, ranks.size)
 
     inputs = open_inputs(args, budget, model, meta.normalisation, classes, precision, device, loader)

@@ -18,14 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from attribution.methods.registry import METHODS, methods_of
 from attribution.metrics.registry import METRICS
 from attribution.report import page
 from attribution.report.overlay import fit
 from attribution.report.panels import DrawnImages, Explained, Item, collate_items, compute_maps, explain_classes
-from datasets import EvalSampler, ImageBatch, ImageFolder, class_names, eval_transform, open_split, verify_images, worker_init
+from datasets import EvalSampler, ImageBatch, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
 from datasets.scan import eval_shapes
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, load_checkpoint
@@ -113,10 +112,7 @@ def write_images(
     shapes = eval_shapes(split, max(1, args.num_workers))
     batches = EvalSampler(len(split), args.batch_size, shapes=shapes)
     drawn = DrawnImages(split.with_transform(None), args.image_size, args.square)
-    loader = DataLoader(
-        drawn, batch_sampler=batches, num_workers=min(args.num_workers, len(batches)),
-        collate_fn=collate_items, worker_init_fn=worker_init,
-    )  # fmt: skip
+    loader = Loader(drawn, batch_sampler=batches, num_workers=min(args.num_workers, len(batches)), collate_fn=collate_items)
     columns: dict[str, list[Any]] = {name: [None] * len(split) for name in ("label", "predicted", "p", "rank")}
     with Progress(len(split), "drawing") as progress:
         for item, explained, maps in explain_all(model, normalisation, loader, min(args.top_q, model.num_classes), methods):
@@ -138,7 +134,7 @@ def write_images(
 
 
 def explain_all(
-    model: ICN, normalisation: dict[str, list[float]], loader: DataLoader[Any], top_q: int, methods: Sequence[str]
+    model: ICN, normalisation: dict[str, list[float]], loader: Loader, top_q: int, methods: Sequence[str]
 ) -> Iterator[tuple[Item, Explained, dict[str, np.ndarray]]]:
     """Yield each image, what the model says of it, and its maps `[Q, heads, h, w]` by every method."""
     device = next(model.parameters()).device

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/visualization.py` works too
@@ -15,14 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 import engine
 from attribution.methods.registry import METHODS, methods_of
 from attribution.report.html import ClassPages, Row, draw_all, index_html, writing
 from attribution.report.panels import DrawnImages, Explained, Style, collate_items, explain_classes, safe_name
 from attribution.report.render import FORMATS
-from datasets import EvalSampler, ImageFolder, class_names, eval_transform, open_split, verify_images, worker_init
+from datasets import EvalSampler, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
 from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, for_inference, load_checkpoint
@@ -35,6 +35,7 @@ from util.launcher import read_launcher_env
 from util.number import COUNT, Number
 from util.progress import Progress
 from util.ranks import Ranks
+from util.stopping import StopRequest
 
 PROG = "python -m tools.visualization"
 LAYER, SWITCH = Number(int, -1000, 1000), Number(int, 0, 1)
@@ -123,8 +124,12 @@ def main(args: Flags) -> None:
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be drawn")
     device = select_device(args.device, read_launcher_env())
-    with init_distributed(args.dist_url, device.type == "cuda") as ranks:
-        visualize(args, device, ranks)
+    with (
+        init_distributed(args.dist_url, device.type == "cuda") as ranks,
+        StopRequest(ranks.process) as request,
+        request.reacting(request.stop),
+    ):
+        visualize(args, device, replace(ranks, request=request))
 
 
 def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
@@ -200,7 +205,7 @@ def class_pages(
     pages = {}
     for index in wanted:
         target = base / f"{index}_{safe_name(classes[index])}"
-        source = split.root if args.predicted else split.root / split.folders.get(index, classes[index])
+        source = split.root if args.predicted else split.root / split.folders[index]
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)
         pages[index] = ClassPages(source, target, classes, origin, heads, query_heads, style, args.format)
@@ -215,9 +220,9 @@ def draw_images(
     order = list(images)
     batches = [[order[place] for place in batch] for batch in EvalSampler(len(order), args.batch_size)]
     batches = batches[ranks.rank :: ranks.size]
-    loader = DataLoader(
-        DrawnImages(split, args.image_size, args.square), batch_sampler=batches, num_workers=min(args.num_workers, len(batches)),
-        collate_fn=collate_items, worker_init_fn=worker_init,
+    loader = Loader(
+        DrawnImages(split, args.image_size, args.square), batch_sampler=batches,
+        num_workers=min(args.num_workers, len(batches)), collate_fn=collate_items,
     )  # fmt: skip
     top_q = min(args.top_q, len(split.classes))
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,6 +75,12 @@ class Checkpointer:
             self.save()
             self.ranks.barrier()  # no process ends before the file is renamed
             raise Stopped(number, f"stopped after step {self.trainer.steps}; {self.describe_last()}")
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Stop at a signal at once while the context is entered at a step boundary; several processes must agree, and do not."""
+        with self.request.reacting(self.stop_if_requested if self.ranks.size == 1 else None):
+            yield
 
     def describe_last(self) -> str:
         """Return a phrase that names the last checkpoint and how to resume from it."""

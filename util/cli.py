@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .errors import RunFailed, did_you_mean
+from .errors import RunFailed, did_you_mean, message_of
+from .failures import known_cause
 from .flag_files import expand_files
 from .launcher import read_launcher_env
-from .printable import make_output_printable, printable
-from .stopping import Stopped
+from .printable import OutputLost, make_output_printable, printable
+from .processes import ending_children
+from .stopping import Stopped, StopRequest
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # word processors put others in the place of "-"
 
@@ -119,41 +121,45 @@ def launch(
     """Parse the command line (unless `args` are given) and call `main(args)`; an error that the user can fix becomes one line.
 
     With ICN_DEBUG=1 in the environment the traceback is shown instead. With several processes the line starts with the rank.
+    A signal to stop ends `main` at once, unless it handles signals itself; an error or a signal ends daemonic children.
 
     Raises:
-        SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed or a closed pipe, 130 after
-            Ctrl-C, 143 after SIGTERM.
+        SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed, a lack of memory or the like,
+            or output that cannot be written, 128 + number after a signal.
     """
     make_output_printable()
     try:
-        main(parse(parser, argv) if args is None else args)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at exit
-        parser.exit(1, f"{parser.prog}: error: the reader of the output closed it\n")
-    except (ValueError, OSError, RunFailed) as error:
+        with ending_children(), StopRequest(read_launcher_env()) as request, request.reacting(request.stop):
+            main(parse(parser, argv) if args is None else args)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # where it fails, it fails here
+    except (Stopped, KeyboardInterrupt) as stop:
+        code, message = (stop.exit_code, str(stop)) if isinstance(stop, Stopped) else (130, "interrupted")
+        parser.exit(code, f"{parser.prog}: {message}\n" if read_launcher_env().rank == 0 else None)
+    except Exception as error:
         if os.environ.get("ICN_DEBUG") == "1":
             raise
-        parser.exit(1 if isinstance(error, RunFailed) else 2, f"{parser.prog}: error: {_rank_prefix()}{_message(error)}\n")
-    except Stopped as stop:
-        parser.exit(stop.exit_code, f"{parser.prog}: {stop}\n" if read_launcher_env().rank == 0 else None)
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted\n")
-    except Exception:  # a fault of the program: its authors need the traceback
-        sys.stderr.write(f"{parser.prog}: error: {prefix}unexpected error:\n" if (prefix := _rank_prefix()) else "")
-        raise
+        code, message = _describe(error)
+        prefix = _rank_prefix()
+        if not message:  # a fault of the program: its authors need the traceback
+            sys.stderr.write(f"{parser.prog}: error: {prefix}unexpected error:\n" if prefix else "")
+            raise
+        parser.exit(code, f"{parser.prog}: error: {prefix}{message}\n")
 
 
-def _message(error: Exception) -> str:
-    """Return an error's message, without the traceback of the DataLoader worker that raised it, after its flag if it has one.
+def _describe(error: Exception) -> tuple[int, str]:
+    """Return the exit code for an error, and its message; '' for one that is not foreseen.
 
     It is one line, which indented lines may follow: other line ends are those of a name, and are escaped.
     """
-    text = str(error)
-    if text.startswith("Caught ") and "Original Traceback" in text:
-        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
+    cause, advice = known_cause(error)
+    if cause:
+        return 1, f"{cause}: {advice}"
+    if not isinstance(error, (ValueError, OSError, RunFailed)):
+        return 1, ""
     parameter = getattr(error, "parameter", None)  # models name a parameter, not a flag
-    text = re.sub(r"\n(?! )", r"\\n", text.strip())
-    return f"--{parameter}: {text}" if parameter else text
+    text = re.sub(r"\n(?! )", r"\\n", message_of(error))
+    return 1 if isinstance(error, (RunFailed, OutputLost)) else 2, f"--{parameter}: {text}" if parameter else text
 
 
 def _rank_prefix() -> str:

@@ -12,6 +12,14 @@ class RunFailed(RuntimeError):
     """A run failed for a reason outside the command line (a full disk, a lost process), described in one line."""
 
 
+def message_of(error: BaseException) -> str:
+    """Return an error's message, without the traceback of the DataLoader's worker that raised it."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1]
+    return text.strip()
+
+
 def first_line(error: object) -> str:
     """Return the first line of an error's message, or the name of its type where the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,49 +1,72 @@
-"""Errors during a training, turned into one line that names the last checkpoint."""
+"""Failures of a run that no flag caused (memory, file handles, lost processes), in one line."""
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
-
-from .checkpoint import Checkpointer
-from .distributed import lost_process
-from .errors import ImageError, RunFailed, first_line
+from .errors import ImageError, RunFailed, first_line, message_of
 from .stopping import Stopped
-from .train_state import TrainState
+
+if TYPE_CHECKING:  # this module is imported before torch
+    from .checkpoint import Checkpointer
+    from .train_state import TrainState
+
+SHARED_MEMORY = "give the container more shared memory (docker run --ipc=host or --shm-size=1g), or set --num_workers 0"
+# What an error says, the cause in words (with what was said), and what to do; the first row that fits counts.
+KNOWN = (
+    (r"DataLoader worker.*Bus error|/torch_\d+", "shared memory (/dev/shm) is full", SHARED_MEMORY),
+    (r"Too many open files|ancdata", "too many open files", "raise the limit (ulimit -n), or set fewer --num_workers"),
+    (
+        r"DataLoader worker|Pin memory thread exited",
+        "a process that loads images died ({})",
+        "if memory is short, set fewer --num_workers",
+    ),
+    (
+        r"out of memory|[Cc]an't allocate memory|Cannot allocate memory|Insufficient memory|ALLOC_FAILED|MemoryError",
+        "out of memory",
+        "try a smaller --batch_size (in training also --grad_checkpointing, --precision bf16, --accumulate)",
+    ),
+    (
+        r"can't start new thread|Resource temporarily unavailable",
+        "too many processes or threads ({})",
+        "raise the limit (ulimit -u), or set fewer --num_workers",
+    ),
+)
+
+
+def known_cause(error: BaseException) -> tuple[str, str]:
+    """Return the cause of a failure that lies outside the command line and the data, and what to do; '' where it is another."""
+    if isinstance(error, (MemoryError, OSError, RuntimeError)) or type(error).__module__ == "cv2":
+        for source in filter(None, (error.__cause__, error)):  # the cause names the signal that ended a worker
+            reason = "MemoryError" if isinstance(source, MemoryError) else first_line(message_of(source)).partition(". ")[0]
+            for words, cause, advice in KNOWN:
+                if re.search(words, reason):
+                    return cause.format(reason.rstrip(".")), advice
+    return "", ""
 
 
 @contextmanager
 def describe_failures(checkpointer: Checkpointer, state: TrainState) -> Iterator[None]:
     """Turn an error of the enclosed training into a RunFailed or Stopped that names the epoch and the last checkpoint."""
+    from .distributed import lost_process
+
     try:
         yield
     except RunFailed:
-        _ignore_dying_workers()
         raise
-    except FloatingPointError as error:
-        raise RunFailed(f"epoch {state.epoch.index + 1}: {error}; {checkpointer.describe_last()}; try a smaller --lr") from None
-    except (ImageError, OSError) as error:
-        raise RunFailed(f"epoch {state.epoch.index + 1}: {error}; {checkpointer.describe_last()}") from None
-    except KeyboardInterrupt:
-        raise Stopped(signal.SIGINT, f"interrupted in the middle of a step; {checkpointer.describe_last()}") from None
-    except RuntimeError as error:
-        _ignore_dying_workers()
-        reason, advice = first_line(error), ""
-        if reason.startswith("DataLoader worker"):
-            if checkpointer.ranks.size == 1:
-                checkpointer.stop_if_requested()  # a signal to the process group ends the workers, too
-            cause = f"a process that loads images died ({reason.rstrip('. ')})"
-        elif isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
-            cause = "out of memory"
-            advice = "; try --grad_checkpointing, --precision bf16, or a smaller --batch_size with --accumulate"
-        elif not (cause := lost_process(error)):
+    except (Exception, KeyboardInterrupt) as error:
+        last = checkpointer.describe_last()
+        if checkpointer.request.interrupted or isinstance(error, KeyboardInterrupt):  # it may become another error on its way
+            raise Stopped(signal.SIGINT, f"interrupted in the middle of a step; {last}") from None
+        cause, advice = known_cause(error)
+        if isinstance(error, FloatingPointError):
+            cause, advice = str(error), "try a smaller --lr"
+        elif not cause and isinstance(error, ImageError | OSError):
+            cause = str(error)
+        if not (cause := cause or lost_process(error)):
             raise
-        raise RunFailed(f"epoch {state.epoch.index + 1}: {cause}; {checkpointer.describe_last()}{advice}") from None
-
-
-def _ignore_dying_workers() -> None:
-    """Reset the DataLoader's SIGCHLD handler, which would raise again for every other worker."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise RunFailed(f"epoch {state.epoch.index + 1}: {cause}; {last}{f'; {advice}' * bool(advice)}") from None

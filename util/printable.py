@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 SHOWN = 5  # names in a list
@@ -33,6 +34,10 @@ def quoted(names: Sequence[str]) -> str:
     return ", ".join(f"'{printable(name)}'" for name in names[:SHOWN]) + rest
 
 
+class OutputLost(OSError):
+    """Stdout or stderr cannot be written to; the message is one line."""
+
+
 class PrintableStream:
     """A text stream (stdout, stderr) that writes escapes in place of what does not print, or not in its encoding."""
 
@@ -42,8 +47,24 @@ class PrintableStream:
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        self.unescaped.write(printable(text, keep="\n\t"))
+        with self._writing():
+            self.unescaped.write(printable(text, keep="\n\t"))
         return len(text)
+
+    def flush(self) -> None:
+        with self._writing():
+            self.unescaped.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise OutputLost where the stream cannot be written to, then it writes to nowhere: Python flushes it at exit."""
+        try:
+            yield
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.unescaped.fileno())
+            closed = isinstance(error, BrokenPipeError)
+            why = "the reader of the output closed it" if closed else f"the output cannot be written ({error.strerror})"
+            raise OutputLost(why) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.unescaped, name)

@@ -91,18 +91,27 @@ class Ranks:
         """Yield the results of all processes to all of them, in rounds of one result per rank (fewer once a rank has no more).
 
         Where each process computes the results of `items[rank::size]`, lazily and on the CPU, they have the order of the items.
-        All processes wait for each other in every round, so that a lost process is noticed, and raise Stopped after the same
-        round if one of them has received a signal.
+        All processes wait for each other in every round, so that a lost process is noticed, and stop after the same round if one
+        of them has received a signal; that one does not finish its result.
         """
-        iterator = iter(results)
-        while True:
-            gathered = self.gather((list(islice(iterator, 1)), self.request and self.request.number), slow=True)
-            for part, _ in gathered:
-                yield from part
-            if number := max((signal or 0 for _, signal in gathered), key=SIGNALS.index):
-                raise Stopped(number, "stopped; the same command resumes from what is done")
-            if not any(part for part, _ in gathered):
-                return
+        iterator, request = iter(results), self.request or StopRequest(self.process)
+        with request.reacting(None):
+            while True:
+                part: list[T] = []
+                try:
+                    with request.reacting(request.stop):
+                        part = list(islice(iterator, 1))
+                except Stopped:
+                    if not request.number:
+                        raise
+                gathered = self.gather((part, request.number or 0), slow=True)
+                for part, _ in gathered:
+                    yield from part
+                if number := max((signal for _, signal in gathered), key=SIGNALS.index):
+                    request.number = number
+                    request.stop()
+                if not any(part for part, _ in gathered):
+                    return
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over the processes; all have one dtype and device."""

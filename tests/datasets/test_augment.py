@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from datasets import ImageFolder, TrainSampler, collate, train_transform, training_scales, worker_init
+from datasets import ImageFolder, Loader, TrainSampler, collate, train_transform, training_scales
 from datasets.transforms import Augment
 
 ON = [{"color_jitter": 0.4}, {"randaugment": 9}, {"random_erasing": 1.0}]
@@ -114,8 +113,8 @@ def test_does_not_depend_on_workers_and_can_be_sent_to_them(tmp_path, square):
         Image.fromarray(photo(40 + 8 * i, 64).permute(1, 2, 0).numpy()).save(tmp_path / f"a/{i}.png")
     data = pickle.loads(pickle.dumps(ImageFolder(tmp_path, transform=train_transform(64, square, **ALL))))
     sampler = TrainSampler(len(data), 2, seed=3, sizes=None if square else training_scales(64))
-    options = {"batch_sampler": sampler, "collate_fn": collate, "worker_init_fn": worker_init}
-    alone, apart = (list(DataLoader(data, num_workers=workers, **options)) for workers in (0, 2))
+    options = {"batch_sampler": sampler, "collate_fn": collate}
+    alone, apart = (list(Loader(data, num_workers=workers, **options)) for workers in (0, 2))
     assert [batch.images.shape for batch in alone] == [batch.images.shape for batch in apart]
     assert all(torch.equal(one.images, other.images) for one, other in zip(alone, apart, strict=True))
 

@@ -1,18 +1,10 @@
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
-from typing import Any
-
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from datasets import EvalSampler, TrainSampler, collate, worker_init
-from datasets.loaders import kill_workers_at_exit, preemption_worker_init
+from datasets import EvalSampler, TrainSampler, collate
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -160,65 +152,3 @@ def test_eval_sampler_covers_every_image_exactly_once(n, world_size):
         batches = list(sampler)
         assert len(batches) == len(sampler)
         assert all(1 <= len(batch) <= 2 for batch in batches)
-
-
-class Facts(Dataset):
-    """What a worker says about itself."""
-
-    def __len__(self) -> int:
-        return 1000
-
-    def __getitem__(self, index: int) -> tuple[int, int, bool]:
-        return os.getpid(), torch.get_num_threads(), signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-
-
-def test_a_worker_has_one_thread_and_leaves_ctrl_c_to_the_main_process():
-    batches = iter(DataLoader(Facts(), batch_size=None, num_workers=1, worker_init_fn=worker_init))
-    pid, threads, ignored = next(batches)
-    assert (threads, ignored) == (1, True)
-    os.kill(pid, signal.SIGINT)
-    assert [next(batches)[0] for _ in range(10)] == [pid] * 10
-
-
-class Raising(Dataset):
-    """Raises where nobody catches, as the thread of a worker that hands tensors over does."""
-
-    def __init__(self, *errors: BaseException) -> None:
-        self.errors = errors
-
-    def __len__(self) -> int:
-        return len(self.errors)
-
-    def __getitem__(self, index: int) -> int:
-        error = self.errors[index]
-        sys.excepthook(type(error), error, None)
-        return index
-
-
-def test_a_worker_is_silent_only_about_a_main_process_that_is_gone(capfd: pytest.CaptureFixture[str]):
-    data = Raising(ConnectionResetError("gone"), EOFError("gone"), BrokenPipeError("gone"), ValueError("of its own"))
-    assert list(DataLoader(data, batch_size=None, num_workers=1, worker_init_fn=worker_init)) == [0, 1, 2, 3]
-    assert capfd.readouterr().err == "ValueError: of its own\n"
-
-
-def _exit_with_a_worker(pid: Any) -> None:
-    kill_workers_at_exit()
-    batches = iter(
-        DataLoader(Facts(), batch_size=None, num_workers=1, worker_init_fn=preemption_worker_init, persistent_workers=True)
-    )
-    pid.value = next(batches)[0]
-    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        os.kill(pid.value, number)
-    assert [next(batches)[0] for _ in range(10)] == [pid.value] * 10
-    raise SystemExit(7)
-
-
-def test_a_preempted_worker_continues_until_its_main_process_exits():
-    context = multiprocessing.get_context("fork")
-    pid = context.Value("i", 0)
-    child = context.Process(target=_exit_with_a_worker, args=(pid,))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 7
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid.value, 0)

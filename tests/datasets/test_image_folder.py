@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import datasets.image_folder
-from datasets import TrainSampler, collate, worker_init
+from datasets import Loader, TrainSampler, collate
 from datasets.folders import class_folders
 from datasets.image_folder import ImageFolder, Sample, class_names, open_split
 from datasets.transforms import train_transform, training_scales
@@ -198,8 +197,8 @@ class TestMissing:
 def test_augmentation_does_not_depend_on_workers(data, square):
     train = ImageFolder(data / "birds/train", transform=train_transform(64, square))
     sampler = TrainSampler(len(train), 2, seed=3, sizes=None if square else training_scales(64))
-    options = {"batch_sampler": sampler, "collate_fn": collate, "worker_init_fn": worker_init}
-    batches = [list(DataLoader(train, num_workers=workers, **options)) for workers in (0, 2)]
+    options = {"batch_sampler": sampler, "collate_fn": collate}
+    batches = [list(Loader(train, num_workers=workers, **options)) for workers in (0, 2)]
     assert len(batches[0]) == len(batches[1]) == 2
     for alone, apart in zip(*batches, strict=True):
         assert torch.equal(alone.images, apart.images)
