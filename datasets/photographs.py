@@ -40,24 +40,28 @@ class Batch(NamedTuple):
 def find_photographs(words: Iterable[str], names: Iterable[str] = ()) -> list[Path]:
     """Return the files that words name: files, folders (all images below), globs, and `-` for the lines of `names`.
 
-    A file is taken whatever its name; one that is named twice counts once.
+    A file is taken whatever its name; one that is named twice counts once. What is left out of a folder is printed.
 
     Raises:
         ValueError: a word names nothing, or there is no image in a folder.
     """
     found: dict[Path, None] = {}
     for word in words:
+        left_out = LeftOut(Path(word))
         if word == "-":
             files = [Path(line) for name in names if (line := name.rstrip("\r\n"))]
         elif os.path.isdir(word):
-            files = [Path(path) for path in sorted(images_below(word, LeftOut(Path(word))))]
+            files = [Path(path) for path in sorted(images_below(word, left_out))]
         elif os.path.lexists(word):
             files = [Path(word)]
         else:
             files = [Path(path) for path in sorted(glob.glob(word, recursive=True)) if os.path.isfile(path)]
         if not files:
-            what = "no name on standard input" if word == "-" else "no image in it" if os.path.isdir(word) else "no such file"
+            empty = f"no image in it{f' (left out are {left_out})' if left_out.names else ''}"
+            what = "no name on standard input" if word == "-" else empty if os.path.isdir(word) else "no such file"
             raise ValueError(f"{word}: {what}: name photographs, folders of them, or a pattern such as 'photos/*.jpg'")
+        if left_out.names:
+            print(f"{word}: left out are {left_out}")
         found |= dict.fromkeys(files)
     return list(found)
 

@@ -8,6 +8,7 @@ the attention are drawn for each photograph.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch
 from util.errors import RunFailed
 from util.number import COUNT, WORKERS
+from util.printable import printable
 from util.progress import Progress
 from util.tables import write_csv
 
@@ -58,7 +60,7 @@ def main(args: Flags) -> None:
     """Classify photographs; raise a ValueError for a wrong flag, and a RunFailed at the end where one could not be read."""
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     check_outputs(args)
-    paths = find_photographs(args.photos, sys.stdin)
+    paths = find_photographs(args.photos, standard_input())
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     predictions: list[Prediction | None] = [None] * len(paths)
     bad: dict[int, str] = {}
@@ -80,6 +82,11 @@ def main(args: Flags) -> None:
         raise RunFailed(f"{len(bad)} of {len(paths)} photographs cannot be read")
 
 
+def standard_input() -> Iterator[str]:
+    """Yield the lines of standard input, names of files, which need not be UTF-8."""
+    yield from map(os.fsdecode, sys.stdin.buffer)
+
+
 def check_outputs(args: Flags) -> None:
     """Raise a ValueError where an output cannot be written, before anything is computed."""
     for flag in ("csv", "json", "parquet"):
@@ -99,9 +106,10 @@ def check_outputs(args: Flags) -> None:
 
 def print_table(predictions: dict[str, Prediction]) -> None:
     """Print each photograph with its classes and probabilities."""
-    width = max((len(file) for file in predictions), default=0)
-    for file, (names, probabilities) in list(predictions.items())[:SHOWN]:
-        classes = "  ".join(f"{name} {p:.1%}" for name, p in zip(names, probabilities, strict=True))
+    shown = {printable(file): prediction for file, prediction in list(predictions.items())[:SHOWN]}
+    width = max(map(len, shown), default=0)
+    for file, (names, probabilities) in shown.items():
+        classes = "  ".join(f"{printable(name)} {p:.1%}" for name, p in zip(names, probabilities, strict=True))
         print(f"{file:<{min(width, 60)}}  {classes}")
     if len(predictions) > SHOWN:
         print(f"and {len(predictions) - SHOWN} more: --csv or --json writes all")
@@ -125,6 +133,7 @@ def write_predictions(args: Flags, predictions: dict[str, Prediction]) -> None:
         import pyarrow.parquet
 
         columns: dict[str, Any] = {head: [row[place] for row in rows] for place, head in enumerate(heads)}
+        columns["file"] = [printable(file) for file in columns["file"]]  # Parquet is UTF-8
         with atomic_write(args.parquet, "wb") as binary:
             pyarrow.parquet.write_table(pyarrow.table(columns), binary)
     for file in filter(None, (args.csv, args.json, args.parquet)):

@@ -205,7 +205,7 @@ def class_pages(
     pages = {}
     for index in wanted:
         target = base / f"{index}_{safe_name(classes[index])}"
-        source = split.root if args.predicted else split.root / split.folders[index]
+        source = split.root if args.predicted else split.root / split.folders.get(index, classes[index])
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)
         pages[index] = ClassPages(source, target, classes, origin, heads, query_heads, style, args.format)

@@ -18,25 +18,33 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Progress of `total` steps on stderr: a line that is overwritten on a terminal, else one every 10 s; `label` starts it."""
+    """Progress of `total` steps on stderr: a line that is overwritten on a terminal, else one every 10 s.
 
-    def __init__(self, total: int, label: str) -> None:
+    Args:
+        label: starts the line.
+        work: of all steps, in any unit, where they take unequal times; the remaining time is derived from it. None: `total`.
+    """
+
+    def __init__(self, total: int, label: str, work: float | None = None) -> None:
         self.total, self.label, self.done = total, label, 0
+        self.work, self.worked, self.note = total if work is None else work, 0.0, ""
         self.terminal = sys.stderr.isatty()
         self.start = self.last = time.monotonic()
         self.shown = False
 
-    def step(self, count: int = 1, note: str = "") -> None:
-        """Count further steps; `note` is the end of the line."""
+    def step(self, count: int = 1, note: str | None = None, work: float | None = None) -> None:
+        """Count further steps, 0 to say that work goes on; `note` ends this line and the next, `work` is that of the steps."""
         self.done += count
+        self.worked += count if work is None else work
+        self.note = self.note if note is None else note
         now = time.monotonic()
         elapsed = now - self.start
         if elapsed < SILENT_SECONDS or now - self.last < (0.1 if self.terminal else 10.0):
             return
         self.last, self.shown = now, True
-        left = elapsed / self.done * (self.total - self.done)
+        left = f", {clock(elapsed / self.worked * (self.work - self.worked))} left" if self.worked else ""
         stream = getattr(sys.stderr, "unescaped", sys.stderr)  # on a terminal the line begins with an escape code
-        line = f"{self.label}: {self.done}/{self.total}  {clock(elapsed)} elapsed, {clock(left)} left  {note}".rstrip()
+        line = f"{self.label}: {self.done}/{self.total}  {clock(elapsed)} elapsed{left}  {self.note}".rstrip()
         stream.write(f"\r\033[K{printable(line)}" if self.terminal else f"{printable(line)}\n")
         stream.flush()
 

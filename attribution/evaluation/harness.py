@@ -63,6 +63,20 @@ class Harness:
             model = self.model if self.budget.passes(method, images).backward else self.inference
         return method.call(model, images, classes, **options).detach()
 
+    def work(self, method: Method, size: tuple[int, int]) -> float:
+        """Estimate how long a method takes for an image of `size` `(H, W)`, in forward passes; a backward pass is two."""
+        image = torch.empty(1, 3, *size, device="meta")
+        passes, costly = self.budget.passes(method, image), self.budget.costly(method, image)
+        maps = 1.0
+        if self.planes is not None:
+            count, classes = self.planes.classes.shape
+            limit = self.budget.costly_images if costly else None
+            maps += classes * (1 if limit is None else min(1, limit / count))
+        if "sensitivity" in self.families and not costly:
+            maps += self.budget.sensitivity_samples
+        curves = 3 * self.budget.steps if "faithfulness" in self.families else 0
+        return 1 + curves + maps * (passes.forward + 2 * passes.backward)
+
     def count(self, method: Method, unit: Unit) -> int:
         """Return how many images of a unit the method makes the maps of many classes for."""
         return unit.first(self.budget.costly_images if self.budget.costly(method, unit.images) else None)

@@ -6,6 +6,8 @@ Processes share the units. Rank 0 alone reads and writes what is kept: any numbe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,17 +24,20 @@ from datasets.masks import PairPicture, load_masks
 from util.progress import Progress
 from util.ranks import SINGLE_PROCESS, Ranks
 
+Part = tuple[str, Callable[[], Any]]  # name, and how it is computed
+
 
 def measure_maps(harness: Harness, methods: Sequence[Method], images: MeasuredImages, cache: ResultCache, ranks: Ranks) -> None:
     """Measure every method on every unit, but for the parts that are in the cache."""
 
-    def parts(number: int, missing: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def parts(number: int, missing: Sequence[str]) -> Iterator[Part]:
         unit = images.load(number)
         for method in methods:
             if method.name in missing:
-                yield method.name, harness.measure(unit, method)
+                yield method.name, partial(harness.measure, unit, method)
 
-    _fill_cache(cache, [method.name for method in methods], images.units, parts, "maps", ranks)
+    work = {method.name: harness.work(method, images.sizes[0]) for method in methods}
+    _fill_cache(harness, cache, work, images.units, parts, "maps", ranks)
 
 
 def collect(cache: ResultCache, method: Method, units: Sequence[int]) -> dict[str, Any]:
@@ -56,15 +61,17 @@ def measure_pairs(
     names = {f"pairs-{method.name}": method for method in methods if method.explains_pairs}
     sizes = [len(batch) for batch in batches]
 
-    def parts(number: int, missing: Sequence[str]) -> Iterator[tuple[str, Columns]]:
+    def parts(number: int, missing: Sequence[str]) -> Iterator[Part]:
         chosen = [pairs[place] for place in batches[number]]
         images = load(chosen)
         masks = torch.stack([load_masks(pair, (images.shape[2], images.shape[3])) for pair in chosen]).to(images.device)
         classes = torch.tensor([pair.classes for pair in chosen], device=images.device)  # [B, 2]
         unit = Unit(number, slice(sum(sizes[:number]), sum(sizes[: number + 1])), images, classes, masks)
-        yield from ((name, _pair_columns(harness, method, unit, masks)) for name, method in names.items() if name in missing)
+        for name, method in names.items():
+            if name in missing:
+                yield name, partial(_pair_columns, harness, method, unit, masks)
 
-    _fill_cache(cache, [*names], sizes, parts, "pairs", ranks)
+    _fill_cache(harness, cache, dict.fromkeys(names, 1.0), sizes, parts, "pairs", ranks)
     return {
         method.name: concatenate([cache.read(name, number) for number in range(len(batches))], sizes)
         for name, method in (names.items() if ranks.main else ())
@@ -93,8 +100,10 @@ def measure_model(
     `labelled` yields this process's part of the first images, normalised, with their true classes.
     """
     groups: dict[str, list[Columns]] = {}
-    for metric in METRICS.values():
-        if metric.scope == "model" and metric.family in harness.families and metric.applies(harness.model):
+    metrics = [m for m in METRICS.values() if m.scope == "model" and m.family in harness.families and m.applies(harness.model)]
+    with Progress(len(metrics), "the model") as progress, _reporting(harness, progress):
+        for metric in metrics:
+            progress.step(0, metric.name)
             count = getattr(harness.budget, metric.images) if metric.images else None
             if metric.labelled:
                 batches: Iterable[ModelBatch] = (harness.model_batch(*batch) for batch in labelled(count))
@@ -107,6 +116,7 @@ def measure_model(
             for results in ranks.gather_in_order(computed):
                 for name, columns in results.items():
                     groups.setdefault(name, []).append(columns)
+            progress.step()
     return {name: {key: torch.cat([part[key] for part in parts]) for key in parts[0]} for name, parts in groups.items()}
 
 
@@ -133,22 +143,41 @@ def concatenate(parts: Sequence[Mapping[str, Tensor]], sizes: Sequence[int]) -> 
 
 
 def _fill_cache(
-    cache: ResultCache, names: Sequence[str], sizes: Sequence[int],
-    parts: Callable[[int, Sequence[str]], Iterator[tuple[str, Any]]], title: str, ranks: Ranks,
+    harness: Harness, cache: ResultCache, work: Mapping[str, float], sizes: Sequence[int],
+    parts: Callable[[int, Sequence[str]], Iterator[Part]], title: str, ranks: Ranks,
 ) -> None:  # fmt: skip
-    """Make the parts `names` of each unit that are not in the cache, by `parts(number of the unit, missing names)`."""
+    """Make the parts of each unit that are not in the cache, by `parts(number of the unit, missing names)`.
+
+    `work` has the names of all parts, and how long each takes for an image in comparison.
+    """
     missing: dict[int, list[str]] = {}
     for number in range(len(sizes)) if ranks.main else ():
-        if lacking := [name for name in names if cache.load(name, number) is None]:
+        if lacking := [name for name in work if cache.load(name, number) is None]:
             missing[number] = lacking
     missing = ranks.broadcast(missing)
+    images = sum(sizes[number] * len(names) for number, names in missing.items())
+    total = sum(sizes[number] * work[name] for number, names in missing.items() for name in names)
 
-    def made() -> Iterator[tuple[int, str, Any]]:
+    def made(progress: Progress) -> Iterator[tuple[int, str, Any]]:
         for number in list(missing)[ranks.rank :: ranks.size]:
-            yield from ((number, name, part) for name, part in parts(number, missing[number]))
+            for name, make in parts(number, missing[number]):
+                progress.step(0, name)
+                yield number, name, make()
 
-    with Progress(sum(sizes[number] * len(names) for number, names in missing.items()), title) as progress:
-        for number, name, part in ranks.gather_in_order(made()):
+    with Progress(images, title, total) as progress, _reporting(harness, progress):
+        for number, name, part in ranks.gather_in_order(made(progress)):
             if ranks.main:
                 cache.save(part, name, number)
-            progress.step(sizes[number], name)
+            progress.step(sizes[number], work=sizes[number] * work[name])
+
+
+@contextmanager
+def _reporting(harness: Harness, progress: Progress) -> Iterator[None]:
+    """Let each forward pass show that the measurement goes on: a part of it may take minutes."""
+    models = (harness.model, harness.inference)
+    handles = [model.register_forward_hook(lambda *_: progress.step(0)) for model in models]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

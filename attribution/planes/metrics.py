@@ -19,6 +19,7 @@ from attribution.planes import ground_truth
 from attribution.planes.parts import part_importance, prediction_scores, rank_agreement, single_deletion, target_sensitivity
 from attribution.resize import pool_to
 from datasets.planes.dataset import PlanesSplit, check_picture
+from util.progress import Progress
 from util.ranks import SINGLE_PROCESS, Ranks
 
 FOLDS = 5
@@ -83,7 +84,11 @@ class PlanesMetrics:
                 parts = {name: np.packbits(mask, axis=-1) for name, mask in ground_truth.part_masks(record, size).items()}
                 yield np.packbits(np.array(masks), axis=-1), parts
 
-        drawn = list(ranks.gather_in_order(packed()))
+        drawn = []
+        with Progress(len(self.records), "masks of parts") as progress:
+            for masks in ranks.gather_in_order(packed()):
+                drawn.append(masks)
+                progress.step()
         self._differences = np.stack([masks for masks, _ in drawn])  # [N, K, S, S / 8]
         self._parts = [parts for _, parts in drawn]
         self.size = self._differences.shape[2]

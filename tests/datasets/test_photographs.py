@@ -22,9 +22,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_folders_patterns_and_names_on_standard_input_are_found_once(folder: Path) -> None:
+def test_files_folders_patterns_and_names_on_standard_input_are_found_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = [folder / name for name in ("a.PNG", "b.jpg", "broken.jpg", "sub/c.jpg")]
     assert find_photographs([str(folder)]) == expected
+    left_out = "1 hidden or of the system: '@eaDir'; 1 not named like an image: 'notes.txt'"
+    assert capsys.readouterr().out == f"{folder}: left out are {left_out}\n"
     assert find_photographs([str(folder / "*.jpg"), str(folder / "b.jpg")]) == expected[1:3]
     assert find_photographs([str(folder / "**" / "*.jpg")])[-1] == expected[3]
     assert find_photographs(["-"], [f"{folder}/b.jpg\n", "\n", "x\r\n"]) == [folder / "b.jpg", Path("x")]
@@ -35,7 +39,8 @@ def test_files_folders_patterns_and_names_on_standard_input_are_found_once(folde
 def test_a_word_that_names_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="name photographs"):
+    (tmp_path / "empty" / "a.heic").touch()
+    with pytest.raises(ValueError, match="heif-convert.*name photographs" if word == "empty" else "name photographs"):
         find_photographs([word])
 
 

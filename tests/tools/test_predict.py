@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +100,20 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_classified(
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 1 and "broken.jpg" in lines[-2] and "1 of 4 photographs" in lines[-1]
     assert len(json.loads((tmp_path / "p.json").read_text())) == 3
+
+
+def test_names_that_are_not_utf_8(
+    checkpoints: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = bytes(photos) + b"/caf\xe9\x1b[1m.png"
+    (photos / "a.png").rename(os.fsdecode(name))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(name + b"\n")))
+    monkeypatch.chdir(photos)
+    predict(checkpoints / "average.pth", "-", "--json", "p.json", "--csv", "p.csv", "--panels", "panels")
+    shown = f"{photos}/caf\\xe9\\x1b[1m.png"
+    assert shown in capsys.readouterr().out and Path("p.csv").read_text("utf-8").splitlines()[1].startswith(f"{shown},")
+    assert os.fsencode(json.loads(Path("p.json").read_text("utf-8"))[0]["file"]) == name
+    assert len(os.listdir("panels")) == 1
 
 
 @pytest.mark.parametrize(("flags", "word"), [

@@ -18,6 +18,21 @@ def test_a_line_says_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == ("work: 2/4  0:12 elapsed, 0:12 left  fine\nwork: 4/4  0:40 elapsed, 0:00 left  fine\n")
 
 
+def test_what_is_left_follows_the_work_and_work_that_goes_on_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(2, "maps", work=10) as line:
+        for seconds, step in ((11, (0, "dear")), (22, (1, None, 8)), (33, (0, "cheap")), (44, (1, None, 2))):
+            now[0] = seconds
+            line.step(*step)
+    assert capsys.readouterr().err.splitlines() == [
+        "maps: 0/2  0:11 elapsed  dear", "maps: 1/2  0:22 elapsed, 0:06 left  dear",
+        "maps: 1/2  0:33 elapsed, 0:08 left  cheap", "maps: 2/2  0:44 elapsed, 0:00 left  cheap",
+    ]  # fmt: skip
+
+
 def test_quick_work_prints_nothing(capsys: pytest.CaptureFixture) -> None:
     with Progress(2, "work") as line:
         line.step(2)

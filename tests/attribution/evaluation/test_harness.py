@@ -13,7 +13,7 @@ from patches import batch, patch_model
 
 from attribution.evaluation.cache import CachedModel, ResultCache, cache_key
 from attribution.evaluation.harness import Harness, slot_columns
-from attribution.evaluation.measure import concatenate, measure_model
+from attribution.evaluation.measure import _reporting, concatenate, measure_model
 from attribution.evaluation.protocol import FULL, QUICK, Budget, alternate_classes, most_confused
 from attribution.evaluation.summary import curve_summary, summarise
 from attribution.methods.registry import METHODS, Passes
@@ -24,6 +24,7 @@ from attribution.report.tables import markdown, plain, write_json
 from attribution.resize import pool_to
 from models import for_inference
 from util.errors import RunFailed
+from util.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,6 +146,20 @@ def test_effort_states_the_passes_of_its_options() -> None:
     for budget in (QUICK, FULL):
         costly = {name for name, method in METHODS.items() if budget.costly(method, torch.empty(1, 3, 128, 128))}
         assert costly == {"integrated_gradients_blur", "integrated_gradients_mean", "occlusion", "rise", "contrast"}
+
+
+def test_methods_of_more_passes_are_more_work_and_every_pass_shows_that_it_goes_on() -> None:
+    able, images = harness("additive", "faithfulness"), torch.zeros(1, 3, 32, 40)
+    work = {name: able.work(METHODS[name], (32, 40)) for name in ("centre", "attention", "gradcam", "rise")}
+    assert work == {"centre": 13, "attention": 14, "gradcam": 16, "rise": 53}
+    with Progress(1, "maps") as progress, _reporting(able, progress):
+        steps = []
+        progress.step = lambda *args: steps.append(args)  # type: ignore[method-assign]
+        able.maps(METHODS["contrast"], images, torch.zeros(1, dtype=torch.long))
+        able.grid(images)
+    assert steps == [(0,)] * 49
+    able.grid(images)
+    assert len(steps) == 49
 
 
 def test_siblings_are_the_most_confused() -> None:
