@@ -70,19 +70,24 @@ def mask_path(folder: Path, split_root: Path, picture: Path) -> Path:
 
 
 def check_masks(folder: Path, split_root: Path, pictures: Sequence[Path]) -> int:
-    """Return how many pictures have a mask; a ValueError if none has, or a mask has another (upright) size than its picture."""
-    count = 0
+    """Return how many pictures have a mask.
+
+    Raises:
+        ValueError: none has one, a mask has another (upright) size than its picture, or is that of two pictures.
+    """
+    owners: dict[Path, Path] = {}
     for picture in pictures:
         mask = mask_path(folder, split_root, picture)
         if mask.is_file():
-            count += 1
+            if (other := owners.setdefault(mask, picture)) != picture:
+                raise ValueError(f"--masks: {mask} would be that of {other} and of {picture.name}: rename one of them")
             if image_size(mask) != image_size(picture):
                 sizes = [" x ".join(map(str, image_size(path)[::-1])) for path in (mask, picture)]
                 raise ValueError(f"--masks: {mask} is {sizes[0]}, its picture {sizes[1]}: they must have one size")
-    if not count:
+    if not owners:
         example = mask_path(folder, split_root, pictures[0])
         raise ValueError(f"--masks {folder}: no picture has a mask there; expected {example} for {pictures[0]}")
-    return count
+    return len(owners)
 
 
 def object_masks(folder: Path, split_root: Path, pictures: Sequence[Path], size: tuple[int, int]) -> Tensor:
@@ -119,7 +124,14 @@ def read_pairs(path: Path, classes: Sequence[str]) -> list[PairPicture]:
         raise ValueError(f"--pairs {path}: is not JSON ({error}); {FORM}") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"--pairs {path}: {'an empty list' if entries == [] else 'not a list'}; {FORM}")
-    return [_read_entry(path, number, entry, classes) for number, entry in enumerate(entries, start=1)]
+    pairs = [_read_entry(path, number, entry, classes) for number, entry in enumerate(entries, start=1)]
+    owners: dict[tuple[Path, Path], PairPicture] = {}
+    for pair in pairs:
+        if owners.setdefault(pair.masks, pair) != pair:
+            raise ValueError(
+                f"--pairs {path}: {pair.masks[0].name} is the mask of two entries: give each a picture of its own name"
+            )
+    return pairs
 
 
 def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str]) -> PairPicture:

@@ -120,8 +120,9 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
     evaluation = evaluate_maps(inputs, ranks)
     if evaluation is None:
         return {}
-    write_results(evaluation.content, Path(args.output_dir))
-    write_examples(evaluation, Path(args.output_dir, "examples.jpg"))
+    with writing(Path(args.output_dir)):
+        write_results(evaluation.content, Path(args.output_dir))
+        write_examples(evaluation, Path(args.output_dir, "examples.jpg"))
     methods, images = len(evaluation.measured), len(evaluation.images)
     print(f"{methods} methods on {images} images in {clock(time.monotonic() - start)}: {args.output_dir}/attribution.md")
     return evaluation.content

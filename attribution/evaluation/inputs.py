@@ -13,7 +13,7 @@ from torch import Tensor
 from attribution.evaluation.protocol import Budget, alternate_classes
 from attribution.metrics.faithfulness import Score
 from attribution.metrics.metric import Unit
-from attribution.metrics.registry import chosen_families
+from attribution.metrics.registry import METRICS, chosen_families
 from attribution.planes.metrics import PlanesMetrics
 from datasets import EvalSampler, ImageBatch, ImageFolder, collate, eval_shapes, eval_transform, open_split
 from datasets.masks import PairPicture, check_masks, mask_path, object_masks, read_pairs
@@ -77,6 +77,9 @@ def open_inputs(
         ValueError: a file is not what it should be, or a metric was asked for whose ground truth is missing.
     """
     families = chosen_families(args.metrics)
+    for family in families if args.metrics else ():
+        if not all(metric.applies(model) for metric in METRICS.values() if metric.family == family):
+            raise ValueError(f"--metrics {family} is not defined for the {model.decoder_name} decoder: leave it out")
     transform = eval_transform(args.image_size, args.square)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
     places = alternate_classes(split.labels, args.seed)

@@ -142,7 +142,9 @@ def find_metric(column: str) -> Metric:
     name, _, slot = column.partition("/")
     if name not in METRICS and name.endswith(NATIVE):
         metric = METRICS[name.removesuffix(NATIVE)]
-        return replace(metric, label=f"{metric.label}, native", meaning="the same, of the map at its own resolution")
+        return replace(
+            metric, label=f"{metric.label}, native", meaning="the same, of the map at its own resolution (–: the model's)"
+        )
     return replace(METRICS[name], label=slot) if slot else METRICS[name]
 
 
@@ -170,6 +172,10 @@ def chosen_families(names: Iterable[str] | None) -> frozenset[str]:
         chosen.add(home)
         if home == NATIVE_FAMILY and name != NATIVE_FAMILY:
             chosen.add(find_metric(name).family)
+    if chosen == {NATIVE_FAMILY}:
+        raise ValueError(
+            f"--metrics {NATIVE_FAMILY} measures others at the maps' own resolutions: add them, as faithfulness,masks"
+        )
     return frozenset(chosen)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attribution.metrics.localisation import pair_scores
-from datasets.masks import load_masks, read_mask, read_pairs
+from datasets.masks import check_masks, load_masks, read_mask, read_pairs
 from datasets.planes import get_preset
 from datasets.planes.pairs import export_pairs
 
@@ -115,6 +115,21 @@ def test_wrong_masks_are_named(street):
     mask.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"street.B.png: is not an image"):
         read_pairs(street, CLASSES)
+
+
+def test_a_mask_of_two_pictures_is_refused(street):
+    write(street, "street.jpg", np.full((20, 30, 3), 60, np.uint8))
+    for other in ({"file": "street.jpg"}, {"A": "car"}):
+        (street / "pairs.json").write_text(json.dumps([ENTRY, {**ENTRY, **other}]))
+        with pytest.raises(ValueError, match=r"street\.A\.png is the mask of two entries"):
+            read_pairs(street, CLASSES)
+    pictures = [street / "val" / "bus" / name for name in ("a.png", "a.jpg", "b.png")]
+    for path in (*pictures, street / "masks" / "val" / "bus" / "a.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path.parent, path.name, box(0, 10))
+    assert check_masks(street / "masks", street / "val", pictures[1:]) == 1
+    with pytest.raises(ValueError, match=r"a\.png would be that of .*a\.png and of a\.jpg: rename one"):
+        check_masks(street / "masks", street / "val", pictures)
 
 
 def test_scenes_of_the_renderer_are_pairs(tmp_path):

@@ -237,6 +237,9 @@ def test_without_captum_its_methods_are_left_out(
         (["--ours", "contribution"], ["--ours contribution", "additive"]),
         (["--metrics", "srgg"], ["--metrics srgg", "faithfulness", "srg"]),
         (["--metrics", "planes"], ["--metrics planes", "make_planes"]),
+        (["--metrics", "native"], ["--metrics native", "add them"]),
+        (["--ours", "oracle"], ["--ours oracle is a map of the ground truth (masks)", "choose from attention"]),
+        (["--methods", "evidence_oracle"], ["--methods evidence_oracle", "removal_effects"]),
         (["--metrics", "pointing"], ["--masks"]),
         (["--metrics", "own_hit"], ["--pairs"]),
         (["--masks", "absent"], ["--masks absent"]),
@@ -259,6 +262,14 @@ def test_errors_are_one_line_that_names_the_flag(
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and len(lines) == 1, lines
     assert all(re.search(re.escape(word), lines[0]) for word in words), lines[0]
+
+
+def test_metrics_of_attention_are_refused_where_there_is_none(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), arguments(made, tmp_path, "none", "--metrics", "gini,reliance"))
+    assert stop.value.code == 2 and "--metrics reliance is not defined for the average decoder" in capsys.readouterr().err
 
 
 def test_mask_of_another_size_and_output_in_a_file(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

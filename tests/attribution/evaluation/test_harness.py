@@ -55,6 +55,8 @@ def test_names_of_metrics_lead_to_their_groups() -> None:
     assert chosen_families(None) == set(families())
     with pytest.raises(ValueError, match=r"--metrics srgg.*faithfulness.*deletion"):
         chosen_families(["srgg"])
+    with pytest.raises(ValueError, match=r"--metrics native measures others .*: add them"):
+        chosen_families(["native"])
 
 
 def test_every_map_is_pooled_to_the_grid_of_the_model() -> None:
