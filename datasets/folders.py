@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from util.classes import class_key
 from util.printable import quoted
 
 EXTENSIONS = ".bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp"
@@ -32,7 +34,6 @@ SYSTEM = re.compile(
     r"(eh)?thumbs(_vista)?\.db|desktop\.ini|system volume information|network trash folder|temporary items|icon\r",
     re.IGNORECASE | re.DOTALL,
 )
-INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff]")
 
 
 class LeftOut:
@@ -60,11 +61,6 @@ class LeftOut:
         """Return how many there are of each reason, and their first names; empty if there are none."""
         reasons = sorted(self.names.items())
         return "; ".join(f"{len(names)} {reason}: {quoted(sorted(names))}" for reason, names in reasons)
-
-
-def class_key(name: str) -> str:
-    """Return what the names that look like `name` have in common: NFC without invisible letters and spaces at its ends."""
-    return " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", name)).split())
 
 
 def class_folders(root: Path, left_out: LeftOut | None = None) -> dict[str, str]:
@@ -99,11 +95,16 @@ def _check_names(root: Path, folders: list[str]) -> None:
     known: dict[str, str] = {}
     for folder in folders:
         if any("\ud800" <= letter <= "\udfff" for letter in folder):
-            raise ValueError(f"{root}: the name of the class folder {quoted([folder])} is not UTF-8; rename it")
+            raise ValueError(f"{root}: the name of the class folder {quoted([folder])} is not UTF-8; rename it{_locale_hint()}")
         other = known.setdefault(class_key(folder), folder)
         if other != folder:
             both = f"{ascii(other)} and {ascii(folder)}"
             raise ValueError(f"{root}: the class folders {both} have names that look alike; merge them, or rename one")
+
+
+def _locale_hint() -> str:
+    encoding = sys.getfilesystemencoding()
+    return "" if encoding == "utf-8" else f", or set PYTHONUTF8=1: Python takes names for {encoding} here"
 
 
 def images_below(folder: str, left_out: LeftOut, ancestors: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
@@ -117,12 +118,14 @@ def images_below(folder: str, left_out: LeftOut, ancestors: frozenset[tuple[int,
     if identity in ancestors:
         return
     for entry in entries:
-        if not SYSTEM.fullmatch(entry.name) and _is_folder(entry):
-            yield from images_below(entry.path, left_out, ancestors | {identity})
-        elif SYSTEM.fullmatch(entry.name) or os.path.splitext(entry.name)[1].lower() not in IMAGE_EXTENSIONS:
+        if SYSTEM.fullmatch(entry.name):
             left_out.add(entry)
-        else:
+        elif _is_folder(entry):
+            yield from images_below(entry.path, left_out, ancestors | {identity})
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
             yield entry.path
+        else:
+            left_out.add(entry)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.decode import decode_image
-from datasets.folders import EXTENSIONS, LAYOUT, SYSTEM, LeftOut, class_folders, class_key, images_below
+from datasets.folders import EXTENSIONS, LAYOUT, SYSTEM, LeftOut, class_folders, images_below
+from util.classes import class_key, match_classes
 from util.printable import quoted
 
 Transform = Callable[[Tensor, "int | None"], Tensor]
@@ -87,9 +88,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
 
     def _match(self, folders: Mapping[str, str]) -> dict[int, str]:
         """Return the folder of each class index; a ValueError for one whose name is that of no class."""
-        labels = {class_key(name): label for label, name in enumerate(self.classes)}
-        labels |= {name: label for label, name in enumerate(self.classes)}
-        found = {name: labels.get(name, labels.get(class_key(name))) for name in folders}
+        found = dict(zip(folders, match_classes(folders, self.classes), strict=True))
         if unknown := [name for name, label in found.items() if label is None]:
             known = f"the {len(self.classes)} classes of the training split or checkpoint ({quoted(self.classes)})"
             near = [name for name in self.classes if class_key(name).casefold() == class_key(unknown[0]).casefold()]

@@ -10,12 +10,13 @@ import torch
 from torch.utils.data import Sampler
 
 from datasets.batch import collate
-from datasets.folders import class_folders, class_key
+from datasets.folders import class_folders
 from datasets.image_folder import ImageFolder, Sample, open_split, split_folder
 from datasets.samplers import EvalSampler
 from datasets.scan import eval_shapes
 from datasets.transforms import eval_transform, train_transform
 from datasets.workers import Loader
+from util.classes import class_key
 
 
 def training_classes(args: argparse.Namespace, saved: Sequence[str] | None = None) -> list[str]:

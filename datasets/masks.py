@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.decode import decode_image, image_size
+from util.classes import match_classes
 
 FORM = 'expected [{"file": "street.jpg", "A": "bus", "B": "tram"}, ...]'
 SHOWN = 5  # class names listed in an error
@@ -138,12 +139,13 @@ def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str]) 
     where = f"--pairs {path}: entry {number}"
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in ("file", "A", "B")):
         raise ValueError(f"{where} lacks the text 'file', 'A' or 'B'; {FORM}")
-    for side in ("A", "B"):
-        if entry[side] not in classes:
+    chosen = match_classes([entry["A"], entry["B"]], classes)
+    for side, label in zip("AB", chosen, strict=True):
+        if label is None:
             close = difflib.get_close_matches(entry[side], classes, SHOWN) or list(classes)[:SHOWN]
             shown = ", ".join(map(repr, close)) + (", ..." if len(close) < len(classes) else "")
             raise ValueError(f"{where}: {side} is '{entry[side]}', not one of the model's {len(classes)} classes: {shown}")
-    if entry["A"] == entry["B"]:
+    if chosen[0] == chosen[1]:
         raise ValueError(f"{where}: A and B are both '{entry['A']}'; a pair has two classes")
     picture = path.parent / entry["file"]
     masks = picture.with_suffix(".A.png"), picture.with_suffix(".B.png")
@@ -154,7 +156,7 @@ def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str]) 
         if image_size(mask) != size:
             height, width = image_size(mask)
             raise ValueError(f"{mask}: is {width} x {height}, its picture is {size[1]} x {size[0]}; they must have one size")
-    return PairPicture(picture, masks, (classes.index(entry["A"]), classes.index(entry["B"])))
+    return PairPicture(picture, masks, (chosen[0], chosen[1]))  # type: ignore[arg-type]
 
 
 def load_masks(pair: PairPicture, size: tuple[int, int]) -> Tensor:

@@ -1,12 +1,29 @@
-"""Finding a class by its name or its index."""
+"""Names of classes: which are the same, and finding a class by its name or its index."""
 
 from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cache
 
 SHOWN = 5
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff]")
+
+
+@cache
+def class_key(name: str) -> str:
+    """Return what the names that look like `name` have in common: NFC without invisible letters and spaces at its ends."""
+    return " ".join(INVISIBLE.sub("", unicodedata.normalize("NFC", name)).split())
+
+
+def match_classes(names: Iterable[str], classes: Sequence[str]) -> list[int | None]:
+    """Return the index of each name among the classes, by the very name or else by its key; None where there is none."""
+    known = {class_key(name): index for index, name in enumerate(classes)}
+    known |= {name: index for index, name in enumerate(classes)}
+    return [known.get(name, known.get(class_key(name))) for name in names]
 
 
 def find_class(choice: str | int, classes: Sequence[str]) -> int:
@@ -15,8 +32,8 @@ def find_class(choice: str | int, classes: Sequence[str]) -> int:
     Raises:
         ValueError: there is no such class; the message names similar ones.
     """
-    if isinstance(choice, str) and choice in classes:
-        return classes.index(choice)
+    if isinstance(choice, str) and (label := match_classes([choice], classes)[0]) is not None:
+        return label
     count = len(classes)
     index = _as_index(choice)
     if index is not None and 0 <= index < count:
