@@ -138,12 +138,16 @@ class Predictor:
         """
         if not isinstance(topk, int) or topk < 1:
             raise ValueError(f"topk {topk!r} must be a whole number of at least 1")
+        return self._best(self.logits(pictures), topk)
+
+    def logits(self, pictures: Picture | list[Picture] | tuple[Picture, ...]) -> Tensor:
+        """Return the logits of pictures, given as for `predict`, float32 `[N, C]` on the CPU; ValueError as there."""
         chosen = pictures if isinstance(pictures, (list, tuple)) else [pictures]
         inputs = [self.transform(read_picture(picture)) for picture in chosen]
         logits = torch.empty(len(inputs), len(self.classes))
         for batch in EvalSampler(len(inputs), BATCH, shapes=[(image.shape[1], image.shape[2]) for image in inputs]):
             logits[batch] = self._logits(self._normalise([inputs[place] for place in batch]))
-        return self._best(logits, topk)
+        return logits
 
     def stream(
         self, paths: Sequence[Path], topk: int = 5, batch_size: int = BATCH, workers: int = 2
