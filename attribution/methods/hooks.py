@@ -138,22 +138,43 @@ def class_maps(attention: Tensor, classes: Tensor) -> Tensor:
     return attention.transpose(1, 2).gather(1, index)
 
 
-def logits_with_attention(model: ICN, images: Tensor, padding_mask: Tensor | None = None, *, replacement: Replacement) -> Tensor:
-    """Return logits `[B, C]` of a model with attention, all cross-attention weights replaced by `replacement(weights, valid)`.
+def logits_with_attention(
+    model: ICN, images: Tensor, padding_mask: Tensor | None = None, *, replacement: Replacement, layer: int | None = None
+) -> Tensor:
+    """Return logits `[B, C]` of a model with attention, cross-attention weights replaced by `replacement(weights, valid)`.
 
-    It is called with the weights `[B, heads, C, S]` of each layer and the valid keys `[B, 1, 1, S]`, or None.
+    It is called with the weights `[B, heads, C, S]` of each layer, or of the decoder `layer` alone, and the valid keys
+    `[B, 1, 1, S]`, or None.
     """
     decoder: Any = model.transformer.decoder
     with ExitStack() as undo:
         if model.decoder_spec.is_layered:
-            for layer in decoder.layers:
-                for handle in _replace_attention(layer.multihead_attn, replacement):
+            for each in decoder.layers if layer is None else [decoder.layers[layer]]:
+                for handle in _replace_attention(each.multihead_attn, replacement):
                     undo.callback(handle.remove)
             return model(images, padding_mask).logits
         computed = decoder.attention_weights
         decoder.attention_weights = lambda query, key, valid: replacement(computed(query, key, valid), valid)
         undo.callback(lambda: delattr(decoder, "attention_weights"))
         return model(images, padding_mask, attention=-1).logits  # with attention: the path that computes the weights
+
+
+def uniform_attention(weights: Tensor, valid: Tensor | None) -> Tensor:
+    """Return weights of the same shape that are equal over the valid keys."""
+    even = torch.ones_like(weights) if valid is None else valid.expand_as(weights).to(weights)
+    return even / even.sum(-1, keepdim=True)
+
+
+@contextmanager
+def fixed_features(model: ICN, images: Tensor) -> Iterator[None]:
+    """Compute the backbone's features of images once; within the context the model takes them whatever its input is."""
+    backbone: Any = model.backbone[0]
+    features = backbone(images)
+    backbone.forward = lambda images: features
+    try:
+        yield
+    finally:
+        del backbone.forward
 
 
 def chunked(method: Callable[..., Tensor]) -> Callable[..., Tensor]:

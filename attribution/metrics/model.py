@@ -8,7 +8,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from attribution.methods.hooks import Replacement, class_attention, frozen, logits_with_attention
+from attribution.methods.hooks import Replacement, class_attention, frozen, logits_with_attention, uniform_attention
 from attribution.metrics.metric import Columns, ModelBatch
 from attribution.metrics.robustness import head_diversity, spearman
 from models import ICN
@@ -34,7 +34,7 @@ def reliance(model: ICN, images: Tensor, labels: Tensor, *, padding_mask: Tensor
     if model.num_decoder_layers == 0:
         raise ValueError(f"reliance is measured on attention, which --decoder {model.decoder_name} does not have")
     replacements: dict[str, Replacement] = {
-        "uniform": _uniform,
+        "uniform": uniform_attention,
         "other_image": lambda weights, valid: weights.roll(len(weights) // 2, 0),
         "other_class": lambda weights, valid: weights[:, :, derangement(weights.shape[2], seed).to(weights.device)],
     }
@@ -45,11 +45,6 @@ def reliance(model: ICN, images: Tensor, labels: Tensor, *, padding_mask: Tensor
     if len(images) == 1:
         right["other_image"] = torch.full_like(right["clean"], torch.nan)
     return right
-
-
-def _uniform(weights: Tensor, valid: Tensor | None) -> Tensor:
-    even = torch.ones_like(weights) if valid is None else valid.expand_as(weights).to(weights)
-    return even / even.sum(-1, keepdim=True)
 
 
 def derangement(count: int, seed: int = 0) -> Tensor:
