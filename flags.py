@@ -105,7 +105,9 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
     group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is evaluated")
     group.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load images; 0: only the main process")
-    group.add_argument("--output_dir", default="output", help="folder of the results; '' writes nothing")
+    group.add_argument(
+        "--output_dir", default="output", help="folder of the results; '' writes none; those of a checkpoint: beside it"
+    )
     group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
     group.add_argument("--world_size", default=1, type=COUNT, help="number of processes; set by their launcher")
     group.add_argument("--dist_url", default="env://", help="rendezvous of the processes; env://: set by their launcher")
@@ -199,6 +201,13 @@ def check_map_losses(args: Flags) -> None:
 def output_folder(args: Flags) -> Path:
     """Return the folder of a run's results."""
     return Path(args.output_dir) / args.dataset_name / args.output_sub_dir
+
+
+def compared_flags() -> list[str]:
+    """Return the flags that make runs comparable: all but the seed, and those that say where and how a run is computed."""
+    actions = get_args_parser().flags_of("model", "start", *RESTORED)
+    names = [action.dest for action in actions if action.dest not in ("seed", "start_epoch")]
+    return ["dataset_name", "test", *names]
 
 
 def explicit_flags(args: Flags) -> dict[str, Any]:

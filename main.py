@@ -18,7 +18,6 @@ ARGS = parse(PARSER) if __name__ == "__main__" else None  # before torch is impo
 import math
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from models import ICN, build_model, for_inference, load_checkpoint, load_finetu
 from models.checkpoint_format import VERSION
 from models.loading import ADDRESSES, read_checkpoint
 from trainer import Trainer, build_trainer, compile_model
-from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name, remove_temporary_files
+from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name
 from util.device import select_device
 from util.distributed import init_distributed
 from util.failures import describe_failures
@@ -43,6 +42,7 @@ from util.progress import clock
 from util.random_state import RandomState, seed_from
 from util.ranks import Ranks
 from util.results import write_results
+from util.results_folder import check_space, expand_job_id, is_typed, results_beside_checkpoint, results_folder
 from util.stopping import StopRequest
 from util.train_state import TrainState
 
@@ -58,6 +58,7 @@ def main(args: Flags) -> dict[str, Any]:
         Stopped: the run stopped after a signal.
     """
     check_flags(args)
+    args = expand_job_id(args)
     torch.manual_seed(args.seed)
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -65,7 +66,10 @@ def main(args: Flags) -> dict[str, Any]:
     device = select_device(args.device, read_launcher_env())
     torch.backends.cudnn.benchmark = not args.deterministic
     with init_distributed(args.dist_url, device.type == "cuda") as ranks:
-        return evaluate(args, device, ranks) if args.eval else train(args, device, ranks)
+        if args.eval:
+            return evaluate(args, device, ranks)
+        with results_folder(output_folder(args) if args.output_dir and ranks.main else None):
+            return train(args, device, ranks)
 
 
 def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
@@ -103,6 +107,8 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
         f"{count_parameters(model) / 1e6:.1f} M trained parameters, {device}, {precision.name}"
         f"{f', {ranks.size} processes' * (ranks.size > 1)}"
     )
+    if ranks.main:
+        check_space(checkpointer.folder, 12 * count_parameters(model))  # weights and two moments
     train_loader = build_loader(args, train_set, sampler, device, checkpointer.interruptible)
     val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size, checkpointer.interruptible)
     with stop_request, describe_failures(checkpointer, state):
@@ -122,8 +128,6 @@ def train_epochs(
     """Train and evaluate the epochs that are left; return the last line of log.txt."""
     ranks, model, folder = trainer.ranks, trainer.model, checkpointer.folder
     log = RunLog(folder, args.tensorboard, args.start_epoch) if ranks.main else RunLog(None)
-    if folder is not None and ranks.main:
-        remove_temporary_files(folder)
     line: dict[str, Any] = {}
     for index in range(args.start_epoch, args.epochs):
         state.begin_epoch(index)
@@ -255,17 +259,20 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     eval_model = for_inference(model, precision.dtype)
     forward = compile_model(eval_model, args.square, frozen=device.type == "cpu") if args.compile else eval_model
     loader = build_eval_loader(args, dataset, device, ranks.rank, ranks.size)
-    try:
-        evaluation = engine.evaluate(forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks)
-    except FloatingPointError as error:
-        raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training diverged") from None
-    averaged = "  (averaged weights)" if meta.averaged else ""
-    print(f"{args.test}: {len(dataset)} images of {len(classes)} classes  {format_stats(evaluation.stats)}{averaged}")
-    if args.output_dir and ranks.main:
-        folder: Path = output_folder(args) / f"eval_{args.test}"
-        source = {"checkpoint": str(args.resume), "epoch": meta.epoch, "split": args.test, "precision": precision.name}
-        write_results(folder, classes, evaluation.labels, evaluation.predictions, {**evaluation.stats, **source})
-        print(f"per_class.csv, confusion_matrix.csv, confusion_matrix.png, results.json: {folder}")
+    folder = output_folder(args) / f"eval_{args.test}" if is_typed(args) else results_beside_checkpoint(args, "eval", meta.args)
+    with results_folder(folder if args.output_dir and ranks.main else None, "results.json"):
+        try:
+            evaluation = engine.evaluate(
+                forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks
+            )
+        except FloatingPointError as error:
+            raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training diverged") from None
+        averaged = "  (averaged weights)" if meta.averaged else ""
+        print(f"{args.test}: {len(dataset)} images of {len(classes)} classes  {format_stats(evaluation.stats)}{averaged}")
+        if args.output_dir and ranks.main:
+            source = {"checkpoint": str(args.resume), "epoch": meta.epoch, "split": args.test, "precision": precision.name}
+            write_results(folder, classes, evaluation.labels, evaluation.predictions, {**evaluation.stats, **source})
+            print(f"per_class.csv, confusion_matrix.csv, confusion_matrix.png, results.json: {folder}")
     return evaluation.stats
 
 

@@ -20,14 +20,15 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
 import main as icn
-from flags import output_folder
+from flags import compared_flags, output_folder
 from models.loading import read_checkpoint
 from util.checkpoint import find_checkpoint
 from util.cli import Flags, Parser, launch
 from util.errors import first_line
 from util.launcher import read_launcher_env
-from util.logging import run_table
 from util.number import COUNT, WHOLE, Number
+from util.results_folder import expand_job_id, folder_of_checkpoint, is_typed
+from util.run_table import run_table
 from util.stopping import Stopped
 from util.sweep import expand_runs
 
@@ -59,13 +60,13 @@ class Job:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
         if "SUBMITIT_FOLDER" in os.environ:  # an error of an earlier start is no result
             submitit.JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
-        args = Flags(**self.flags)
+        args = expand_job_id(Flags(**self.flags))
         if args.tool == "main" and not args.eval and args.output_dir and any(output_folder(args).glob("checkpoint*.pth")):
             args = args.replace(resume="auto")
         try:
             result = program(args.tool).main(args)
             if args.tool != "main":  # its results are files
-                result = {"results": args.output_dir}
+                result = {"results": str(results_root(args))}
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a signal to a process that is ending would make it a failure
             return result
         except Stopped as stop:
@@ -127,6 +128,8 @@ def prepare(args: Flags) -> list[Job]:
         raise ValueError(f"--ngpus {args.ngpus}: --cluster debug is one process; --cluster local starts several")
     if not args.job_dir and not args.output_dir:
         raise ValueError("--output_dir '' writes nothing: give --job_dir, a job needs a folder for its logs and its result")
+    if (args.seeds or args.recipes) and "%j" in args.output_dir + args.output_sub_dir:
+        raise ValueError("--seeds and --recipes give each run a folder of its own: leave %j out of --output_dir")
     runs = expand_runs(args, icn.get_args_parser)
     for run in runs:
         program(args.tool).check_flags(run)
@@ -148,10 +151,16 @@ def submit(executor: submitit.AutoExecutor, jobs: list[Job]) -> list[submitit.Jo
         raise ValueError(f"the cluster refuses the job: {'; '.join(lines)}") from None
 
 
+def results_root(args: Flags) -> Path:
+    """Return the folder of a run, or the one below which the results of its checkpoint are."""
+    if is_typed(args) or (args.tool == "main" and not args.eval):
+        return output_folder(args) if args.tool == "main" else Path(args.output_dir)
+    return folder_of_checkpoint(args)
+
+
 def make_executor(args: Flags) -> submitit.AutoExecutor:
     """Build submitit's executor; nothing in its settings is specific to a site."""
-    results = output_folder(args) if args.tool == "main" else Path(args.output_dir)
-    folder = Path(args.job_dir) if args.job_dir else results / "jobs"
+    folder = Path(args.job_dir) if args.job_dir else results_root(args) / "jobs"
     # The job starts in the current folder, and must find the same modules from there.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     limits = {} if args.cluster == "debug" else {f"{args.cluster}_max_num_timeout": args.max_timeouts}
@@ -248,7 +257,7 @@ def main(args: Flags) -> dict[str, Any] | None:
             result = wait(job, args.cluster)
             print(f"job {job.job_id} is done: {result}", flush=True)
     if folders and not args.eval:
-        print(run_table(folders))
+        print(run_table(folders, compared_flags()))
     return result
 
 

@@ -65,7 +65,7 @@ def test_the_three_commands(tmp_path: Path) -> None:
     seen = run("-m", "tools.visualization", "--eval", "--resume", checkpoint, *data, "--class_index", 1, cwd=tmp_path)
     assert seen.returncode == 0, seen.stderr
     assert "2 images of class 1 (green)" in seen.stdout
-    drawn = tmp_path / "output/visualization/birds/val/1_green"
+    drawn = tmp_path / "output/birds/output_sub/visualization_val/1_green"
     assert (drawn / "index.html").exists() and len(list(drawn.glob("*/heads__true-green__*.png"))) == 2
 
     again = run(ROOT / "main.py", "--eval", "--resume", checkpoint, *data, "--enc_layers", 5, "--output_dir", "", cwd=tmp_path)

@@ -150,7 +150,7 @@ def test_a_model_that_blew_up_in_the_last_step_is_not_saved(colours: Path, tmp_p
     """The training loss is measured before the last update; the score after it is what tells."""
     with pytest.raises(RunFailed, match="epoch 1: the loss is nan on val; no checkpoint was saved"):
         run_main(colours, tmp_path, "--epochs", 1, "--batch_size", 24, "--lr", 1e30)
-    assert [path.name for path in (tmp_path / "colours" / "output_sub").iterdir()] == []
+    assert not list(tmp_path.iterdir())  # nor does an empty folder stay
 
 
 def test_the_best_so_far_counts_where_its_file_is(colours: Path, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
     python -m tools.collect <run folder> ...
 
-A run folder is `<output_dir>/<dataset_name>/<output_sub_dir>`, which holds the log.txt of a training. Runs whose names differ
-only in `_seed<n>` at the end are a group; where no name ends so, all runs are one group.
+A run folder is `<output_dir>/<dataset_name>/<output_sub_dir>`, which holds the log.txt and the checkpoint of a training. Runs are
+a group if their model, their data and all that they were trained with agree, except the seed, and so do their names but for
+`_seed<n>` at the end; where no name ends so, names do not count. Unfinished runs are marked, and are no part of a mean.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/collect.py` works too
 
+from flags import compared_flags
 from util.cli import Parser, launch
-from util.logging import run_table
+from util.run_table import run_table
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -25,8 +27,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Print the table. ValueError for a folder without the log of a finished epoch."""
-    print(run_table(args.runs))
+    """Print the table. ValueError for a folder that is not that of a training."""
+    print(run_table(args.runs, compared_flags()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Measure the maps of a model: `python -m tools.evaluate_attribution --resume <checkpoint.pth> --dataset_path ... --quick`
 
-Writes attribution.json, attribution.md, curves.png, bars.png and examples.jpg to --output_dir. Finished parts are kept in its
-folder `partial`: an interrupted run is resumed from there. Under torchrun or srun the processes share the images.
+Writes attribution.json, attribution.md, curves.png, bars.png and examples.jpg to --output_dir, by default `attribution_<split>`
+beside the checkpoint. Finished parts are kept in its folder `partial`: an interrupted run is resumed from there. Under torchrun
+or srun the processes share the images.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from attribution.evaluation.inputs import open_inputs
 from attribution.evaluation.protocol import FULL, QUICK, Budget
 from attribution.metrics.registry import chosen_families, families
 from attribution.report.figures import write_examples
-from attribution.report.html import writing
 from attribution.report.tables import write_results
 from datasets import ImageFolder, Loader, class_names
 from datasets.loaders import build_eval_loader
@@ -36,6 +36,7 @@ from util.number import COUNT, SEED
 from util.precision import select_precision
 from util.progress import clock
 from util.ranks import Ranks
+from util.results_folder import expand_job_id, is_typed, results_beside_checkpoint, results_folder
 from util.stopping import StopRequest
 
 PROG = "python -m tools.evaluate_attribution"
@@ -65,7 +66,7 @@ def get_args_parser(add_help: bool = True) -> Parser:
     group.add_argument("--seed", default=0, type=SEED, help="of the choice of pictures, and of random maps, masks and weights")
     add_model_flags(parser)
     add_data_flags(parser)
-    parser.set_defaults(batch_size=16, output_dir="output/attribution")
+    parser.set_defaults(batch_size=16)
     return parser
 
 
@@ -77,8 +78,6 @@ def check_flags(args: Flags) -> Budget:
         raise ValueError("--output_dir is empty: name a folder for the results")
     sizes = {name: getattr(args, name) for name in ("images", "costly_images", "steps")}
     budget = replace(FULL if args.full else QUICK, **{name: size for name, size in sizes.items() if size is not None})
-    with writing(Path(args.output_dir)):
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     return budget
 
 
@@ -91,6 +90,7 @@ def main(args: Flags) -> dict[str, Any]:
     """
     cv2.setNumThreads(1)
     budget = check_flags(args)
+    args = expand_job_id(args)
     chosen_families(args.metrics)  # a wrong name is an error before anything is read
     device = select_device(args.device, read_launcher_env())
     message = "stopped; the same command resumes from what is done"
@@ -116,15 +116,17 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
     def loader(split: ImageFolder) -> Loader:
         return build_eval_loader(args, split, device, ranks.rank, ranks.size)
 
+    folder = Path(args.output_dir) if is_typed(args) else results_beside_checkpoint(args, "attribution", meta.args)
+    args = args.replace(output_dir=str(folder))
     inputs = open_inputs(args, budget, model, meta.normalisation, classes, precision, device, loader)
-    evaluation = evaluate_maps(inputs, ranks)
-    if evaluation is None:
-        return {}
-    with writing(Path(args.output_dir)):
-        write_results(evaluation.content, Path(args.output_dir))
-        write_examples(evaluation, Path(args.output_dir, "examples.jpg"))
+    with results_folder(folder if ranks.main else None, "attribution.json"):
+        evaluation = evaluate_maps(inputs, ranks)
+        if evaluation is None:
+            return {}
+        write_results(evaluation.content, folder)
+        write_examples(evaluation, folder / "examples.jpg")
     methods, images = len(evaluation.measured), len(evaluation.images)
-    print(f"{methods} methods on {images} images in {clock(time.monotonic() - start)}: {args.output_dir}/attribution.md")
+    print(f"{methods} methods on {images} images in {clock(time.monotonic() - start)}: {folder}/attribution.md")
     return evaluation.content
 
 

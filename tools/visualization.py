@@ -6,6 +6,7 @@ of these. `index.html` in the folder of a class shows them all. Under torchrun o
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,14 +20,14 @@ import torch
 
 import engine
 from attribution.methods.registry import METHODS, methods_of
-from attribution.report.html import ClassPages, Row, draw_all, index_html, writing
+from attribution.report.html import ClassPages, Row, draw_all, index_html
 from attribution.report.panels import DrawnImages, Explained, Style, collate_items, explain_classes, safe_name
 from attribution.report.render import FORMATS
 from datasets import EvalSampler, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
 from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, for_inference, load_checkpoint
-from util.atomic import replacing
+from util.atomic import atomic_write
 from util.classes import find_class
 from util.cli import Flags, Parser, launch
 from util.device import select_device
@@ -35,9 +36,11 @@ from util.launcher import read_launcher_env
 from util.number import COUNT, Number
 from util.progress import Progress
 from util.ranks import Ranks
+from util.results_folder import expand_job_id, is_typed, results_beside_checkpoint, results_folder
 from util.stopping import StopRequest
 
 PROG = "python -m tools.visualization"
+LOCKED = 256  # folders of classes, of many: each lock needs an open file
 LAYER, SWITCH = Number(int, -1000, 1000), Number(int, 0, 1)
 
 
@@ -123,6 +126,7 @@ def main(args: Flags) -> None:
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint whose maps are to be drawn")
+    args = expand_job_id(args)
     device = select_device(args.device, read_launcher_env())
     with (
         init_distributed(args.dist_url, device.type == "cuda") as ranks,
@@ -145,14 +149,19 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
         layer = (-1 if args.dec_layer_index is None else args.dec_layer_index) % model.num_decoder_layers
     only = wanted[0] if len(wanted) == 1 and not args.predicted else None
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=only)
-    images = select_images(args, model, meta.normalisation, split, wanted, device, ranks)
-    verify_images([split.paths[index] for index in list(images)[ranks.rank :: ranks.size]])
-    ranks.barrier()
-
-    pages = class_pages(args, split, classes, wanted, describe_map(method, layer, model), METHODS[method].signed, layer)
-    rows = draw_images(args, model, meta.normalisation, split, images, pages, method, layer, ranks)
-    if ranks.main:
-        for index in wanted:
+    data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
+    base = Path(args.output_dir, "visualization", *data_set, args.test)
+    if not is_typed(args):
+        base = results_beside_checkpoint(args, "visualization", meta.args)
+    pages = class_pages(args, split, base, wanted, describe_map(method, layer, model), METHODS[method].signed, layer)
+    with contextlib.ExitStack() as stack:
+        for place, index in enumerate(wanted[:LOCKED] if ranks.main else ()):
+            stack.enter_context(results_folder(pages[index].target, "index.html" if place == 0 else ""))
+        images = select_images(args, model, meta.normalisation, split, wanted, device, ranks)
+        verify_images([split.paths[index] for index in list(images)[ranks.rank :: ranks.size]])
+        ranks.barrier()
+        rows = draw_images(args, model, meta.normalisation, split, images, pages, method, layer, ranks)
+        for index in wanted if ranks.main else ():
             write_index(args, pages[index], index, rows[index])
 
 
@@ -195,20 +204,16 @@ def describe_map(method: str, layer: int | None, model: ICN) -> str:
 
 
 def class_pages(
-    args: Flags, split: ImageFolder, classes: Sequence[str], wanted: Sequence[int], origin: str, signed: bool, layer: int | None
+    args: Flags, split: ImageFolder, base: Path, wanted: Sequence[int], origin: str, signed: bool, layer: int | None
 ) -> dict[int, ClassPages]:
-    """Create the folder of each class."""
-    data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
-    base = Path(args.output_dir, "visualization", *data_set, args.test)
+    """Return the pages of each class, in a folder of its own below `base`."""
     heads, query_heads = (bool(flag) and layer is not None for flag in (args.gt_query_heads, args.sim_query_heads))
     style = Style(args.own_scale, args.grid, signed)
     pages = {}
     for index in wanted:
-        target = base / f"{index}_{safe_name(classes[index])}"
-        source = split.root if args.predicted else split.root / split.folders.get(index, classes[index])
-        with writing(target):
-            target.mkdir(parents=True, exist_ok=True)
-        pages[index] = ClassPages(source, target, classes, origin, heads, query_heads, style, args.format)
+        target = base / f"{index}_{safe_name(split.classes[index])}"
+        source = split.root if args.predicted else split.root / split.folders.get(index, split.classes[index])
+        pages[index] = ClassPages(source, target, split.classes, origin, heads, query_heads, style, args.format)
     return pages
 
 
@@ -251,8 +256,8 @@ def write_index(args: Flags, pages: ClassPages, index: int, rows: list[Row]) -> 
     )
     about = f"{args.dataset_name}, {args.test} split; checkpoint {Path(args.resume).name}; {pages.origin}. {scales}"
     file = pages.target / "index.html"
-    with writing(file), replacing(file) as temporary:
-        temporary.write_text(index_html(f"{index} {name}", about, rows), encoding="utf-8", errors="replace")
+    with atomic_write(file) as page:
+        page.write(index_html(f"{index} {name}", about, rows))
     right = sum(row.right for row in rows)
     where = "predicted as" if args.predicted else "of"
     print(f"{len(rows)} images {where} class {index} ({name}): {right} right, {len(rows) - right} wrong")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,17 +15,20 @@ from typing import IO, Any
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file beside `path`; rename it to `path` on success, delete it after an error (OSError)."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are private; a result is as readable as any file
+    # Not tempfile: its files are private, and not every file system can change the mode of a file. Names have a limit (eCryptfs:
+    # 143 bytes).
+    temporary = path.with_name(f".{path.name[:30]}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch(exist_ok=False)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a failed write names no file
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -35,14 +38,35 @@ def atomic_write(path: Path, mode: str = "w", *, durable: bool = False) -> Itera
     Args:
         path: the file.
         mode: `w` (UTF-8, line ends as they are written, escapes in place of what is no UTF-8) or `wb`.
-        durable: flush the bytes to the disk (fsync) before the rename.
+        durable: flush the bytes to the disk (fsync) before the rename, where the file system can.
     """
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-    with replacing(path) as temporary, open(temporary, mode, **text) as file:
-        yield file
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as temporary:
+        try:
+            with open(temporary, mode, **text) as file:
+                yield file
+                if durable:
+                    file.flush()
+                    _fsync(file.fileno())
+        except RuntimeError as error:  # torch's writer, on an error of the file
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote; the folder must be locked."""
+    for file in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _fsync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 @contextlib.contextmanager

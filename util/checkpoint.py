@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from .atomic import atomic_write, replacing
-from .errors import RunFailed, first_line
+from .errors import RunFailed
 from .ranks import SINGLE_PROCESS, Ranks
 from .stopping import SIGNALS, Stopped, StopRequest
 
@@ -116,8 +116,9 @@ def save_checkpoint(state: dict[str, Any], folder: Path, extra_names: Iterable[s
             for old in sorted(folder.glob(f"checkpoint_step{'[0-9]' * 8}.pth"))[:-keep_last]:
                 old.unlink()
         _sync(folder)
-    except (OSError, RuntimeError) as error:
-        raise RunFailed(f"the checkpoint cannot be written to {folder} ({_reason(error)}); earlier ones are intact") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunFailed(f"the checkpoint cannot be written to {folder} ({reason}); earlier ones are intact") from error
     return path
 
 
@@ -181,13 +182,6 @@ def is_same_run(resume: str, folder: Path | None) -> bool:
     return bool(resume) and folder is not None and Path(resume).resolve().parent == folder.resolve()
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove the temporary files of a run that was killed while it saved."""
-    for file in folder.glob(".checkpoint*.tmp"):
-        with contextlib.suppress(OSError):
-            file.unlink()
-
-
 def _refuse_to_overwrite(resume: str, content: dict[str, Any] | None, folder: Path, read: Read) -> None:
     """Raise a ValueError where this run would overwrite an earlier one, or later steps of its own."""
     if content is None or not is_same_run(resume, folder):
@@ -212,9 +206,3 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _reason(error: Exception) -> str:
-    """Return the message of the operating system, which torch's writer replaces by one of its archive."""
-    cause = error if isinstance(error, OSError) else error.__context__
-    return cause.strerror if isinstance(cause, OSError) and cause.strerror else first_line(error)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from .errors import RunFailed, did_you_mean, message_of
+from .errors import DISK_FULL, RunFailed, did_you_mean, message_of
 from .failures import known_cause
 from .flag_files import expand_files
 from .launcher import read_launcher_env
@@ -159,7 +159,8 @@ def _describe(error: Exception) -> tuple[int, str]:
         return 1, ""
     parameter = getattr(error, "parameter", None)  # models name a parameter, not a flag
     text = re.sub(r"\n(?! )", r"\\n", message_of(error))
-    return 1 if isinstance(error, (RunFailed, OutputLost)) else 2, f"--{parameter}: {text}" if parameter else text
+    failed = isinstance(error, (RunFailed, OutputLost)) or getattr(error, "errno", None) in DISK_FULL
+    return 1 if failed else 2, f"--{parameter}: {text}" if parameter else text
 
 
 def _rank_prefix() -> str:

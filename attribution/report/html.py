@@ -15,6 +15,7 @@ from typing import NamedTuple
 from attribution.report.page import render_page
 from attribution.report.panels import Explained, Style, draw_overlays, draw_panels, safe_name
 from attribution.report.render import FORMATS, png
+from util.atomic import atomic_write
 
 OVERLAYS = "overlays"
 OWN_PANEL = re.compile(r"(heads|queries|query_heads)__true-.+__pred-.+_[01]\.\d\d__(right|wrong)\.(" + "|".join(FORMATS) + ")")
@@ -71,13 +72,13 @@ class ClassPages:
         overlays = draw_overlays(explained, self.classes, self.style, heads=self.heads)
         true, predicted = self.classes[explained.true], self.classes[explained.predicted]
         files = [panel_name(kind, true, predicted, explained.predicted_score, explained.right, self.format) for kind in panels]
-        with writing(folder):
-            (folder / OVERLAYS).mkdir(parents=True, exist_ok=True)
-            clear(folder)
-            for file, sheet in zip(files, panels.values(), strict=True):
-                sheet.save(folder / file)
-            for stem, picture in overlays.items():
-                (folder / OVERLAYS / f"{stem}.png").write_bytes(png(picture))
+        (folder / OVERLAYS).mkdir(parents=True, exist_ok=True)
+        clear(folder)
+        for file, sheet in zip(files, panels.values(), strict=True):
+            sheet.save(folder / file)
+        for stem, picture in overlays.items():
+            with atomic_write(folder / OVERLAYS / f"{stem}.png", "wb") as output:
+                output.write(png(picture))
         scores = explained.predicted_score, explained.true_score
         return Row(str(name), name.as_posix(), files, predicted, *scores, explained.right)
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from attribution.report.overlay import Scale, overlay
+from util.atomic import atomic_write
 from util.plotting import Figure, Rectangle, set_texts, split_by_font
 
 TILE, GRID_TILE, FULL = 448, 224, 1024  # long side of an image in a panel, where many are side by side, and on its own at most
@@ -79,7 +80,8 @@ class Sheet:
     def save(self, path: Path) -> None:
         """Write the sheet in the format of the suffix; OSError where it cannot be written."""
         if path.suffix == ".png":
-            path.write_bytes(png(self.array()))
+            with atomic_write(path, "wb") as file:
+                file.write(png(self.array()))
             return
         figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI)
         axes = figure.add_axes((0, 0, 1, 1))

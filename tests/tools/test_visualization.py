@@ -120,7 +120,7 @@ def test_the_documented_command(data: Path, checkpoints: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("warning: no CUDA")
-    index = Path("output/visualization/planes/val/1_Boeing_737/index.html")
+    index = checkpoints / "visualization_val_planes_icn" / "1_Boeing_737" / "index.html"
     counts = re.fullmatch(r"5 images of class 1 \(Boeing 737\): (\d) right, (\d) wrong\nopen (.*)\n", done.stdout)
     assert counts and int(counts[1]) + int(counts[2]) == 5 and counts[3] == str(index)
     assert (data / index).is_file()
