@@ -22,7 +22,7 @@ from util.schedule import SCHEDULERS
 # Argument groups that a resumed run takes from its checkpoint unless a flag is explicit. Those of "model" may only agree with
 # it; those of the other groups ("start", "data", "run") say where things are, and are never restored.
 RESTORED = ("training", "augmentation", "input")
-LAYERS, WIDTH = Number(int, 0, 1000), Number(int, 1, 2**16)
+LAYERS, WIDTH, BITS = Number(int, 0, 1000), Number(int, 1, 2**16), Number(int, 9, 16)
 
 
 def get_args_parser() -> Parser:
@@ -97,6 +97,9 @@ def add_data_flags(parser: Parser) -> None:
     group = parser.group("input")
     group.add_argument("--image_size", default=800, type=COUNT, help="short side in pixels (the long one: up to 5/3 of it)")
     group.add_argument("--square", action="store_true", help="images of image_size x image_size")
+    group.add_argument(
+        "--bit_depth", default=16, type=BITS, help="bits of the values in files of 16 bits: 12 if they are up to 4095"
+    )
     group = parser.group("training")
     group.add_argument("--batch_size", default=12, type=COUNT, help="images per step, of each process")
     group.add_argument("--precision", default="fp32", choices=PRECISIONS, help="auto: bf16 where the hardware has it, else fp32")
@@ -104,6 +107,7 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
     group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
     group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is evaluated")
+    group.add_argument("--max_image_mb", default=1000, type=COUNT, help="memory in MB that an image may take to decode")
     group.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load images; 0: only the main process")
     group.add_argument(
         "--output_dir", default="output", help="folder of the results; '' writes none; those of a checkpoint: beside it"

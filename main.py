@@ -24,6 +24,7 @@ import torch
 
 import engine
 from datasets import ImageFolder, TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
+from datasets.decode import set_decoding
 from datasets.loaders import build_datasets, build_eval_loader, build_loader, training_classes
 from flags import check_flags, explicit_flags, fill_from_checkpoint, output_folder, resolve
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
@@ -79,6 +80,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     classes = training_classes(args, None if checkpoint is None else checkpoint.get("classes"))
     args = resolve(args, classes, checkpoint, finetuned, ranks.size)
     precision = select_precision(args.precision, device)
+    set_decoding(args.bit_depth, args.max_image_mb)
     train_set, val_set = build_datasets(args, classes)
     model, normalisation = build_initial_model(args, checkpoint, finetuned)
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
@@ -255,6 +257,7 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     args = fill_from_checkpoint(args, meta.args)
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
+    set_decoding(args.bit_depth, args.max_image_mb)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     eval_model = for_inference(model, precision.dtype)
     forward = compile_model(eval_model, args.square, frozen=device.type == "cpu") if args.compile else eval_model

@@ -20,7 +20,7 @@ from attribution.report.overlay import at_pixels, fit, overlay, own_scale
 from attribution.report.render import FULL
 from attribution.resize import enlarge
 from datasets import EvalSampler, collate, eval_transform
-from datasets.decode import Picture, read_picture
+from datasets.decode import Picture, current_decoding, read_picture
 from datasets.photographs import photograph_batches
 from datasets.transforms import EvalTransform
 from flags import fill_from_checkpoint, get_args_parser
@@ -98,14 +98,21 @@ class Predictor:
         classes: a name for each logit.
         transform: of uint8 `[3, H, W]` pictures.
         normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
+        bit_depth: bits of the values in files of 16 bits.
     """
 
     def __init__(
-        self, model: ICN, classes: Sequence[str], transform: EvalTransform, normalisation: Mapping[str, list[float]]
+        self,
+        model: ICN,
+        classes: Sequence[str],
+        transform: EvalTransform,
+        normalisation: Mapping[str, list[float]],
+        bit_depth: int = 16,
     ) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes, self.transform, self.normalisation = list(classes), transform, normalisation
         self.device = next(model.parameters()).device
+        self.decoding = current_decoding()._replace(bit_depth=bit_depth)
 
     @classmethod
     def from_checkpoint(cls, path_or_url: str | Path, device: str = "cpu") -> Predictor:
@@ -121,7 +128,7 @@ class Predictor:
         model, meta = load_checkpoint(path_or_url, chosen)
         args = fill_from_checkpoint(parse(get_args_parser(), []), meta.args)
         classes = meta.classes or [str(index) for index in range(model.num_classes)]
-        return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation)
+        return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation, args.bit_depth)
 
     def __repr__(self) -> str:
         return f"Predictor({len(self.classes)} classes, decoder {self.model.decoder_name}, on {self.device})"
@@ -143,7 +150,7 @@ class Predictor:
     def logits(self, pictures: Picture | list[Picture] | tuple[Picture, ...]) -> Tensor:
         """Return the logits of pictures, given as for `predict`, float32 `[N, C]` on the CPU; ValueError as there."""
         chosen = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-        inputs = [self.transform(read_picture(picture)) for picture in chosen]
+        inputs = [self.transform(read_picture(picture, self.decoding)) for picture in chosen]
         logits = torch.empty(len(inputs), len(self.classes))
         for batch in EvalSampler(len(inputs), BATCH, shapes=[(image.shape[1], image.shape[2]) for image in inputs]):
             logits[batch] = self._logits(self._normalise([inputs[place] for place in batch]))
@@ -161,7 +168,7 @@ class Predictor:
             ValueError: the model's logits are not finite.
         """
         model = for_inference(self.model)
-        for batch in photograph_batches(paths, self.transform, batch_size, workers):
+        for batch in photograph_batches(paths, self.transform, batch_size, workers, decoding=self.decoding):
             yield from batch.errors.items()
             if batch.images is not None:
                 logits = self._logits(batch.images.to(self.device).normalise(**self.normalisation), model)
@@ -191,7 +198,7 @@ class Predictor:
         if isinstance(picture, (list, tuple)):
             raise ValueError(f"explain takes one image, not a {type(picture).__name__} of {len(picture)}")
         index, other = (None if choice is None else find_class(choice, self.classes) for choice in (class_, against))
-        image = read_picture(picture)  # [3, H, W]
+        image = read_picture(picture, self.decoding)  # [3, H, W]
         images = self._normalise([self.transform(image)])  # [1, 3, h, w]
         (row,) = methods_of(self.model, [method or self.model.decoder_spec.default_map], truth=())
         if index is None or (other is None and row.is_contrast):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets.batch import ImageBatch, collate
-    from datasets.decode import ImageError, decode_image, image_size
+    from datasets.decode import ImageError, decode_image, image_size, set_decoding
     from datasets.image_folder import ImageFolder, class_names, open_split
     from datasets.samplers import EvalSampler, TrainSampler
     from datasets.scan import eval_shapes, verify_images
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "batch": ("ImageBatch", "collate"),
-    "decode": ("ImageError", "decode_image", "image_size"),
+    "decode": ("ImageError", "decode_image", "image_size", "set_decoding"),
     "image_folder": ("ImageFolder", "class_names", "open_split"),
     "samplers": ("EvalSampler", "TrainSampler"),
     "scan": ("eval_shapes", "verify_images"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -19,6 +20,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from datasets.jpeg import Damaged, decode_jpeg, holds_second_picture
+from datasets.pixels import is_deep_grey, peak_value, raw_mode, to_rgb
+from datasets.unsupported import check_tiff, describe
 from util.errors import ImageError
 from util.failures import known_cause
 
@@ -28,56 +32,100 @@ Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
 ORIENTATION_TAG, SIDEWAYS = 0x0112, (5, 6, 7, 8)
-_T = Image.Transpose
-_TURNS = (_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM, _T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90)
-UPRIGHT = dict(enumerate(_TURNS, start=2))  # EXIF orientation -> what turns the picture upright
+FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF orientation -> axis of OpenCV's flip, after a transposition if SIDEWAYS
 
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
 PNG_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
-JPEG_TO_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # absent in older OpenCV, whose BGR costs a copy to reverse
-END_OF_JPEG = b"\xff\xd9"
+BYTES_PER_PIXEL = {"JPEG2000": 24, "WEBP": 12}  # that decoding takes at its peak; 8 in the other formats
+LARGE = 2**27  # bytes; such images are checked one after the other
 
 # Pictures between PIL's limit and twice that are large, not hostile; catch_warnings would not be safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # EXIF that PIL cannot parse loses the orientation, nothing else, and is common in web photographs.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
+_one_large_image = threading.Lock()
 
-def decode_image(path: str | os.PathLike[str]) -> Tensor:
+
+class Decoding(NamedTuple):
+    """How image files are decoded.
+
+    Attributes:
+        bit_depth: bits, from 9 to 16, of the values in files of 16 bits: 12 where a camera wrote 0 to 4095.
+        max_image_mb: memory in MB that an image may take while it is decoded.
+    """
+
+    bit_depth: int = 16
+    max_image_mb: int = 1000
+
+
+_decoding = Decoding()
+
+
+def set_decoding(bit_depth: int = 16, max_image_mb: int = 1000) -> None:
+    """Set how this process decodes images from now on; arguments as of `Decoding`."""
+    global _decoding
+    _decoding = Decoding(bit_depth, max_image_mb)
+
+
+def current_decoding() -> Decoding:
+    return _decoding
+
+
+class Finding(NamedTuple):
+    """What is odd about an image file that can be used.
+
+    Attributes:
+        note: a sentence; empty if nothing is odd.
+        peak: largest value, in a file of 16 bits.
+    """
+
+    note: str = ""
+    peak: int | None = None
+
+
+def decode_image(path: str | os.PathLike[str], decoding: Decoding | None = None) -> Tensor:
     """Decode an image file to an upright 8-bit RGB picture.
 
-    The EXIF orientation is applied, 16-bit grey is scaled to 8 bits, transparency is composited on white, an
-    animation gives its first frame.
+    The EXIF orientation is applied, 16 bits are scaled to 8, transparency is composited on white, an animation gives its
+    first frame. `decoding` is that of `set_decoding` by default.
 
     Returns:
         uint8 `[3, H, W]`, a view of `[H, W, 3]` memory: the layout torchvision's resize is fastest on.
 
     Raises:
-        ImageError: (a ValueError) the file is missing, unreadable, empty, no image, truncated, larger than PIL's limit
-            against decompression bombs, or has float or 32-bit integer pixels, whose range is unknown.
+        ImageError: (a ValueError) the file is missing, unreadable, empty, no image, of a kind that is not supported, truncated
+            or damaged, too large, or has signed, float or 32-bit integer pixels, whose range is unknown.
     """
-    with _open_image(path) as image:
-        if isinstance(image, JpegImageFile) and image.mode == "RGB" and _orientation(image) not in UPRIGHT:
-            picture = _decode_jpeg(path)
-            if picture is not None:
-                return picture
-        image.load()
-        return _from_pil(image)
+    decoding = decoding or _decoding
+    with _open_image(path, decoding) as image:
+        pixels = None
+        if isinstance(image, JpegImageFile):
+            if image.mode in ("RGB", "L"):
+                pixels, _ = decode_jpeg(Path(path).read_bytes())
+            else:
+                decode_jpeg(Path(path).read_bytes(), "CMYK", shrink=8)  # raises if the file is damaged
+        if pixels is None:
+            raw = raw_mode(image)
+            image.load()
+            pixels = to_rgb(image, raw, decoding.bit_depth, path)
+        return _upright(pixels, _orientation(image))
 
 
-def read_picture(picture: Picture) -> Tensor:
+def read_picture(picture: Picture, decoding: Decoding | None = None) -> Tensor:
     """Return a picture as `decode_image` does: a path, a PIL image, an array uint8 `[H, W, 3]` or a tensor uint8 `[3, H, W]`.
 
     Raises:
         ValueError: the file or image cannot be read (ImageError), or the array or tensor has another shape or type.
     """
     if isinstance(picture, (str, os.PathLike)):
-        return decode_image(picture)
+        return decode_image(picture, decoding)
     if isinstance(picture, Image.Image):
         _check_range(picture, "the image")
+        raw = raw_mode(picture)
         picture.load()
-        return _from_pil(picture)
+        return _upright(to_rgb(picture, raw, (decoding or _decoding).bit_depth), _orientation(picture))
     given = type(picture).__name__ + (f" {picture.dtype} {list(picture.shape)}" if hasattr(picture, "shape") else "")
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
         picture = torch.from_numpy(picture.copy()).permute(2, 0, 1)  # [3, H, W]
@@ -92,13 +140,13 @@ def read_picture(picture: Picture) -> Tensor:
     raise ValueError(f"{given} is no picture: give a path, a PIL image, an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]")
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str], decoding: Decoding | None = None) -> tuple[int, int]:
     """Read height and width of what `decode_image` returns from the file's header: a fraction of a millisecond.
 
     Raises:
         ImageError: as `decode_image`, where the header shows it.
     """
-    with _open_image(path) as image:
+    with _open_image(path, decoding or _decoding) as image:
         width, height = image.size
         if isinstance(image, PngImageFile) and _has_late_orientation(path):
             image.load()
@@ -107,37 +155,40 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return (width, height) if _orientation(image) in SIDEWAYS else (height, width)
 
 
-def check_image(path: str | os.PathLike[str]) -> None:
-    """Check that a file is a whole image, in a fraction of the time of `decode_image`.
+def check_image(path: str | os.PathLike[str], decoding: Decoding | None = None) -> Finding:
+    """Check that a file is a whole image, in a fraction of the time of `decode_image`, and return what is odd about it.
 
     A JPEG is decoded at an eighth of its size (which reads all of it), the other formats at full size: a PNG's checksums
     can be right although its stream is damaged. Raises ImageError as `decode_image`.
     """
-    with _open_image(path) as image:
+    decoding = decoding or _decoding
+    with _open_image(path, decoding) as image, _one_large_image if _memory(image) > LARGE else nullcontext():
+        note, decoded = "", False
+        if isinstance(image, JpegImageFile):
+            data = Path(path).read_bytes()
+            pixels, odd = decode_jpeg(data, "RGB" if image.mode in ("RGB", "L") else "CMYK", shrink=8)
+            decoded = pixels is not None
+            if holds_second_picture(data):
+                note = "another picture follows the first, which is the one that is used"
+            elif odd:
+                note = "the decoder warns of odd bytes in the header or at the end; used as they are"
+        elif isinstance(image, TiffImageFile) and image.is_animated:
+            note = "there are several pages, of which the first is used"
+        if decoded:
+            return Finding(note)
+        raw = raw_mode(image)
         image.draft(None, (1, 1))
         image.load()
-
-
-def _decode_jpeg(path: str | os.PathLike[str]) -> Tensor | None:
-    """Decode a JPEG with OpenCV, in a quarter less time: the same libjpeg without PIL's three copies of the pixels.
-
-    None where PIL must decide: a file without the end marker of a JPEG, which OpenCV would fill up with grey.
-    """
-    if JPEG_TO_RGB is None:
-        return None
-    data = Path(path).read_bytes()
-    if not data.endswith(END_OF_JPEG):
-        return None
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), JPEG_TO_RGB | cv2.IMREAD_IGNORE_ORIENTATION)  # [H, W, 3]
-    except cv2.error:
-        return None
-    return None if picture is None else torch.from_numpy(picture).permute(2, 0, 1)
+        if ";16" in raw and decoding.bit_depth < 16:
+            to_rgb(image, raw, decoding.bit_depth, path)  # raises for a larger value
+        return Finding(note, peak_value(image, raw))
 
 
 @contextmanager
-def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _open_image(path: str | os.PathLike[str], decoding: Decoding) -> Iterator[Image.Image]:
     """Open an image file; any error inside the block becomes an ImageError that names the file."""
+    if Image.MAX_IMAGE_PIXELS and decoding.max_image_mb > Decoding().max_image_mb:  # PIL's own limit
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, decoding.max_image_mb * 10**6)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -147,7 +198,15 @@ def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         if status.st_size == 0:
             raise ImageError(f"{path}: is empty (0 bytes); copy it again or remove it")
         with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if isinstance(image, TiffImageFile) and (wrong := check_tiff(image)):
+                raise ImageError(f"{path}: has {wrong}")
             _check_range(image, f"{path}:")
+            if (memory := _memory(image) / 1e6) > decoding.max_image_mb:
+                size = " x ".join(f"{side:,}" for side in image.size)
+                raise ImageError(
+                    f"{path}: is {size} pixels, which take {memory:,.0f} MB to decode, more than --max_image_mb "
+                    f"{decoding.max_image_mb}; make it smaller, remove it, or give more"
+                )
             yield image
     except ImageError:
         raise
@@ -156,31 +215,45 @@ def _open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(f"{path}: {what}") from None
     except PermissionError:
         raise ImageError(f"{path}: is not readable for this user; change its permissions") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: is not an image; allowed: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageError(f"{path}: has more pixels than the limit of {limit:,}; make it smaller or remove it") from None
+        raise ImageError(
+            f"{path}: has more pixels than the limit of {limit:,}; make it smaller, remove it, or give a larger --max_image_mb"
+        ) from None
+    except Damaged as error:
+        raise ImageError(f"{path}: is damaged, its decoder fills up pixels ({error}); copy it again or remove it") from None
     # On damaged bytes PIL's plugins raise anything: OSError, SyntaxError, struct.error, zlib.error, IndexError.
     except Exception as error:
         if known_cause(error)[0]:  # memory or file handles are spent
             raise
+        if kind := describe(path, error, FORMATS):
+            raise ImageError(f"{path}: {kind}") from None
+        if isinstance(error, UnidentifiedImageError):
+            raise ImageError(f"{path}: is not an image; allowed: {', '.join(FORMATS)}") from None
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: is truncated or damaged ({detail}); copy it again or remove it") from None
 
 
-def _from_pil(image: Image.Image) -> Tensor:
-    """Return a loaded image as uint8 `[3, H, W]`, upright."""
-    orientation = _orientation(image)
-    rgb = _to_rgb(image)
-    if orientation in UPRIGHT:
-        rgb = rgb.transpose(UPRIGHT[orientation])
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # [3, H, W]
+def _memory(image: Image.Image) -> int:
+    """Return the bytes that decoding takes at its peak, from the header."""
+    pixels = image.width * image.height
+    if isinstance(image, TiffImageFile):  # a tile may be larger than the picture
+        pixels = max(pixels, image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0))
+    return pixels * BYTES_PER_PIXEL.get(image.format or "", 8)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> Tensor:
+    """Return pixels uint8 `[H, W, 3]` as uint8 `[3, H, W]`, turned by their EXIF orientation."""
+    if orientation in SIDEWAYS:
+        pixels = cv2.transpose(pixels)
+    if orientation in FLIPS:
+        pixels = cv2.flip(pixels, FLIPS[orientation])
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _check_range(image: Image.Image, name: str) -> None:
     """Raise an ImageError for an image with pixels of unknown range."""
-    if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
+    if image.mode == "F" or (image.mode == "I" and not is_deep_grey(image)):
         pixels = "float" if image.mode == "F" else "32-bit integer"
         raise ImageError(f"{name} has {pixels} pixels of unknown range; allowed: 8 or 16 bits per channel")
 
@@ -207,22 +280,3 @@ def _has_late_orientation(path: str | os.PathLike[str]) -> bool:
                 return True
             pixels_seen |= kind == b"IDAT"
             position += length + 12
-
-
-def _is_16_bit(image: Image.Image) -> bool:
-    # Mode "I" holds 32 bits, but PIL also uses it for 16-bit PGM and, before version 11.3, for 16-bit PNG.
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if _is_16_bit(image):
-        grey = np.asarray(image).astype(np.uint32)  # [H, W]
-        clear = image.info.get("transparency")
-        if isinstance(clear, int):
-            grey[grey == clear] = 65535
-        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        # On white, as a browser shows it: the colour of a transparent pixel is arbitrary, often black or noise.
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.decode import decode_image
+from datasets.decode import current_decoding, decode_image
 from datasets.folders import EXTENSIONS, LAYOUT, SYSTEM, LeftOut, class_folders, images_below
 from util.classes import class_key, match_classes
 from util.printable import quoted
@@ -61,6 +61,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
     ) -> None:
         self.root = root = Path(root)
         self.transform = transform
+        self.decoding = current_decoding()  # goes with the data set into the processes of a loader
         left_out = LeftOut(root)
         folders = class_folders(root, left_out)
         self.classes = list(folders if classes is None else classes)
@@ -121,7 +122,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
             ValueError: the file cannot be decoded.
         """
         index, seed, size = request if isinstance(request, tuple) else Sample(request, seed=request)
-        image = decode_image(self.paths[index])
+        image = decode_image(self.paths[index], self.decoding)
         if self.transform is not None:
             # Only the CPU's generator: torch.manual_seed would also reset that of the GPU, which dropout draws from.
             with torch.random.fork_rng(devices=[]):

@@ -37,8 +37,9 @@ def read_mask(path: Path, *, allow_uniform: bool = False) -> Tensor:
     with Image.open(path) as image:
         if "A" in image.getbands() or "transparency" in image.info:
             raise ValueError(f"{path}: has transparent pixels; save the mask as grey: 0 outside the object, 255 on it")
-        # Labels and 1-bit masks keep their values: 0 and 1 do as well as 0 and 255.
-        grey = np.asarray(image) if image.mode in ("1", "L", "P") else decode_image(path).amax(0).numpy()  # [H, W]
+        # Labels, of 16 bits, too, and 1-bit masks keep their values: 0 and 1 do as well as 0 and 255.
+        labels = image.mode in ("1", "L", "P") or image.mode.startswith("I")
+        grey = np.asarray(image) if labels else decode_image(path).amax(0).numpy()  # [H, W]
     mask = torch.from_numpy(grey > grey.max() / 2)
     if allow_uniform and grey.max() == grey.min():  # one value: an object that fills the picture, or none
         return torch.full(grey.shape, bool(grey.max()))

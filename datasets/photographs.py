@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.batch import ImageBatch, collate
-from datasets.decode import decode_image, image_size
+from datasets.decode import Decoding, current_decoding, decode_image, image_size
 from datasets.folders import LeftOut, images_below
 from datasets.samplers import EvalSampler
 from datasets.transforms import EvalTransform
@@ -67,14 +67,20 @@ def find_photographs(words: Iterable[str], names: Iterable[str] = ()) -> list[Pa
 
 
 def photograph_batches(
-    paths: Sequence[Path], transform: EvalTransform, batch_size: int, workers: int, originals: bool = False
+    paths: Sequence[Path],
+    transform: EvalTransform,
+    batch_size: int,
+    workers: int,
+    originals: bool = False,
+    decoding: Decoding | None = None,
 ) -> Iterator[Batch]:
     """Yield the photographs in batches of one shape, so that no photograph changes the score of another."""
+    decoding = decoding or current_decoding()
     shapes: list[tuple[int, int]] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        shapes = list(pool.map(lambda path: _shape(path, transform), paths))
+        shapes = list(pool.map(lambda path: _shape(path, transform, decoding), paths))
     yield from Loader(
-        _Photographs(paths, transform, originals),
+        _Photographs(paths, transform, originals, decoding),
         batch_sampler=EvalSampler(len(paths), batch_size, shapes=shapes),
         collate_fn=_collate,
         num_workers=min(workers, -(-len(paths) // batch_size)),
@@ -82,24 +88,24 @@ def photograph_batches(
 
 
 class _Photographs(Dataset[tuple[int, "Photograph | str"]]):
-    def __init__(self, paths: Sequence[Path], transform: Callable[[Tensor], Tensor], originals: bool) -> None:
-        self.paths, self.transform, self.originals = paths, transform, originals
+    def __init__(self, paths: Sequence[Path], transform: Callable[[Tensor], Tensor], originals: bool, decoding: Decoding) -> None:
+        self.paths, self.transform, self.originals, self.decoding = paths, transform, originals, decoding
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, place: int) -> tuple[int, Photograph | str]:
         try:
-            original = decode_image(self.paths[place])
+            original = decode_image(self.paths[place], self.decoding)
         except ImageError as error:
             return place, str(error)
         return place, Photograph(place, self.transform(original), original if self.originals else None)
 
 
-def _shape(path: Path, transform: EvalTransform) -> tuple[int, int]:
+def _shape(path: Path, transform: EvalTransform, decoding: Decoding) -> tuple[int, int]:
     """Return the shape of a photograph as it is scored; any, where it cannot be read: that is found out when it is decoded."""
     try:
-        return transform.output_size(1, 1) if transform.square else transform.output_size(*image_size(path))
+        return transform.output_size(1, 1) if transform.square else transform.output_size(*image_size(path, decoding))
     except ImageError:
         return (1, 1)
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from datasets.decode import check_image, image_size
+from datasets import jpeg
+from datasets.decode import Decoding, Finding, check_image, current_decoding, image_size
 from datasets.image_folder import ImageFolder
 from datasets.transforms import EvalTransform
+from util.atomic import atomic_write
+from util.printable import quoted
 from util.progress import Progress
 
 SHOWN = 20  # bad files listed in the error
+CHECKS = 2  # to be raised with each new check: files are then read again
+CAMERA_BITS = (10, 12, 14)
 
 T = TypeVar("T")
 
@@ -32,23 +39,26 @@ def eval_shapes(dataset: ImageFolder, workers: int = 4) -> list[tuple[int, int]]
     assert isinstance(transform, EvalTransform), "only the output size of eval transforms follows from the header"
     if transform.square:
         return [transform.output_size(1, 1)] * len(dataset)
-    sizes = _map_files(image_size, dataset.paths, workers, 64, "reading image sizes")
+    sizes = _map_files(lambda path: image_size(path, dataset.decoding), dataset.paths, workers, 64, "reading image sizes")
     return [transform.output_size(*size) for size in sizes]
 
 
 def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) -> None:
     """Check by `workers` threads that every file is a whole image, so that a broken one does not end a run after hours.
 
-    Success is cached in `${XDG_CACHE_HOME:-~/.cache}/icn/verified`, by path, size and modification time of every file, so
-    that a second run reads only those.
+    What is odd about files that can be used is said in a line for each kind, on stderr. Success is cached in
+    `${XDG_CACHE_HOME:-~/.cache}/icn/verified`, by path, size and modification time of every file, together with these lines.
 
     Raises:
         ValueError: some files cannot be used; the first line stands alone, the next ones list up to 20 files.
     """
-    marker = _marker(paths)
+    decoding = current_decoding()
+    marker = _marker(paths, decoding)
     if marker is not None and marker.exists():
+        sys.stderr.write(marker.read_text(encoding="utf-8"))
         return
-    bad = [error for error in _map_files(_error, paths, workers, 16, "checking images") if error]
+    results = list(_map_files(lambda path: _check(path, decoding), paths, workers, 16, "checking images"))
+    bad = [result for result in results if isinstance(result, str)]
     if bad:
         first = bad[0] if len(bad) == 1 else f"the first: {bad[0]}"
         lines = [f"{len(bad)} of {len(paths)} images cannot be used; {first}"]
@@ -57,10 +67,34 @@ def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) 
         if len(bad) > SHOWN:
             lines.append(f"  and {len(bad) - SHOWN} more")
         raise ValueError("\n".join(lines))
+    notes = "".join(f"warning: {line}\n" for line in _describe(paths, results, decoding.bit_depth))
+    sys.stderr.write(notes)
     if marker is not None:
         with suppress(OSError):  # read-only home: the next run checks again
             marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            with atomic_write(marker) as file:
+                file.write(notes)
+
+
+def _describe(paths: Sequence[str | os.PathLike[str]], results: Sequence[Finding | str], bit_depth: int) -> Iterator[str]:
+    """Yield a line for each kind of oddity, with the first files that have it."""
+    odd, peaks = defaultdict(list), {}
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, Finding) and result.note:
+            odd[result.note].append(os.fspath(path))
+        if isinstance(result, Finding) and result.peak is not None:
+            peaks[os.fspath(path)] = result.peak
+    for note, files in odd.items():
+        yield f"{len(files)} of {len(paths)} images: {note}: {quoted(files)}"
+    if jpeg.simplejpeg is None:
+        yield "simplejpeg is not installed: JPEGs are read slowly, and damaged ones are not recognised (pip install simplejpeg)"
+    bits = max(peaks.values(), default=0).bit_length()
+    if bit_depth == 16 and 0 < bits <= CAMERA_BITS[-1]:
+        likely = next(depth for depth in CAMERA_BITS if depth >= bits)
+        yield (
+            f"{len(peaks)} of {len(paths)} images store 16 bits, but no value of more than {bits}: they are read as almost black "
+            f"pictures; if these are values of {likely} bits, give --bit_depth {likely}: {quoted(list(peaks))}"
+        )
 
 
 def _map_files(
@@ -78,17 +112,17 @@ def _map_files(
         pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C and a broken file do not wait for the queue
 
 
-def _error(path: str | os.PathLike[str]) -> str | None:
+def _check(path: str | os.PathLike[str], decoding: Decoding) -> Finding | str:
+    """Return what is odd about a file, or why it cannot be used."""
     try:
-        check_image(path)
+        return check_image(path, decoding)
     except ValueError as error:
         return str(error)
-    return None
 
 
-def _marker(paths: Sequence[str | os.PathLike[str]]) -> Path | None:
+def _marker(paths: Sequence[str | os.PathLike[str]], decoding: Decoding) -> Path | None:
     """Return the file whose existence says that these very files are whole; None if there can be none."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{CHECKS} {decoding} {jpeg.simplejpeg is None}".encode())
     try:
         for path in sorted(os.path.abspath(path) for path in paths):
             status = os.stat(path)

@@ -42,13 +42,14 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     # augmentation
     "crop_min": (0.5, {}), "hflip": (0.0, {}), "color_jitter": (0.5, {}), "randaugment": (5, {}), "random_erasing": (1.0, {}),
     # input
-    "image_size": (64, {}), "square": (True, {"square": None}),
+    "image_size": (64, {}), "square": (True, {"square": None}), "bit_depth": (12, {}),
     # start
     "finetune": ("{weights}", {**FINETUNED, "finetune": None}),
     "backbone_weights": ("{backbone}", {"backbone": "resnet18"}),
     "noise_frac": (0.5, FINETUNED), "start_epoch": (1, {"epochs": 2}),
     # data
     "dataset_path": ("{data}", {}), "dataset_name": ("same", {}), "test": ("test", {}), "num_workers": (1, {}),
+    "max_image_mb": (10, {}),
     "output_dir": ("{out}/elsewhere", {}), "device": ("cpu", {}), "world_size": (1, {}), "dist_url": ("env://", {}),
     # run
     "eval": (True, {}), "resume": ("auto", {}), "save_every_steps": (1, {}), "keep_last": (2, {}),

@@ -22,6 +22,7 @@ from attribution.report.overlay import Scale, at_pixels, common_scale, fit, over
 from attribution.report.panels import compute_maps
 from attribution.report.paper import COLUMN, draw_grid
 from datasets import open_split
+from datasets.decode import set_decoding
 from datasets.photographs import find_photographs, photograph_batches
 from flags import add_data_flags
 from predictor import Predictor
@@ -70,6 +71,7 @@ def main(args: Flags) -> None:
         raise ValueError(f"--out {args.out}: give a file that ends in {', '.join(SUFFIXES)}, in a folder that exists")
     if not 1 <= args.width <= 100 or args.per_class < 1:
         raise ValueError(f"--width {args.width} must be from 1 to 100 inches, and --per_class {args.per_class} at least 1")
+    set_decoding(args.bit_depth, args.max_image_mb)
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     classes = chosen_classes(args.classes, predictor.classes)
     methods = chosen_methods(args, predictor)

@@ -24,6 +24,7 @@ from attribution.report.html import writing
 from attribution.report.overlay import fit
 from attribution.report.panels import Explained, Item, Style, compute_maps, explain_classes, safe_name
 from attribution.report.render import FORMATS, FULL, GRID_TILE, Section, Sheet, Tile, panel
+from datasets.decode import set_decoding
 from datasets.photographs import find_photographs, photograph_batches
 from predictor import Prediction, Predictor
 from util.atomic import atomic_write
@@ -50,6 +51,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--panels", type=Path, metavar="FOLDER", help="draw a panel for each photograph")
     parser.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
     parser.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
+    parser.add_argument("--max_image_mb", default=1000, type=COUNT, help="memory in MB that a photograph may take to decode")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--batch_size", default=16, type=COUNT, help="photographs of one shape in a forward pass")
     parser.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load photographs; 0: none")
@@ -61,6 +63,7 @@ def main(args: Flags) -> None:
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     check_outputs(args)
     paths = find_photographs(args.photos, standard_input())
+    set_decoding(max_image_mb=args.max_image_mb)
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     predictions: list[Prediction | None] = [None] * len(paths)
     bad: dict[int, str] = {}

@@ -25,6 +25,7 @@ from attribution.report import page
 from attribution.report.overlay import fit
 from attribution.report.panels import DrawnImages, Explained, Item, collate_items, compute_maps, explain_classes
 from datasets import EvalSampler, ImageBatch, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
+from datasets.decode import set_decoding
 from datasets.scan import eval_shapes
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, load_checkpoint
@@ -68,6 +69,7 @@ def main(args: Flags) -> None:
     methods = chosen_methods(model, args.methods)
     attribution = None if args.attribution is None else read_attribution(args.attribution)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
+    set_decoding(args.bit_depth, args.max_image_mb)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     verify_images(split.paths)
     out = Path(args.out) if args.out else Path(args.resume).parent / f"report_{args.test}"

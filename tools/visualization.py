@@ -24,6 +24,7 @@ from attribution.report.html import ClassPages, Row, draw_all, index_html
 from attribution.report.panels import DrawnImages, Explained, Style, collate_items, explain_classes, safe_name
 from attribution.report.render import FORMATS
 from datasets import EvalSampler, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
+from datasets.decode import set_decoding
 from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, for_inference, load_checkpoint
@@ -148,6 +149,7 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     if method == "attention":
         layer = (-1 if args.dec_layer_index is None else args.dec_layer_index) % model.num_decoder_layers
     only = wanted[0] if len(wanted) == 1 and not args.predicted else None
+    set_decoding(args.bit_depth, args.max_image_mb)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=only)
     data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
     base = Path(args.output_dir, "visualization", *data_set, args.test)

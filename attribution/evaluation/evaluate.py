@@ -90,8 +90,9 @@ def _settings(inputs: Inputs) -> dict[str, Any]:
     args = inputs.args
     return {
         "checkpoint": Path(args.resume).name, "decoder": inputs.model.decoder_name, "dataset": args.dataset_name,
-        "split": args.test, "image_size": args.image_size, "square": args.square, "classes": inputs.split.classes,
-        "seed": args.seed, "batch_size": args.batch_size, "precision": inputs.precision, "device": inputs.device.type,
+        "split": args.test, "image_size": args.image_size, "square": args.square, "bit_depth": args.bit_depth,
+        "classes": inputs.split.classes, "seed": args.seed, "batch_size": args.batch_size, "precision": inputs.precision,
+        "device": inputs.device.type,
         "normalisation": inputs.normalisation, "metrics": sorted(inputs.families), "steps": inputs.budget.steps,
         "effort": asdict(inputs.budget),
     }  # fmt: skip

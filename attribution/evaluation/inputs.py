@@ -15,7 +15,7 @@ from attribution.metrics.faithfulness import Score
 from attribution.metrics.metric import Unit
 from attribution.metrics.registry import METRICS, chosen_families
 from attribution.planes.metrics import PlanesMetrics
-from datasets import EvalSampler, ImageBatch, ImageFolder, collate, eval_shapes, eval_transform, open_split
+from datasets import EvalSampler, ImageBatch, ImageFolder, collate, eval_shapes, eval_transform, open_split, set_decoding
 from datasets.masks import PairPicture, check_masks, mask_path, object_masks, read_pairs
 from datasets.planes.dataset import PlanesSplit, is_planes, open_planes
 from models import ICN, for_inference
@@ -81,6 +81,7 @@ def open_inputs(
         if not all(metric.applies(model) for metric in METRICS.values() if metric.family == family):
             raise ValueError(f"--metrics {family} is not defined for the {model.decoder_name} decoder: leave it out")
     transform = eval_transform(args.image_size, args.square)
+    set_decoding(args.bit_depth, args.max_image_mb)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
     places = alternate_classes(split.labels, args.seed)
     truth = _ground_truth(args, families, split, places, budget.images)

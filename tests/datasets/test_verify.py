@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import datasets.decode
 import datasets.scan
 from datasets.scan import verify_images
 
@@ -32,7 +33,7 @@ def opened(monkeypatch) -> list:
     """The files that were really opened."""
     seen = []
     check = datasets.scan.check_image
-    monkeypatch.setattr(datasets.scan, "check_image", lambda path: seen.append(path) or check(path))
+    monkeypatch.setattr(datasets.scan, "check_image", lambda path, *more: seen.append(path) or check(path, *more))
     return seen
 
 
@@ -120,3 +121,27 @@ def test_progress_counts_every_file(paths, monkeypatch):
 
 def test_nothing_to_check():
     verify_images([])
+
+
+def test_what_is_odd_is_said_by_kind_in_every_run(paths, capsys):
+    whole = paths[1].read_bytes()
+    for path in paths[1:16:2]:
+        path.write_bytes(whole + whole)
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(paths[2])
+    for _ in range(2):
+        verify_images(paths)
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        assert len(errors) == 2
+        assert errors[0].startswith("warning: 8 of 40 images: another picture") and f"'{paths[1]}', " in errors[0]
+        assert errors[0].endswith(" and 3 more")
+        assert errors[1].startswith("warning: 1 of 40 images store 16 bits") and "--bit_depth 12" in errors[1]
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(paths[4])
+    verify_images(paths)
+    assert "--bit_depth" not in capsys.readouterr().err, "a value of 16 bits: the dark picture is dark"
+
+
+def test_bit_depth_is_checked_before_training(paths, monkeypatch):
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(paths[2])
+    monkeypatch.setattr(datasets.decode, "_decoding", datasets.decode.Decoding(bit_depth=10))
+    (line,) = lines_of(paths)
+    assert "has a value of 4000, more than the 1023 of --bit_depth 10" in line
