@@ -169,7 +169,8 @@ def check_flags(args: Flags) -> None:
     if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.explicit:
         raise ValueError("--backbone_weights: the file of --resume or --finetune has the backbone's weights; leave it out")
     if not find_decoder(args.decoder).is_layered and "dec_layers" in args.explicit:
-        raise ValueError(f"--decoder {args.decoder} has no layers: leave --dec_layers out")
+        names = [args.decoder, *(alias for alias, name in ALIASES.items() if name == args.decoder)]
+        raise ValueError(f"--decoder {' or '.join(names)} has no layers: leave --dec_layers out")
     if "world_size" in args.explicit and args.world_size != read_launcher_env().size:
         raise ValueError(
             f"--world_size {args.world_size}, but there are {read_launcher_env().size} processes: a launcher starts them "

@@ -87,6 +87,7 @@ def test_parser_errors_are_one_line(words: list[str], capsys: pytest.CaptureFixt
     [
         (["--resume", "a", "--finetune", "b"], "give one of them"),
         (["--eval"], "--eval needs --resume"),
+        (["--decoder", "none", "--dec_layers", "2"], "--decoder average or none has no layers: leave --dec_layers out"),
         (["--resume", "a", "--backbone_weights", "default"], "leave it out"),
         (["--world_size", "2"], "--world_size 2, but there are 1 processes"),
         (["--device", "meta"], "--device 'meta' is not supported"),

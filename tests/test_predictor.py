@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from conftest import tiny_flags, tiny_model
 from PIL import Image
 from torch import Tensor
 
+import hubconf
 from attribution.methods.registry import METHODS, Method
 from attribution.resize import pool_to
 from datasets import decode_image, eval_transform
@@ -187,6 +190,16 @@ def test_what_is_wrong_is_named(icn: Predictor, checkpoint: Path, tmp_path: Path
         torch.save(file, tmp_path / "nan.pth")
         with pytest.raises(ValueError, match=message):
             Predictor.from_checkpoint(tmp_path / "nan.pth").predict(picture)
+
+
+def test_torch_hub_names_a_module_that_stands_in_the_way(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as Hugging Face's `datasets`, or the user's own `models`."""
+    for name, module in (("datasets", ModuleType("datasets")), ("models", json), ("util", pytest)):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, module)
+            with pytest.raises(ImportError, match=f"another module '{name}' is loaded .*: load ICN before it, or in a process"):
+                hubconf.icn(str(checkpoint))
+    assert hubconf.icn(str(checkpoint)).classes == Predictor.from_checkpoint(checkpoint).classes
 
 
 def test_torch_hub_loads_it_from_any_folder(checkpoint: Path, icn: Predictor, tmp_path: Path) -> None:
