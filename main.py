@@ -29,7 +29,8 @@ from datasets.loaders import build_datasets, build_eval_loader, build_loader, tr
 from flags import check_flags, explicit_flags, fill_from_checkpoint, output_folder, resolve
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
 from models.checkpoint_format import VERSION
-from models.loading import ADDRESSES, read_checkpoint
+from models.loading import read_checkpoint
+from models.reading import ADDRESSES
 from trainer import Trainer, build_trainer, compile_model
 from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name
 from util.device import select_device

@@ -67,13 +67,14 @@ def _is_best(value: Any) -> bool:
 
 
 def _is_epoch(value: Any) -> bool:
-    if not isinstance(value, dict) or not all(
-        _is_count(value.get(name)) for name in ("epoch", "batches", "train_images", "images")
-    ):
+    if not isinstance(value, dict):
         return False
-    if not all(_is_count(value.get(name, 1)) and value.get(name, 1) > 0 for name in ("batch_size", "accumulate", "world_size")):
+    value = {"world_size": 1, **value}
+    positive = [value.get(name) for name in ("batch_size", "accumulate", "world_size")]
+    if not all(map(_is_count, [*positive, *map(value.get, ("epoch", "batches", "train_images", "images"))])) or 0 in positive:
         return False
-    if not {"batch_size", "accumulate"} <= value.keys():
+    images_per_batch = value["batch_size"] * value["world_size"]
+    if value["batches"] and not (value["images"] and (value["batches"] - 1) * images_per_batch < value["train_images"]):
         return False
     sums, terms = value.get("sums"), value.get("terms", ["class"])
     if not isinstance(sums, Tensor) or sums.ndim != 1 or not sums.is_floating_point() or not sums.isfinite().all():

@@ -23,11 +23,6 @@ from models.reading import first_line, read_file, shown
 OPTIONAL = "num_batches_tracked"  # counters of batch norms, which old files lack
 QUERIES = "query_embed.weight"  # the tensor by which a model of ICN, INTR or DETR is known
 TIMEOUT = 60  # seconds without an answer of a server
-# Files that others publish, by the beginning of their names.
-ADDRESSES = {
-    "detr-": "https://dl.fbaipublicfiles.com/detr/{}",  # github.com/facebookresearch/detr
-    "intr_checkpoint_": "https://huggingface.co/imageomics/INTR/resolve/main/{}",  # github.com/Imageomics/INTR
-}
 
 
 @dataclass
@@ -64,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         if is_download:  # nothing that cannot be read stays in the cache
             file.unlink(missing_ok=True)
-        raise ValueError(f"checkpoint {error}{_address(file)}") from None
+        raise ValueError(f"checkpoint {error}") from None
     checkpoint = dict(content) if source else {}
     checkpoint["model"] = strip_prefix(state, QUERIES)
     if checkpoint.get("args") is None:
@@ -95,7 +90,7 @@ def find_state_dict(content: Any, path: str, anchor: str | None = None) -> tuple
     if found:
         names = ", ".join(shown(name) for name in list(found)[:5])
         raise ValueError(f"{path} holds several state dicts ({names}): save the one that is meant as {{'model': state_dict}}")
-    raise ValueError(f"{path} holds no state dict (names of tensors to tensors) but {describe(content)}")
+    raise ValueError(f"{path} holds no state dict (names of tensors to tensors) but {shown(describe(content), 300)}")
 
 
 def _state_dicts(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -124,11 +119,11 @@ def describe(content: Any, depth: int = 0) -> str:
 def strip_prefix(state: Mapping[str, Tensor], anchor: str) -> dict[str, Tensor]:
     """Remove what wrappers put before the names of tensors (`module.`, `detr.`, and torch.compile's `_orig_mod.` anywhere).
 
-    The prefix is what stands before `anchor`, where one tensor ends in that name; tensors without the prefix stay as they are.
+    The prefix is what stands before `anchor`, the shortest where others continue it; tensors without the prefix stay as they are.
     """
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
-    prefixes = [key.removesuffix(anchor) for key in state if key.endswith(f".{anchor}")]
-    if anchor in state or len(prefixes) != 1:
+    prefixes = sorted((key.removesuffix(anchor) for key in state if key.endswith(f".{anchor}")), key=len)
+    if anchor in state or not prefixes or not all(prefix.startswith(prefixes[0]) for prefix in prefixes):
         return state
     return {key.removeprefix(prefixes[0]): value for key, value in state.items()}
 
@@ -204,12 +199,6 @@ def _local_file(path: str) -> tuple[Path, bool]:
     if "://" in path:
         raise ValueError(f"checkpoint {path} cannot be fetched: give a path, or an address of http, https or file")
     return Path(path), False
-
-
-def _address(file: Path) -> str:
-    """Return where a missing file that others publish can be had, for a message."""
-    address = next((url for start, url in ADDRESSES.items() if file.name.startswith(start)), None)
-    return f" (to be had from {address.format(file.name)})" if address and not file.exists() else ""
 
 
 def _fetch(url: str) -> Path:

@@ -24,6 +24,12 @@ PICKLE_BYTES = 8 * MIB  # of the pickle, without the tensors: some 40,000 tensor
 GROWTH, SLACK = 4, 64 * MIB  # the tensors, and an unpacked archive, have at most GROWTH times the bytes of the file, and SLACK
 TYPES, NODES, DEPTH = 100, 10**6, 50  # of values besides tensors: distinct types, values, levels of nesting
 
+# Files that others publish, by the beginning of their names.
+ADDRESSES = {
+    "detr-": "https://dl.fbaipublicfiles.com/detr/{}",  # github.com/facebookresearch/detr
+    "intr_checkpoint_": "https://huggingface.co/imageomics/INTR/resolve/main/{}",  # github.com/Imageomics/INTR
+}
+
 # What a file may begin with that is no checkpoint, and what to do.
 _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a pointer of Git LFS in place of the file: run git lfs pull"),
@@ -92,7 +98,9 @@ def read_file(path: Path) -> Any:
             that names functions of the standard library.
     """
     if not path.is_file():
-        raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a .pth file")
+        address = next((url for start, url in ADDRESSES.items() if path.name.startswith(start)), "").format(path.name)
+        advice = f"; it can be had from {address}" if address else ""
+        raise ValueError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a .pth file{advice}")
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -229,6 +237,8 @@ class _Plain:
         self.seen: dict[int, Any] = {}  # containers by their id: one that contains itself ends there
 
     def convert(self, value: Any, depth: int = 0) -> Any:
+        if isinstance(value, int) and value.bit_length() > 63:  # more than a number of any use, and too much for arithmetic
+            return f"an integer of {value.bit_length()} bits"
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if id(value) in self.seen:

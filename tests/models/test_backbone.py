@@ -89,6 +89,19 @@ def test_weights_that_do_not_fit() -> None:
         load_backbone_weights(build_backbone("resnet34"), state, "w.pth")
 
 
+def test_weights_under_a_prefix_and_weights_that_are_not_finite() -> None:
+    state = torchvision.models.resnet18().state_dict()
+    for prefix in ("module.", "backbone.0.body.", "module._orig_mod."):
+        backbone = build_backbone("resnet18")
+        load_backbone_weights(
+            backbone, {"input_proj.weight": torch.ones(1), **{prefix + key: state[key] for key in state}}, "w.pth"
+        )
+        assert torch.equal(backbone.body.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
+    state["layer1.0.conv1.weight"][0] = float("inf")
+    with pytest.raises(ValueError, match=r"w.pth has values that are not finite numbers \(layer1.0.conv1.weight\)"):
+        load_backbone_weights(build_backbone("resnet18"), state, "w.pth")
+
+
 @pytest.mark.parametrize("content", [b"", b"no tensors here"])
 def test_a_file_that_is_no_state_dict(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content)

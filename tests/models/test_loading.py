@@ -95,15 +95,31 @@ def test_what_is_no_part_of_the_weights_is_replaced_by_the_flag(tmp_path: Path) 
     assert any(parameter.requires_grad for parameter in model.backbone.parameters())
 
 
+class Site(SimpleHTTPRequestHandler):
+    """A server of files that ends the answer for cut.pth half-way."""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/cut.pth"):
+            return super().do_GET()
+        content = Path(self.directory, "intr.pth").read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+
+
 def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "site").mkdir()
     save_intr(tmp_path / "site" / "intr.pth")
     save_intr(tmp_path / "site" / "intr-00000000.pth")
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    handler = partial(Site, directory=str(tmp_path / "site"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         site = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(ValueError, match="cut.pth"):
+            read_checkpoint(f"{site}/cut.pth")
+        assert not [file for file in (tmp_path / "hub").rglob("*") if file.is_file()]
         assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
         (tmp_path / "site" / "intr.pth").unlink()
         assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
@@ -302,7 +318,7 @@ def damaged_intr(path: Path, changes: dict[str, torch.Tensor | None], **flags: o
         ({}, {"window": 7}, "no model can have: window"),
         ({}, {"feature_stride": 16.0}, "feature_stride = 16.0"),
         ({}, {"feature_stride": True}, "feature_stride = True"),
-        ({}, {"feature_stride": 10**300}, "feature_stride = 1000"),
+        ({}, {"feature_stride": 10**300}, "feature_stride = 'an integer of 997 bits'"),
         ({}, {"nheads": 0}, "no model can have: nheads"),
         ({}, {"dilation": 1}, "dilation = 1 .*a bool"),
         ({}, {"backbone": "no\nnet"}, "no model can have: backbone"),
@@ -386,6 +402,8 @@ IN_EPOCH = {
         ("optimizer", {"param_groups": [{"params": ["a"]}]}),
         ("in_epoch", {**IN_EPOCH, "sums": torch.zeros(9)}),
         ("in_epoch", {**IN_EPOCH, "batch_size": 0}),
+        ("in_epoch", {**IN_EPOCH, "batches": 5}),
+        ("in_epoch", {**IN_EPOCH, "images": 0}),
         ("in_epoch", {**IN_EPOCH, "sums": torch.full((4,), float("nan"))}),
         ("in_epoch", {**IN_EPOCH, "terms": [1]}),
     ],
