@@ -67,7 +67,8 @@ def class_folders(root: Path, left_out: LeftOut | None = None) -> dict[str, str]
     """Return the folder of each class by the name of the class (NFC), sorted by folder.
 
     Raises:
-        ValueError: there is no folder `root`, or none in it; two names look alike or one is no UTF-8; a link leads nowhere.
+        ValueError: there is no folder `root`, or none in it; two names look alike or one is no UTF-8; a link leads nowhere, to
+            another class or to a folder that contains it.
     """
     if not root.is_dir():
         raise ValueError(f"no folder {root}; expected {LAYOUT}")
@@ -88,6 +89,7 @@ def class_folders(root: Path, left_out: LeftOut | None = None) -> dict[str, str]
         hint = f"; {unsorted} images lie in it directly: move each into a folder named by its class" if unsorted else ""
         raise ValueError(f"{root}: no class folder; expected {LAYOUT}{hint}")
     _check_names(root, sorted(folders))
+    _check_links(root, sorted(folders))
     return {unicodedata.normalize("NFC", folder): folder for folder in sorted(folders)}
 
 
@@ -100,6 +102,21 @@ def _check_names(root: Path, folders: list[str]) -> None:
         if other != folder:
             both = f"{ascii(other)} and {ascii(folder)}"
             raise ValueError(f"{root}: the class folders {both} have names that look alike; merge them, or rename one")
+
+
+def _check_links(root: Path, folders: list[str]) -> None:
+    """Raise a ValueError for a link to a folder whose images have another class already."""
+    paths = [os.path.join(root, folder) for folder in folders]
+    links = [path for path in paths if os.path.islink(path)]
+    owners = {os.path.realpath(path): path for path in paths if path not in links} if links else {}
+    for link in links:
+        target = os.path.realpath(link)
+        other = owners.setdefault(target, link)
+        if other != link or os.path.realpath(root).startswith(os.path.join(target, "")) or os.path.samefile(target, root):
+            what = "its images are those of another class, too" if other != link else "which contains the link"
+            raise ValueError(
+                f"{root}: the class folder {quoted([os.path.basename(link)])} is a link to {target}, {what}; remove it"
+            )
 
 
 def _locale_hint() -> str:

@@ -70,6 +70,20 @@ def test_a_link_in_place_of_a_class_that_leads_nowhere(tmp_path: Path, target: s
     assert ImageFolder(tmp_path).left_out == "1 linked to nothing: 'a/loop'"
 
 
+@pytest.mark.parametrize(("target", "words"), [("a", "another class"), (".", "contains the link"), ("..", "contains the link")])
+def test_a_link_to_the_images_of_other_classes(tmp_path: Path, target: str, words: str) -> None:
+    root = make(tmp_path / "train", "a/1.png", "b/1.png")
+    (root / "c").symlink_to(root / target)
+    message = error(ImageFolder, root)
+    assert "'c' is a link to" in message and words in message
+    make(tmp_path / "elsewhere", "1.png")
+    (root / "c").unlink()
+    (root / "c").symlink_to(tmp_path / "elsewhere")
+    assert ImageFolder(root).classes == ["a", "b", "c"]
+    (root / "d").symlink_to(tmp_path / "elsewhere")
+    assert "'d' is a link to" in error(ImageFolder, root)
+
+
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "a/1.png", "b/more/1.png")
     scandir = os.scandir
