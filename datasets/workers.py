@@ -16,7 +16,6 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from torch._C import _error_if_any_worker_fails
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
@@ -41,7 +40,7 @@ class Loader(DataLoader):
         self, dataset: Dataset[Any], *, waiting: Callable[[], AbstractContextManager[None]] = nullcontext, **options: Any
     ) -> None:
         super().__init__(dataset, worker_init_fn=worker_init, **options)
-        self.waiting, self.pids = waiting, frozenset[int]()
+        self.waiting, self.workers = waiting, tuple[Any, ...]()
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with self._watched(), self.waiting():
@@ -56,15 +55,17 @@ class Loader(DataLoader):
 
     def _start(self) -> Iterator[Any]:
         """Start the workers, unless they run already and persist; where the system refuses, the main process loads the images."""
-        if not self.num_workers or (self.persistent_workers and self.pids):
+        if not self.num_workers or (self.persistent_workers and self.workers):
             return super().__iter__()
         multiprocessing.util.Finalize(None, kill_children, exitpriority=100)  # it would send SIGTERM, which is blocked, and wait
-        before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
+        handler = signal.getsignal(signal.SIGCHLD)
         # Workers inherit which signals are blocked. A cluster sends them to every process of a job, a terminal Ctrl-C.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS[1:])
         try:
             multiprocessing.Queue()  # torch would print a traceback where it cannot make its first one
-            return super().__iter__()
+            batches = super().__iter__()
+            self.workers = tuple(batches._workers)  # type: ignore[attr-defined]
+            return batches
         except OutputLost:  # it is flushed before a process is started
             raise
         except OSError as error:
@@ -73,7 +74,6 @@ class Loader(DataLoader):
             self.num_workers = 0
             return super().__iter__()
         finally:
-            self.pids = frozenset(child.pid for child in set(multiprocessing.active_children()) - before if child.pid)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGCHLD, handler)  # without torch's, which would raise wherever the program is
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -81,7 +81,7 @@ class Loader(DataLoader):
     @contextmanager
     def _watched(self) -> Iterator[None]:
         """Look after the workers while the main process waits, now and at every SIGCHLD."""
-        if not self.pids or threading.current_thread() is not threading.main_thread():
+        if not self.workers or threading.current_thread() is not threading.main_thread():
             yield
             return
         previous = signal.signal(signal.SIGCHLD, self._look_after)
@@ -92,17 +92,21 @@ class Loader(DataLoader):
             signal.signal(signal.SIGCHLD, previous)
 
     def _look_after(self, number: int, frame: FrameType | None) -> None:
-        """Raise torch's error if a worker died; continue those that were stopped."""
-        _error_if_any_worker_fails()
-        for pid in self.pids:
+        """Raise a RuntimeError if a worker died; continue those that were stopped."""
+        for worker in self.workers:
+            if code := worker.exitcode:
+                how = f"ended with exit code {code}" if code > 0 else f"was killed by signal: {signal.strsignal(-code)}"
+                raise RuntimeError(f"DataLoader worker (pid {worker.pid}) {how}")
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+                os.kill(worker.pid, signal.SIGCONT)
 
 
 def worker_init(worker_id: int) -> None:
     """Set up a worker (`DataLoader(worker_init_fn=)`): one thread; it ends with its parent, and sends whatever it can."""
     torch.set_num_threads(1)
     die_with_parent()
+    for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):  # torch's handlers print; the main process says what it was
+        signal.signal(number, signal.SIG_DFL)
     sys.excepthook = _ignore_lost_connection
     Queue._on_queue_feeder_error = _send_otherwise  # type: ignore[attr-defined]
 

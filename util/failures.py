@@ -25,6 +25,7 @@ KNOWN = (
         "a process that loads images died ({})",
         "if memory is short, set fewer --num_workers",
     ),
+    (r"process pool was terminated", "a process that renders images died", "if memory is short, set fewer --num_workers"),
     (
         r"out of memory|[Cc]an't allocate memory|Cannot allocate memory|Insufficient memory|ALLOC_FAILED|MemoryError",
         "out of memory",
@@ -40,6 +41,8 @@ KNOWN = (
 
 def known_cause(error: BaseException) -> tuple[str, str]:
     """Return the cause of a failure that lies outside the command line and the data, and what to do; '' where it is another."""
+    if isinstance(error, RunFailed):
+        return "", ""
     if isinstance(error, (MemoryError, OSError, RuntimeError)) or type(error).__module__ == "cv2":
         for source in filter(None, (error.__cause__, error)):  # the cause names the signal that ended a worker
             reason = "MemoryError" if isinstance(source, MemoryError) else first_line(message_of(source)).partition(". ")[0]

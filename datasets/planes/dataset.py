@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from datasets.planes.parts import PARTS
 from datasets.planes.presets import Preset, class_name, get_preset
 from datasets.planes.renderer import VERSION, counterfactual, render
 from util.atomic import new_folder
+from util.processes import die_with_parent
 
 SPLITS, FORMATS = ("train", "val", "test"), ("png", "jpg")
 JPG_QUALITY = 95
@@ -149,14 +151,19 @@ def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> N
 def _start_worker() -> None:
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the pool
+    die_with_parent()
 
 
 def _run(write: Callable[[Any], dict[str, Any]], planned: Sequence[Any], num_workers: int) -> Iterator[dict[str, Any]]:
     if num_workers <= 1:
         yield from map(write, planned)
         return
-    with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_start_worker) as pool:
-        yield from pool.imap(write, planned, chunksize=16)
+    # Unlike multiprocessing's Pool it does not wait for a process that was killed.
+    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield from pool.map(write, planned, chunksize=16)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tools import evaluate_attribution, prepare_dataset
 from util.cli import Parser, launch
 from util.distributed import gpu_name, init_distributed, shared_gpu
 from util.launcher import ProcessInfo
+from util.ranks import SINGLE_PROCESS
 from util.stopping import Stopped, StopRequest
 
 
@@ -60,6 +62,20 @@ def test_results_come_in_order_and_all_stop_at_one_place(tmp_path: Path) -> None
     assert found[0] == found[1] == found[2]
     assert found[0][:3] == [(list(range(7)), ""), ([0, 1], ""), ([], "")]
     assert found[0][3] == ([0, 1, 2, 3, 4, 5], "SIGUSR2")
+
+
+def test_a_signal_interrupts_a_result_that_takes_long() -> None:
+    came = []
+
+    def slow() -> Iterator[int]:
+        yield 1
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it is finished")
+
+    with StopRequest(ProcessInfo(), "what is done is kept") as request, pytest.raises(Stopped, match="what is done is kept"):
+        for number in replace(SINGLE_PROCESS, request=request).gather_in_order(slow()):
+            came.append(number)
+    assert came == [1]
 
 
 def fail(how: Callable[[], None]) -> None:
@@ -177,7 +193,8 @@ def test_measurement_is_that_of_one_process_and_goes_on_with_another_number(tmp_
     assert rest.out(0).count("methods on 6 images") == 1 and rest.out(1) == rest.err() == ""
 
     parts = [*lines(tmp_path, "some"), *lines(tmp_path, "rest")]
-    assert sorted(parts) == sorted(lines(tmp_path, "one")) and len(set(parts)) == len(parts)
+    assert sorted(set(parts)) == sorted(lines(tmp_path, "one"))
+    assert len(parts) == len(set(parts)) + 1  # the one that the signal interrupted
     one, more = ({**contents(tmp_path / name)} for name in ("one", "more"))
     found = [without_times(json.loads(files["attribution.json"])) for files in (one, more)]
     assert found[0] == found[1]

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +16,9 @@ import pytest
 import main
 from util.cli import Flags, Parser, launch, parse
 from util.errors import RunFailed
+from util.stopping import SIGNALS
+
+ROOT = Path(__file__).parents[2]
 
 
 def parser(files: bool = True, **options: Any) -> Parser:
@@ -116,3 +124,59 @@ def test_help_keeps_the_lines_of_a_description() -> None:
     tool.add_argument("--number", default=3, help="how many")
     assert "Make a thing.\n\n    python -m tool 1\n    python -m tool 2\n" in tool.format_help()
     assert "how many (default: 3)" in tool.format_help()
+
+
+@pytest.mark.parametrize("number", SIGNALS[1:])
+def test_a_signal_is_one_line(number: int, capsys: pytest.CaptureFixture) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as ended:
+        launch(lambda args: signal.raise_signal(number), Parser("tool"), [])
+    said = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    assert capsys.readouterr().err == f"tool: {said}\n" and ended.value.code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_what_no_flag_caused_ends_with_code_1(capsys: pytest.CaptureFixture) -> None:
+    for error, line in (
+        (MemoryError(), "out of memory: try a smaller --batch_size"),
+        (OSError(24, "Too many open files", "a.png"), "too many open files: raise the limit"),
+        (RuntimeError("DataLoader worker (pid 1) was killed by signal: Killed"), "a process that loads images died (DataLoader"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            launch(raising(error), Parser("tool"), [])
+        err = capsys.readouterr().err
+        assert ended.value.code == 1 and err.startswith(f"tool: error: {line}") and err.count("\n") == 1
+
+
+def raising(error: Exception) -> Callable[[Flags], None]:
+    def fail(args: Flags) -> None:
+        raise error
+
+    return fail
+
+
+LAUNCH = "from util.startup import *; start(); import util.cli as c; c.launch(lambda args: {}, c.Parser('tool'), [])"
+
+
+@pytest.mark.parametrize(
+    ("body", "streams", "code", "err"),
+    [
+        ("print('x')", ">/dev/full", 1, "tool: error: the output cannot be written (No space left on device)\n"),
+        ("print('x')", ">&-", 0, ""),
+        ("print('x', file=sys.stderr)", "2>&-", 0, ""),
+        ("open('{file}', 'w').close() or c.os.write(2, b'x')", "<&- >&- 2>&-", 0, ""),
+    ],
+)
+def test_closed_and_full_streams(body: str, streams: str, code: int, err: str, tmp_path: Path) -> None:
+    """A stream that is closed loses what is written to it, and no file takes its number."""
+    command = LAUNCH.format(body.format(file=tmp_path / "file"))
+    shell = f'exec "$0" -c "$1" {streams}'
+    done = subprocess.run(["sh", "-c", shell, sys.executable, command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (code, err)
+    assert not any(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_ctrl_c_during_imports_is_one_line() -> None:
+    command = "from util.startup import start; start(); import signal; signal.raise_signal(signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")

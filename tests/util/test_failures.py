@@ -115,7 +115,13 @@ def test_causes_outside_the_command_line(error: Exception, cause: str, advice: s
 
 
 def test_other_errors_have_no_such_cause() -> None:
-    for error in (ValueError("out of memory.png"), RuntimeError("shapes differ"), OSError(2, "No such file"), KeyError("a")):
+    for error in (
+        RunFailed("epoch 2: out of memory"),
+        ValueError("out of memory.png"),
+        RuntimeError("shapes differ"),
+        OSError(2, "No such file"),
+        KeyError("a"),
+    ):
         assert known_cause(error) == ("", "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from datasets.planes import PARTS, counterfactual, get_preset
 from datasets.planes import dataset as planes_dataset
 from tools import make_planes
 from util.cli import launch
+from util.failures import known_cause
 
 SMALL = ["--preset", "f8", "--size", "64", "--train", "27", "--val", "9", "--test", "8", "--num_workers", "1"]
 
@@ -183,3 +185,9 @@ def test_shortcut_is_written_down_and_jpg_is_possible(tmp_path):
         assert record["roundel_is_of_class"] == (record["roundel"] == classes.index(record["class"]))
         assert record["visible"]["roundel"] >= 0.6 and (root / record["file"]).suffix == ".jpg"
     assert not (root / "val").exists()
+
+
+def test_a_process_that_is_killed_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="process pool") as lost:
+        list(planes_dataset._run(signal.raise_signal, [signal.SIGKILL] * 2, 2))
+    assert known_cause(lost.value)[0] == "a process that renders images died"
