@@ -18,8 +18,9 @@ def icn(checkpoint: str, device: str = "cpu") -> Any:
     """
     for name in MODULES & sys.modules.keys():
         module = sys.modules[name]
-        place = next(iter(getattr(module, "__path__", [])), None) or getattr(module, "__file__", None) or "no file"
-        if Path(__file__).resolve().parent not in Path(place).resolve().parents:
+        place = next(iter(getattr(module, "__path__", [])), None) or getattr(module, "__file__", None)
+        own = Path(__file__).resolve().with_name(name)
+        if place is None or Path(place).resolve() not in (own, own.with_suffix(".py")):
             problem = f"another module {name!r} is loaded ({place}), and ICN has one of that name"
             raise ImportError(f"{problem}: load ICN before it, or in a process of its own")
     from predictor import Predictor

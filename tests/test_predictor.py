@@ -194,7 +194,9 @@ def test_what_is_wrong_is_named(icn: Predictor, checkpoint: Path, tmp_path: Path
 
 def test_torch_hub_names_a_module_that_stands_in_the_way(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as Hugging Face's `datasets`, or the user's own `models`."""
-    for name, module in (("datasets", ModuleType("datasets")), ("models", json), ("util", pytest)):
+    installed = ModuleType("datasets")
+    installed.__path__ = [str(ROOT / ".venv/lib/datasets")]
+    for name, module in (("datasets", installed), ("predictor", ModuleType("predictor")), ("models", json), ("util", pytest)):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, module)
             with pytest.raises(ImportError, match=f"another module '{name}' is loaded .*: load ICN before it, or in a process"):
