@@ -15,6 +15,7 @@ from models import ICN
 from util.progress import Progress
 from util.ranks import Ranks
 
+MAX_CLASS_WEIGHTS = 2**29  # attention weights between classes (2 GiB in float32), above which a method must be named
 COSTLY = 40  # passes a map from which on a method is spared what needs many maps of an image
 
 
@@ -112,7 +113,8 @@ def choose_methods(
     """Return the methods, in the order of the registry, and `ours`, which represents ICN (None: the decoder's default).
 
     Controls are added to `names`; None: all that apply and that the budget does not leave out. Methods whose package is missing
-    are left out, with a message. `truth`: the ground truth that there is.
+    are left out, with a message, and so are those that take gigabytes with so many classes and were not named.
+    `truth`: the ground truth that there is.
 
     Raises:
         ValueError: a method does not apply to the model or lacks its ground truth, or the package of `ours` is missing.
@@ -132,4 +134,10 @@ def choose_methods(
             raise ValueError(f"--ours {ours} needs a package that is not installed: {install}")
         print(f"{', '.join(missing)} left out: a package is not installed ({install})")
         chosen -= set(missing)
+    large = {name for name in chosen if METHODS[name].class_weights(model) > MAX_CLASS_WEIGHTS}
+    if unnamed := sorted(large - {ours, *(names or ())}):
+        gigabytes = METHODS[unnamed[0]].class_weights(model) * 4 / 2**30
+        reason = f"{model.num_classes} classes would take {gigabytes:.1f} GiB of attention between them"
+        print(f"{', '.join(unnamed)} left out: {reason}; name them in --methods to measure them anyway")
+        chosen -= set(unnamed)
     return [method for method in METHODS.values() if method.name in chosen], ours

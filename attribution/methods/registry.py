@@ -54,6 +54,7 @@ class Method:
         cost: of an image of size `(H, W)` under options of `call`.
         requires: package that the method needs, as pip takes it.
         quick: options of `call` under `--quick`.
+        class_weights: attention weights between classes that it holds for one image, `C * C` for each head and layer.
         variant_of: a method that differs only in an option; the variant is left out under `--quick` unless it is named.
     """
 
@@ -68,6 +69,7 @@ class Method:
     cost: Callable[..., Passes] = lambda size: Passes(0)
     requires: str = ""
     quick: Mapping[str, int] = field(default_factory=dict)
+    class_weights: Callable[[ICN], int] = lambda model: 0
     variant_of: str = ""
 
     def lacking(self, truth: Collection[str] = ()) -> tuple[str, ...]:
@@ -136,6 +138,12 @@ def _contrast_passes(size: Size, steps: tuple[int, int] = pixel_gradients.CONTRA
     return Passes(2 * sum(steps), 2 * sum(steps))
 
 
+def _class_weights(model: ICN) -> int:
+    decoder: Any = model.transformer.decoder
+    layers = decoder.layers if model.decoder_spec.is_layered else ()
+    return sum(layer.self_attn.num_heads for layer in layers) * model.num_classes**2
+
+
 _FORWARD, _BOTH = (lambda size: Passes(1)), (lambda size: Passes(1, 1))
 _control = partial(Method, family="control")
 _posthoc = partial(Method, family="posthoc")
@@ -148,8 +156,8 @@ _contribution = partial(Method, family="own", applies=lambda model: model.decode
 
 _ALL = [
     _of_attention("attention", call=attention),
-    _of_attention("rollout", call=rollout),
-    _of_attention("relevance", call=relevance, cost=_BOTH),
+    _of_attention("rollout", call=rollout, class_weights=_class_weights),
+    _of_attention("relevance", call=relevance, cost=_BOTH, class_weights=_class_weights),
     _contribution("contribution", call=contribution),
     _contribution("contribution_own_query", call=partial(contribution, own_query=True), variant_of="contribution"),
     _additive("additive", call=additive, cost=_FORWARD),
@@ -165,7 +173,7 @@ _ALL = [
     ),
     _posthoc("occlusion", call=posthoc.occlusion, cost=_occlusion_passes, signed=True, requires=posthoc.CAPTUM),
     _posthoc("rise", call=posthoc.rise, cost=lambda size, n=posthoc.MASKS: Passes(n), seeded=True, quick={"n": 128}),
-    _of_attention("rollout_every_class", family="control", call=partial(rollout, every_class=True)),
+    _of_attention("rollout_every_class", family="control", call=partial(rollout, every_class=True), class_weights=_class_weights),
     _control("random", call=controls.random, needs_grid=True, seeded=True),
     _control("centre", call=controls.centre),
     _control("edges", call=controls.edges),

@@ -14,7 +14,7 @@ from patches import batch, patch_model
 from attribution.evaluation.cache import CachedModel, ResultCache, cache_key
 from attribution.evaluation.harness import Harness, slot_columns
 from attribution.evaluation.measure import _reporting, concatenate, measure_model
-from attribution.evaluation.protocol import FULL, QUICK, Budget, alternate_classes, most_confused
+from attribution.evaluation.protocol import FULL, QUICK, Budget, alternate_classes, choose_methods, most_confused
 from attribution.evaluation.summary import curve_summary, summarise
 from attribution.methods.registry import METHODS, Passes
 from attribution.metrics.metric import Unit, pooled
@@ -299,3 +299,18 @@ def test_randomised_maps_are_compared_with_the_trained_model_s() -> None:
     assert list(found["randomisation/additive"]) == ["head", "decoder", "queries", "encoder", "backbone"]
     assert found["randomisation/centre"]["backbone"].tolist() == pytest.approx([1, 1, 1])
     assert (found["randomisation/additive"]["backbone"] < 0.99).all()
+
+
+def test_methods_of_gigabytes_are_measured_where_they_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = patch_model()  # 5 classes, 2 heads, 2 layers
+    assert "rollout" in {method.name for method in choose_methods(model, None, None, SMALL)[0]}
+    monkeypatch.setattr("attribution.evaluation.protocol.MAX_CLASS_WEIGHTS", 99)
+    assert capsys.readouterr().out == ""
+    names = {method.name for method in choose_methods(model, ["relevance", "attention"], None, SMALL)[0]}
+    assert {"relevance", "attention", "contribution", "centre"} <= names and "rollout_every_class" not in names
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("rollout_every_class left out: 5 classes would take") and "--methods" in line
+    model = patch_model(kind="additive")  # whose classes do not attend to each other
+    assert "rollout_every_class" in {method.name for method in choose_methods(model, None, None, SMALL)[0]}
