@@ -107,7 +107,7 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
     group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
     group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is evaluated")
-    group.add_argument("--max_image_mb", default=1000, type=COUNT, help="memory in MB that an image may take to decode")
+    group.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that an image may take to decode")
     group.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load images; 0: only the main process")
     group.add_argument(
         "--output_dir", default="output", help="folder of the results; '' writes none; those of a checkpoint: beside it"

@@ -37,7 +37,7 @@ FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF orientation -> axis of Op
 PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
 PNG_ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
-BYTES_PER_PIXEL = {"JPEG2000": 24, "WEBP": 12}  # that decoding takes at its peak; 8 in the other formats
+BYTES_PER_PIXEL = {"JPEG2000": 25, "WEBP": 20}  # that decoding takes at its peak; 10 in the other formats
 LARGE = 2**27  # bytes; such images are checked one after the other
 
 # Pictures between PIL's limit and twice that are large, not hostile; catch_warnings would not be safe in threads.
@@ -57,13 +57,13 @@ class Decoding(NamedTuple):
     """
 
     bit_depth: int = 16
-    max_image_mb: int = 1000
+    max_image_mb: int = 1200
 
 
 _decoding = Decoding()
 
 
-def set_decoding(bit_depth: int = 16, max_image_mb: int = 1000) -> None:
+def set_decoding(bit_depth: int = 16, max_image_mb: int = 1200) -> None:
     """Set how this process decodes images from now on; arguments as of `Decoding`."""
     global _decoding
     _decoding = Decoding(bit_depth, max_image_mb)
@@ -239,7 +239,7 @@ def _memory(image: Image.Image) -> int:
     pixels = image.width * image.height
     if isinstance(image, TiffImageFile):  # a tile may be larger than the picture
         pixels = max(pixels, image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0))
-    return pixels * BYTES_PER_PIXEL.get(image.format or "", 8)
+    return pixels * BYTES_PER_PIXEL.get(image.format or "", 10)
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> Tensor:

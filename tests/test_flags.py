@@ -30,7 +30,7 @@ INTR = {
 }  # fmt: skip
 OURS = {
     "backbone_weights": "none", "backbone_norm": None, "feature_stride": None, "image_size": 800, "square": False,
-    "bit_depth": 16, "max_image_mb": 1000,
+    "bit_depth": 16, "max_image_mb": 1200,
     "crop_min": 0.08, "hflip": 0.5, "tensorboard": False, "precision": "fp32", "compile": False, "deterministic": False,
     "accumulate": 1, "grad_checkpointing": False, "save_every_steps": 0, "keep_last": 1, "warmup_epochs": 0.0,
     "label_smoothing": 0.0, "ema": 0.0, "no_norm_decay": False, "layer_decay": 1.0, "color_jitter": 0.0, "randaugment": 0,

@@ -152,7 +152,7 @@ def explain_rows(
     """Yield of each row the photograph with the size of the network's input, its maps `[h, w]`, and their names."""
     model = predictor.model
     for row in rows:
-        (batch,) = photograph_batches([row.path], predictor.transform, 1, 0, originals=True)
+        (batch,) = photograph_batches([row.path], predictor.transform, 1, 0, originals=True, decoding=predictor.decoding)
         if batch.images is None:
             raise ValueError(batch.errors[0])
         (photograph,) = batch.photographs

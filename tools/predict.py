@@ -51,7 +51,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--panels", type=Path, metavar="FOLDER", help="draw a panel for each photograph")
     parser.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
     parser.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
-    parser.add_argument("--max_image_mb", default=1000, type=COUNT, help="memory in MB that a photograph may take to decode")
+    parser.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that a photograph may take to decode")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     parser.add_argument("--batch_size", default=16, type=COUNT, help="photographs of one shape in a forward pass")
     parser.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load photographs; 0: none")
@@ -171,7 +171,9 @@ def explain_photographs(
     """Yield each photograph with the maps of its two most probable classes, and the heads of the first, `[heads, h, w]`."""
     model = predictor.model
     method = model.decoder_spec.default_map
-    for batch in photograph_batches(paths, predictor.transform, args.batch_size, args.num_workers, originals=True):
+    for batch in photograph_batches(
+        paths, predictor.transform, args.batch_size, args.num_workers, originals=True, decoding=predictor.decoding
+    ):
         if batch.images is None:
             continue
         items = []

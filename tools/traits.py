@@ -32,6 +32,7 @@ from attribution.report.overlay import at_pixels, common_scale, fit, overlay
 from attribution.report.panels import compute_maps, safe_name
 from attribution.report.paper import PAGE, draw_grid
 from datasets import open_split
+from datasets.decode import set_decoding
 from datasets.photographs import photograph_batches
 from flags import add_data_flags
 from predictor import Predictor
@@ -66,6 +67,7 @@ def main(args: Flags) -> None:
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     if args.images < 1 or args.rows < 0 or args.batch_size < 1 or args.num_workers < 0:
         raise ValueError("--images and --batch_size must be at least 1, --rows and --num_workers at least 0")
+    set_decoding(args.bit_depth, args.max_image_mb)
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     check_attention(predictor.model)
     try:
@@ -112,7 +114,7 @@ def class_batches(args: Flags, predictor: Predictor, index: int, count: int) -> 
     """Yield images of a class in batches of one shape, normalised `[B, 3, H, W]`, with their pictures uint8 `[H, W, 3]`."""
     split = open_split(args.dataset_path, args.dataset_name, args.test, predictor.classes, only_class=index)
     paths = split.paths[:count]
-    for batch in photograph_batches(paths, predictor.transform, args.batch_size, 0, originals=True):
+    for batch in photograph_batches(paths, predictor.transform, args.batch_size, 0, originals=True, decoding=predictor.decoding):
         if batch.errors:
             raise ValueError(next(iter(batch.errors.values())))
         assert batch.images is not None
