@@ -53,17 +53,13 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (bytes(16), "zeros where its data should be: copy or download it again"),
 )
 
-# Globals of a pickle that torch resolves itself, and that allocate nothing when they are called.
-_PLAIN = re.compile(
-    r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex)|"
-    r"torch\.(Size|device|[a-z]+\d*(_\w+)?|\w+Storage)|torch\.storage\.\w+|torch\.serialization\._get_layout|"
-    r"torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter)|torch\.nn\.parameter\.Parameter"
-)
+# What a pickle may name: how dense tensors are built, types of flags of the standard library, and whatever is of other packages,
+# for which there are stand-ins (torch takes its own types where it knows them). Anything else may be there to be run.
+_PLAIN = re.compile(r"_codecs\.encode|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter)")
 _OTHER_TENSORS = re.compile(r"torch\._utils\._rebuild_(\w+)|torch\.(\w*Tensor)|torch\._tensor\.(\w+)")
-# Types of the standard library that flags may be of; everything else of it may be there to be run.
 _HARMLESS = re.compile(
-    r"(argparse|collections|copyreg|datetime|decimal|enum|fractions|pathlib|typing|uuid)\..*|"
-    r"types\.SimpleNamespace|builtins\.(bool|bytes|dict|float|frozenset|int|list|object|range|slice|str|tuple)|pathlib\._local\..*"
+    r"(argparse|collections|copyreg|datetime|decimal|enum|fractions|pathlib|typing|uuid)\..*|types\.SimpleNamespace|"
+    r"builtins\.(bool|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
 )
 
 
