@@ -45,6 +45,12 @@ class Confusion:
         matrix[place[self.true[kept]], place[self.predicted[kept]]] = self.images[kept]
         return matrix
 
+    def most_confused(self) -> np.ndarray:
+        """Return the `NAMED` classes with most errors, as true or as predicted class, in the order of classes."""
+        wrong = self.true != self.predicted
+        errors = self.sums(self.true, wrong) + self.sums(self.predicted, wrong)
+        return np.sort(np.argsort(-errors, kind="stable")[:NAMED])
+
 
 def write_results(folder: Path, classes: list[str], labels: np.ndarray, predictions: np.ndarray, stats: dict[str, Any]) -> None:
     """Write the results of an evaluation, each file atomically, into an existing folder (OSError).
@@ -97,9 +103,7 @@ def _draw(path: Path, confusion: Confusion) -> None:
 
     classes, chosen, title = confusion.classes, np.arange(len(confusion.classes)), ""
     if len(classes) > DENSE:
-        wrong = confusion.true != confusion.predicted
-        errors = confusion.sums(confusion.true, wrong) + confusion.sums(confusion.predicted, wrong)
-        chosen = np.sort(np.argsort(-errors, kind="stable")[:NAMED])
+        chosen = confusion.most_confused()
         title = f"the {NAMED} of {len(classes)} classes that are confused most"
     count = len(chosen)
     side = min(max(4.0, 1.5 + 0.28 * count), 16.0)
