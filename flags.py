@@ -115,6 +115,7 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
     group.add_argument("--world_size", default=1, type=COUNT, help="number of processes; set by their launcher")
     group.add_argument("--dist_url", default="env://", help="rendezvous of the processes; env://: set by their launcher")
+    group.add_argument("--dist_minutes", default=10.0, type=AMOUNT, help="how long the processes wait for each other to start")
 
 
 def add_training_flags(parser: Parser) -> None:

@@ -31,7 +31,7 @@ from models import ICN, build_model, for_inference, load_checkpoint, load_finetu
 from models.checkpoint_format import VERSION
 from models.loading import read_checkpoint
 from models.reading import ADDRESSES
-from trainer import Trainer, build_trainer, compile_model
+from trainer import Trainer, build_trainer, check_compiler, compile_model
 from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name
 from util.device import select_device
 from util.distributed import init_distributed
@@ -67,7 +67,9 @@ def main(args: Flags) -> dict[str, Any]:
     torch.use_deterministic_algorithms(args.deterministic)
     device = select_device(args.device, read_launcher_env())
     torch.backends.cudnn.benchmark = not args.deterministic
-    with init_distributed(args.dist_url, device.type == "cuda") as ranks:
+    with init_distributed(args, device.type == "cuda") as ranks:
+        if args.compile:
+            check_compiler(device)
         if args.eval:
             return evaluate(args, device, ranks)
         with results_folder(output_folder(args) if args.output_dir and ranks.main else None):
@@ -83,6 +85,8 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     precision = select_precision(args.precision, device)
     set_decoding(args.bit_depth, args.max_image_mb)
     train_set, val_set = build_datasets(args, classes)
+    facts = {"the training images": train_set.summary(), f"the {args.test} images": val_set.summary()}
+    ranks.check_equal({**facts, "the classes": train_set.classes, "the file of --resume": checkpoint})
     model, normalisation = build_initial_model(args, checkpoint, finetuned)
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
     ranks.barrier()
@@ -260,6 +264,7 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     set_decoding(args.bit_depth, args.max_image_mb)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
+    ranks.check_equal({f"the {args.test} images": dataset.summary(), "the classes": classes, "the weights": model.state_dict()})
     eval_model = for_inference(model, precision.dtype)
     forward = compile_model(eval_model, args.square, frozen=device.type == "cpu") if args.compile else eval_model
     loader = build_eval_loader(args, dataset, device, ranks.rank, ranks.size)

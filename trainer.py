@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from models.adversarial import fgsm_perturb
 from models.criterion import TERMS, Criterion
 from util.distributed import unused_parameters
 from util.ema import make_ema, restore_ema
+from util.errors import first_line
 from util.optimizer import make_optimizer, restore_optimizer
 from util.precision import Precision
 from util.ranks import SINGLE_PROCESS, Ranks
@@ -214,6 +217,22 @@ def _has_unused_parameters(model: ICN, image_size: int) -> bool:
     logits = model.eval()(weight.new_zeros(1, 3, image_size, image_size)).logits
     model.train(training)
     return bool(unused_parameters(model, logits))
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError unless torch.compile works here: a small function is compiled for `device`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile_model(nn.Sequential(nn.GELU(), nn.Tanh()), one_shape=True)(torch.zeros(8, device=device))
+    except Exception as error:  # each part of the compiler has errors of its own
+        found = re.search(r"error: .+", str(error))  # in the output of the C++ compiler
+        reason = found[0] if found else first_line(error)
+        needs = "a C++ compiler (g++, or the one that CXX names) and Python's headers (python3-dev)"
+        raise ValueError(
+            f"--compile does not work here ({reason[:200]}): install {needs}, give a folder for compiled code that can be "
+            "written to and run from (TORCHINDUCTOR_CACHE_DIR, TMPDIR), or leave the flag out"
+        ) from None
 
 
 def compile_model(model: nn.Module, one_shape: bool, frozen: bool = False) -> Callable[..., Any]:

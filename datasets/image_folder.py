@@ -113,6 +113,10 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
             digest.update(f"{path.as_posix()[start:]}\0{label}\0".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
+    def summary(self) -> str:
+        """Return the number of images and their fingerprint, in which processes that see other images differ."""
+        return f"{len(self)} images, hash {self.fingerprint()}"
+
     def __getitem__(self, request: Sample | int) -> tuple[Tensor, int, int]:
         """Return the image uint8 `[3, H, W]`, its label and its index; an int requests the default scale and a fixed seed.
 

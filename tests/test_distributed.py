@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import COLOURS, TINY, make_images
+import torch.distributed as dist
+from conftest import COLOURS, TINY, make_images, tiny_flags, tiny_model
 from ranks import Launched, until
 
 import main
 from datasets import ImageBatch
 from trainer import Trainer
-from util.cli import Parser, launch
-from util.distributed import init_distributed
-from util.errors import RunFailed
+from util.cli import Parser, launch, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = (
@@ -185,12 +184,38 @@ def test_nan_in_one_stops_both_with_the_same_words(colours: Path, tmp_path: Path
     assert (results(tmp_path) / "checkpoint.pth").read_bytes() == before
 
 
-def test_ranks_that_find_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("util.distributed.TIMEOUT", timedelta(seconds=1))
-    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 9}.items():
-        monkeypatch.setenv(name, str(value))
-    with pytest.raises(RunFailed, match="the 2 processes of this run could not connect at env://"), init_distributed():
-        pass
+def disagree(colours: Path, folder: Path) -> list[str]:
+    """Messages of a rank whose flags, training images or images to score differ from those of the other."""
+    fewer, rank = folder / "fewer" / "colours", int(os.environ["RANK"])
+    if rank == 1:
+        shutil.copytree(colours / "colours", fewer)
+        for split in ("train", "val"):
+            next((fewer / split / "red").iterdir()).unlink()
+    training = words(colours, folder / "out", "--epochs", 1)
+    scoring = ["--eval", "--resume", folder / "model.pth", "--dataset_path", colours, "--dataset_name", "colours"]
+    other = ["--dataset_path", fewer.parent]
+    messages = []
+    for number, (flags, change) in enumerate([(training, ["--batch_size", 2]), (training, other), (scoring, other)]):
+        argv = [*flags, "--device", "cpu", "--dist_url", f"file://{folder}/store{number}", *(change if rank == 1 else [])]
+        try:
+            main.main(parse(main.get_args_parser(), list(map(str, argv))))
+        except ValueError as error:
+            messages.append(str(error))
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    return messages
+
+
+def test_ranks_that_see_other_things_do_not_begin(colours: Path, tmp_path: Path) -> None:
+    model = tiny_model(3, feature_stride=16)
+    flags = {key: value for key, value in vars(tiny_flags("--feature_stride", 16)).items() if key != "explicit"}
+    flags |= {"num_queries": 3, "backbone_norm": "frozen"}
+    torch.save({"model": model.state_dict(), "args": flags}, tmp_path / "model.pth")
+    found = Launched(2, tmp_path / "log", disagree, colours, tmp_path).results()
+    assert found[0] == found[1] and not list((tmp_path / "out").rglob("*.pth"))
+    assert found[0][0].startswith("rank 1 differs from rank 0 in --batch_size (2 (given); rank 0: 3 (given)): all processes")
+    assert "rank 1 differs from rank 0 in the training images (23 images, hash " in found[0][1]
+    assert "the val images (11 images, hash " in found[0][1] and "the val images (11 images, hash " in found[0][2]
 
 
 @pytest.mark.parametrize("size", [2, 5])

@@ -51,6 +51,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "dataset_path": ("{data}", {}), "dataset_name": ("same", {}), "test": ("test", {}), "num_workers": (1, {}),
     "max_image_mb": (10, {}),
     "output_dir": ("{out}/elsewhere", {}), "device": ("cpu", {}), "world_size": (1, {}), "dist_url": ("env://", {}),
+    "dist_minutes": (1.0, {}),
     # run
     "eval": (True, {}), "resume": ("auto", {}), "save_every_steps": (1, {}), "keep_last": (2, {}),
     "compile": (True, {"dropout": 0.0}), "deterministic": (True, {}), "grad_checkpointing": (True, {"backbone": "resnet18"}),

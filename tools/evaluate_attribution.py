@@ -95,7 +95,7 @@ def main(args: Flags) -> dict[str, Any]:
     device = select_device(args.device, read_launcher_env())
     message = "stopped; the same command resumes from what is done"
     with (
-        init_distributed(args.dist_url, device.type == "cuda") as ranks,
+        init_distributed(args, device.type == "cuda") as ranks,
         StopRequest(ranks.process, message) as request,
         request.reacting(request.stop),
     ):
@@ -119,6 +119,8 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
     folder = Path(args.output_dir) if is_typed(args) else results_beside_checkpoint(args, "attribution", meta.args)
     args = args.replace(output_dir=str(folder))
     inputs = open_inputs(args, budget, model, meta.normalisation, classes, precision, device, loader)
+    facts = {"the images": inputs.split.summary(), "the classes": classes, "the weights": model.state_dict()}
+    ranks.check_equal({**facts, "the pairs of --pairs": f"{len(inputs.pairs)}", "the masks": f"{inputs.masks is not None}"})
     with results_folder(folder if ranks.main else None, "attribution.json"):
         evaluation = evaluate_maps(inputs, ranks)
         if evaluation is None:

@@ -130,7 +130,7 @@ def main(args: Flags) -> None:
     args = expand_job_id(args)
     device = select_device(args.device, read_launcher_env())
     with (
-        init_distributed(args.dist_url, device.type == "cuda") as ranks,
+        init_distributed(args, device.type == "cuda") as ranks,
         StopRequest(ranks.process) as request,
         request.reacting(request.stop),
     ):
@@ -151,6 +151,7 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     only = wanted[0] if len(wanted) == 1 and not args.predicted else None
     set_decoding(args.bit_depth, args.max_image_mb)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, only_class=only)
+    ranks.check_equal({"the images": split.summary(), "the classes": classes, "the weights": model.state_dict()})
     data_set = [safe_name(part, limit=255) for part in Path(args.dataset_name).parts]
     base = Path(args.output_dir, "visualization", *data_set, args.test)
     if not is_typed(args):

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from .errors import DISK_FULL, RunFailed, did_you_mean, message_of
 from .failures import known_cause
 from .flag_files import expand_files
-from .launcher import read_launcher_env
+from .launcher import read_launcher_env, report_to_torchrun
 from .printable import OutputLost, make_output_printable, printable
 from .processes import ending_children
 from .stopping import Stopped, StopRequest
@@ -94,6 +94,11 @@ class Parser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             hint = did_you_mean(str(value), map(str, action.choices or ()))
             raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if status and message:
+            report_to_torchrun(message.strip())
+        super().exit(status, message)
 
     def group(self, title: str) -> argparse._ArgumentGroup:
         """Return the argument group of that title; create it if there is none."""

@@ -1,55 +1,73 @@
-"""Start and end of a run of several processes: rendezvous, process groups, and errors when one of them is lost."""
+"""Start and end of a run of several processes: agreement, process groups, and errors when one of them is lost."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import os
+import platform
 import re
+import signal
 import socket
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from .errors import RunFailed, first_line
-from .launcher import ProcessInfo, read_launcher_env, rendezvous_url
-from .ranks import SINGLE_PROCESS, Ranks
+from .launcher import ProcessInfo, read_launcher_env
+from .processes import die_with_parent
+from .ranks import SINGLE_PROCESS, Ranks, differences
+from .rendezvous import TIMEOUT, Meeting
 from .stopping import Stopped
 
-TIMEOUT = timedelta(minutes=10)  # for a process that hangs; one that ends is noticed at once
+ROOT = Path(__file__).resolve().parents[1]
+# Flags of which each process may have its own: where things are on its machine (their content is compared), and how it reads.
+OWN_FLAGS = {
+    "dataset_path", "resume", "finetune", "backbone_weights", "masks", "pairs", "output_dir", "job_dir", "num_workers", "device",
+    "dist_url", "dist_minutes",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
-def init_distributed(url: str = "env://", cuda: bool = False) -> Iterator[Ranks]:
+def init_distributed(args: argparse.Namespace | None = None, cuda: bool = False) -> Iterator[Ranks]:
     """Join the processes of this run, on GPUs if `cuda`, into one group while the context is entered; then only rank 0 prints.
 
-    `url` is the rendezvous: `env://` (the launcher's variables), `tcp://<host of rank 0>:<port>` or `file:///<a new file>`.
+    Args:
+        args: flags, among them `dist_url`, the rendezvous, and `dist_minutes`; None: those of the launcher, and 10 minutes.
+        cuda: each process has a GPU of its own.
 
     Raises:
         RunFailed: the processes cannot connect to each other, or one of them is lost.
-        ValueError: two of them share a GPU, or only some have one.
+        ValueError: two of them share a GPU, or only some have one; they differ in flags or versions, or contradict each other in
+            rank or number.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun ends its processes, unless it is killed itself
+        die_with_parent(signal.SIGTERM)
     process = read_launcher_env()
     if process.size == 1:
         yield SINGLE_PROCESS
         return
-    url = rendezvous_url() if url == "env://" else url
+    flags = {} if args is None else vars(args)
+    url = flags.get("dist_url", "env://")
     try:
-        store, *_ = next(iter(rendezvous(url, process.rank, process.size, timeout=TIMEOUT)))
-        store = _fresh_store(store, process)
-        problem = shared_gpu(_gather_texts(store, process, gpu_name() if cuda else ""))
-        ranks = SINGLE_PROCESS if problem else _create_groups(store, process, cuda)
-    except (RuntimeError, ValueError) as error:
-        raise RunFailed(
-            f"the {process.size} processes of this run could not connect at {url} ({_reason(error)}): "
-            "start all of them; MASTER_ADDR and MASTER_PORT set another address"
-        ) from None
+        meeting = Meeting(process, url, flags.get("dist_minutes", 10))
+        texts = meeting.exchange(json.dumps([gpu_name() if cuda else "", versions(), shared_flags(flags)]))
+        gpus, code, settings = zip(*map(json.loads, texts), strict=True)
+        problem = shared_gpu(gpus) or differences(code) or differences(settings)
+        ranks = SINGLE_PROCESS if problem else _create_groups(meeting.store, process, cuda)
+    except RunFailed:
+        raise
+    except RuntimeError as error:
+        raise RunFailed(f"the {process.size} processes of this run could not connect at {url} ({_reason(error)})") from None
     if problem:
         raise ValueError(problem)
     try:
@@ -76,16 +94,6 @@ def _create_groups(store: Any, process: ProcessInfo, cuda: bool) -> Ranks:
     return Ranks(process, cuda_group, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
 
 
-def _gather_texts(store: Any, process: ProcessInfo, text: str) -> list[str]:
-    """Return a text of each process by rank. Rank 0, which may host the store, returns when all have read all texts."""
-    store.set(f"text/{process.rank}", f"={text}")
-    texts = [store.get(f"text/{rank}").decode()[1:] for rank in range(process.size)]
-    store.set(f"read/{process.rank}", "all")
-    if process.rank == 0:
-        store.wait([f"read/{rank}" for rank in range(process.size)])
-    return texts
-
-
 def _close_groups() -> None:
     """Destroy the process groups: threads that are alive when Python ends would abort the process."""
     # torch holds the GIL while it joins gloo's threads; one that still has a tensor to release needs the GIL (seen with 2.5).
@@ -93,29 +101,21 @@ def _close_groups() -> None:
     dist.destroy_process_group()
 
 
-def _fresh_store(store: Any, process: ProcessInfo) -> Any:
-    """Return a part of the store that no earlier start of this run has written to.
+def versions() -> dict[str, str]:
+    """Return the versions of Python and torch, and a hash of each file of this repository that is imported."""
+    found = {"the version of Python": ".".join(platform.python_version_tuple()[:2]), "the version of torch": torch.__version__}
+    for module in list(sys.modules.values()):
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix == ".py" and path.is_relative_to(ROOT) and "site-packages" not in path.parts:
+            found[f"the code of {path.relative_to(ROOT)}"] = blake2b(path.read_bytes(), digest_size=4).hexdigest()
+    return found
 
-    torchrun's store outlives a restart, and the address of an ended process there would be waited for. So each process sends a
-    random request, and rank 0 replies with the name of the part until all have received it.
-    """
-    own, deadline = uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
-    if process.rank > 0:
-        store.set(f"request/{process.rank}", own)
-        name = store.get(f"reply/{own}").decode()
-        store.set(f"{name}/{process.rank}", "received")
-        return dist.PrefixStore(name, store)
-    missing = set(range(1, process.size))
-    while missing:
-        for rank in sorted(missing):
-            if store.check([f"{own}/{rank}"]):
-                missing.remove(rank)
-            elif store.check([f"request/{rank}"]):
-                store.set(f"reply/{store.get(f'request/{rank}').decode()}", own)
-        if missing and time.monotonic() > deadline:
-            raise RuntimeError(f"rank {', '.join(map(str, sorted(missing)))} did not connect")
-        time.sleep(0.01)
-    return dist.PrefixStore(own, store)
+
+def shared_flags(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Return the flags that all processes need alike, as texts; whether one was typed counts, too: it outranks a checkpoint's."""
+    typed = flags.get("explicit", ())
+    names = flags.keys() - OWN_FLAGS - {"explicit"}
+    return {f"--{name}": f"{flags[name]}{' (given)' * (name in typed)}" for name in sorted(names)}
 
 
 def gpu_name() -> str:

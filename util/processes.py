@@ -15,24 +15,24 @@ from contextlib import contextmanager
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def die_with_parent() -> None:
-    """Let this process be killed when its parent ends, however that ends, even while this one is stopped or blocked.
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Let this process receive a signal when its parent ends, however that ends, even while this one is stopped or blocked.
 
     On Linux the kernel does so; elsewhere a thread looks every second. Not for children of a thread that ends earlier.
     """
     parent = multiprocessing.parent_process()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
         if parent is not None and not parent.is_alive():  # it ended before the call
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
     else:
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_watch, args=(os.getppid(), number), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
+def _watch(parent: int, number: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), number)
 
 
 def kill_children() -> None:

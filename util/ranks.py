@@ -138,6 +138,18 @@ class Ranks:
             **buffers,
         )
 
+    def check_equal(self, facts: Mapping[str, Any]) -> None:
+        """Raise ValueError, which names fact and rank, if the processes see other images, weights or the like.
+
+        Args:
+            facts: by name; a text is shown, of anything else its `fingerprint` is compared.
+        """
+        if self.size == 1:
+            return
+        texts = {name: fact if isinstance(fact, str) else f"hash {fingerprint(fact)}" for name, fact in facts.items()}
+        if problem := differences(self.gather(texts, slow=True)):
+            raise ValueError(problem)
+
     def check_same(self, tensors: Mapping[str, Tensor], when: str) -> None:
         """Raise RunFailed if `tensors` differ by a bit from those of rank 0; `when` is part of the message."""
         if self.size == 1:
@@ -154,10 +166,37 @@ class Ranks:
 SINGLE_PROCESS = Ranks()
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash of names, shapes and bits of tensors."""
+def differences(facts: Sequence[Mapping[str, str]]) -> str:
+    """Return an error message if ranks differ in what they say of themselves, `facts[rank][name]`; else ''."""
+    for rank, own in enumerate(facts):
+        if names := sorted(name for name in own.keys() | facts[0].keys() if own.get(name) != facts[0].get(name)):
+            different = [f"{name} ({own.get(name, 'none')}; rank 0: {facts[0].get(name, 'none')})"[:200] for name in names]
+            more = f" and {len(names) - 4} more" * (len(names) > 4)
+            return (
+                f"rank {rank} differs from rank 0 in {', '.join(different[:4])}{more}: all processes of a run need the same "
+                "code, flags, checkpoint and images"
+            )
+    return ""
+
+
+def fingerprint(content: Any) -> str:
+    """Return a hash of what a checkpoint holds: names, shapes and bits of tensors, in nested dicts and lists."""
     digest = blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    _update(digest, content)
     return digest.hexdigest()
+
+
+def _update(digest: Any, content: Any) -> None:
+    if isinstance(content, Tensor):
+        digest.update(f"{content.dtype} {tuple(content.shape)}".encode())
+        digest.update(content.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    elif isinstance(content, Mapping):
+        for key in sorted(content, key=str):
+            digest.update(f"\0{key}=".encode(errors="surrogateescape"))
+            _update(digest, content[key])
+    elif isinstance(content, list | tuple):
+        for index, part in enumerate(content):
+            digest.update(f"\0{index}:".encode())
+            _update(digest, part)
+    else:
+        digest.update(repr(content).encode(errors="surrogateescape"))
