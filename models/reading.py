@@ -244,7 +244,9 @@ class _Plain:
         self.seen[id(value)] = None
         if isinstance(value, Tensor):
             result: Any = self._tensor(value)
-        elif isinstance(value, Inert) and isinstance(value.state, dict):  # a namespace
+        elif (
+            isinstance(value, Inert) and isinstance(value.state, dict) and "_modules" not in value.state
+        ):  # a namespace, no module
             result = self.convert(value.state, depth + 1)
         elif isinstance(value, Mapping):
             result = {key: self.convert(x, depth + 1) for key, x in value.items() if isinstance(key, (str, int))}

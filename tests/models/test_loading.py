@@ -228,6 +228,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
     for content, message in (
         ([1, 2], "holds no state dict .* but a list"),
         (torch.zeros(2, 3), r"but a tensor \[2, 3\]"),
+        (torch.nn.Linear(2, 3), "but a value of type torch.nn.modules.linear.Linear"),
         ({"model": {"a": 1}}, r"but the entries model \(dict of the entries a \(int\)\)"),
         ({"epoch": 3, "net": "x\x1b[2J"}, r"the entries epoch \(int\), net \(str\)"),
         ({"student": tensor, "teacher": tensor}, r"several state dicts \(student, teacher\)"),
