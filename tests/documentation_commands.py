@@ -18,7 +18,16 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 # In an order in which each page finds the files that it needs.
 PAGES = [
-    *("README.md", "CONTRIBUTING.md", "docs/README.md", "docs/data.md", "docs/training.md", "docs/decoders.md", "docs/intr.md"),
+    *(
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/README.md",
+        "docs/data.md",
+        "docs/training.md",
+        "docs/decoders.md",
+        "docs/visualization.md",
+        "docs/intr.md",
+    ),
     *("docs/results.md", "docs/distributed.md", "docs/attribution.md", "docs/speed.md", "docs/architecture.md"),
 ]
 PLACEHOLDERS = {
@@ -29,6 +38,8 @@ PLACEHOLDERS = {
     "name": "planes-f16",
     "classes": "16",
     "i": "0",
+    "photo.jpg": "bird.jpg",
+    "folder of the Space": "space",
     "host": "localhost",
     "partition": "main",
     "folder of the four IDX files": "idx",
@@ -44,6 +55,11 @@ SMALL = {
     "run_with_submitit.py": TRAINING,
     "main.py --eval": "--batch_size 8 --num_workers 0 --device cpu",
     "tools.visualization": "--num_workers 0 --device cpu",
+    "tools.predict": "--num_workers 0 --device cpu",
+    "tools.report": "--num_workers 0 --device cpu",
+    "tools.figure": "--num_workers 0 --device cpu",
+    "tools.traits": "--num_workers 0 --device cpu",
+    "tools.whatif": "--device cpu",
     "tools.evaluate_attribution": "--images 4 --costly_images 1 --steps 4 --batch_size 4 --num_workers 0 --device cpu",
     "tools.make_planes": PLANES,
     "tools.make_planes --pairs": f"{PLANES} --pairs 4",

@@ -36,6 +36,7 @@ from util.launcher import read_launcher_env
 from util.number import COUNT
 from util.printable import printable
 from util.progress import Progress
+from util.results_folder import results_beside_checkpoint
 
 PROG = "python -m tools.report"
 LONGEST = 448  # side of the pictures on the page
@@ -50,7 +51,9 @@ def get_args_parser() -> Parser:
     group.add_argument("--out", help="folder of the page; None: report_<split> beside the checkpoint")
     group.add_argument("--top_q", default=4, type=COUNT, help="classes with maps: those of the highest logits, and the true one")
     group.add_argument("--methods", nargs="+", metavar="METHOD", help="names of attribution.METHODS; None: the model's own maps")
-    group.add_argument("--attribution", type=Path, metavar="FILE", help="attribution.json of tools.evaluate_attribution")
+    group.add_argument(
+        "--attribution", type=Path, metavar="FILE", help="attribution.json; None: that beside the checkpoint, if it is there"
+    )
     add_model_flags(parser)
     add_data_flags(parser)
     parser.set_defaults(batch_size=8)
@@ -67,12 +70,15 @@ def main(args: Flags) -> None:
     model.eval().to(memory_format=torch.channels_last)
     args = fill_from_checkpoint(args, meta.args)
     methods = chosen_methods(model, args.methods)
-    attribution = None if args.attribution is None else read_attribution(args.attribution)
+    measured = args.attribution or results_beside_checkpoint(args, "attribution", meta.args) / "attribution.json"
+    attribution = read_attribution(measured) if args.attribution or measured.exists() else None
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     set_decoding(args.bit_depth, args.max_image_mb)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     verify_images(split.paths)
-    out = Path(args.out) if args.out else Path(args.resume).parent / f"report_{args.test}"
+    out = Path(args.out) if args.out else results_beside_checkpoint(args, "report", meta.args)
+    if (out / page.SUMMARY).exists():
+        print(f"the report in {out} will be replaced")
     with replace_folder(out, page.SUMMARY) as folder:
         (folder / page.PICTURES).mkdir()
         (folder / page.MAPS).mkdir(parents=True)

@@ -97,15 +97,18 @@ def replace_folder(path: Path, own: Path) -> Iterator[Path]:
         own: a file, relative to the folder, by which one of an earlier run is recognised.
 
     Raises:
-        ValueError: `path` exists and is something else, which is not overwritten.
-        OSError: the folder cannot be written to, or the disk is full.
+        ValueError: `path` exists and is something else, which is not overwritten, or it cannot be written to.
+        OSError: the disk is full.
     """
     if path.exists() and not (path / own).exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists and holds something else, which is not overwritten: choose another folder")
     with contextlib.ExitStack() as stack:
         draft = path.parent / f".{path.name}.{os.getpid()}.unfinished"
         stack.callback(shutil.rmtree, draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        try:
+            draft.mkdir(parents=True)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written ({error.strerror}): choose another folder") from None
         yield draft
         old = path.parent / f".{path.name}.{os.getpid()}.old"
         if path.exists():
