@@ -166,7 +166,7 @@ def check_image(path: str | os.PathLike[str], decoding: Decoding | None = None) 
         note, decoded = "", False
         if isinstance(image, JpegImageFile):
             data = Path(path).read_bytes()
-            pixels, odd = decode_jpeg(data, "RGB" if image.mode in ("RGB", "L") else "CMYK", shrink=8)
+            pixels, odd = decode_jpeg(data, "GRAY" if image.mode in ("RGB", "L") else "CMYK", shrink=8)
             decoded = pixels is not None
             if holds_second_picture(data):
                 note = "another picture follows the first, which is the one that is used"

@@ -58,7 +58,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "output_sub_dir": ("sub", {}), "tensorboard": (True, {}),
 }  # fmt: skip
 # Of the flags of model, training, augmentation and input those whose example is what a run has without them.
-AS_WITHOUT = {"backbone_norm", "num_queries"}
+AS_WITHOUT = {"backbone_norm", "num_queries", "bit_depth"}  # no file of the data set has 16 bits
 REFUSED_BY_EVAL = {"finetune": "give one of them", "backbone_weights": "leave it out"}
 ONLY_IN_TRAINING = ("finetune", "backbone_weights", "resume", "eval")
 
