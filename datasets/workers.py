@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from types import FrameType, TracebackType
 from typing import Any
@@ -51,6 +52,10 @@ class Loader(DataLoader):
                     batch = next(batches)
                 except StopIteration:
                     return
+                except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
+                    wait([worker.sentinel for worker in self.workers], timeout=5)
+                    self._look_after(signal.SIGCHLD, None)
+                    raise RuntimeError(f"DataLoader worker is lost: {error}") from None
             yield batch
 
     def _start(self) -> Iterator[Any]:

@@ -92,6 +92,23 @@ def test_a_worker_lost_while_its_first_batch_is_awaited(number: int, words: str)
     assert words in known_cause(lost.value)[0]
 
 
+class Dying:
+    """A batch whose worker dies while it is handed over."""
+
+    def __reduce__(self) -> Any:
+        return lose_worker, (os.getpid(),)
+
+
+def lose_worker(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    raise ConnectionResetError(104, "Connection reset by peer")
+
+
+def test_a_worker_lost_while_it_hands_over_a_batch() -> None:
+    with pytest.raises(RuntimeError, match="DataLoader worker .* (was killed by signal: Killed|exited unexpectedly)"):
+        next(load(lambda index: Dying()))
+
+
 def test_a_stopped_worker_goes_on() -> None:
     batches = load(pid_of_worker, persistent_workers=True)
     pid = next(batches)[0]
