@@ -113,10 +113,8 @@ def _check_links(root: Path, folders: list[str]) -> None:
         target = os.path.realpath(link)
         other = owners.setdefault(target, link)
         if other != link or os.path.realpath(root).startswith(os.path.join(target, "")) or os.path.samefile(target, root):
-            what = "its images are those of another class, too" if other != link else "which contains the link"
-            raise ValueError(
-                f"{root}: the class folder {quoted([os.path.basename(link)])} is a link to {target}, {what}; remove it"
-            )
+            what = "whose images have another class, too" if other != link else "which contains the link"
+            raise ValueError(f"{root}: {quoted([os.path.basename(link)])} is a link to {target}, {what}; remove it")
 
 
 def _locale_hint() -> str:

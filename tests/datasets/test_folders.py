@@ -70,7 +70,9 @@ def test_a_link_in_place_of_a_class_that_leads_nowhere(tmp_path: Path, target: s
     assert ImageFolder(tmp_path).left_out == "1 linked to nothing: 'a/loop'"
 
 
-@pytest.mark.parametrize(("target", "words"), [("a", "another class"), (".", "contains the link"), ("..", "contains the link")])
+@pytest.mark.parametrize(
+    ("target", "words"), [("a", "whose images have another class"), (".", "contains the link"), ("..", "contains the link")]
+)
 def test_a_link_to_the_images_of_other_classes(tmp_path: Path, target: str, words: str) -> None:
     root = make(tmp_path / "train", "a/1.png", "b/1.png")
     (root / "c").symlink_to(root / target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import COLOURS, make_images
+from PIL import Image, ImageOps
 
 from attribution.evaluation.harness import Harness
 from datasets.planes import get_preset
@@ -62,6 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cv2.imwrite(str(target), mask)
     wide = root / "colours" / "val" / "red" / "wide.png"
     cv2.imwrite(str(wide), np.random.default_rng(0).integers(0, 255, (40, 70, 3), np.uint8))
+    wide.rename(wide.with_name(os.fsdecode(b"caf\xe9.png")))  # no UTF-8
     for decoder in ("additive", "detr", "none"):
         checkpoint(root / f"{decoder}.pth", sorted(COLOURS), decoder)
     export(root / "planes-pair", get_preset("f8"), 64, {"val": 8}, image_format="png")
@@ -190,7 +193,7 @@ def test_other_pictures_of_the_same_name_and_size_and_damaged_parts_are_measured
     for path in (made / "colours").glob("val/*/*.png"):
         target = tmp_path / path.relative_to(made).with_suffix(".bmp")  # whose size does not depend on its content
         target.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(target), cv2.imread(str(path)))
+        Image.open(path).save(target)
     shutil.copy(made / "additive.pth", tmp_path)
     flags = ("--methods", "attention", "--metrics", "gini", "--images", 4)
     first = measure(tmp_path, tmp_path / "out", "additive", *flags)
@@ -202,7 +205,7 @@ def test_other_pictures_of_the_same_name_and_size_and_damaged_parts_are_measured
     again = measure(tmp_path, tmp_path / "out", "additive", *flags)
     assert "is damaged" in capsys.readouterr().out
     for path in (tmp_path / "colours").glob("val/*/*.bmp"):
-        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+        ImageOps.invert(Image.open(path)).save(path)
     replaced = measure(tmp_path, tmp_path / "out", "additive", *flags)
     values = [found["methods"]["attention"]["per_image"]["gini"] for found in (first, again, replaced)]
     assert values[0] == values[1] and values[0] != values[2]
