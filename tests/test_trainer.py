@@ -262,3 +262,26 @@ def test_flags_reach_the_optimizer() -> None:
     assert {group["weight_decay"] for group in groups if group["params"]} == {0.0, 0.1}
     assert min(group["base_lr"] for group in groups if group["params"]) < 1e-4
     assert len(make_optimizer(kept, 1e-3, 1e-4, 0.1).param_groups) == 2
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (
+            "InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCH_LOGS",
+            "InvalidCxxCompiler: No working C++ compiler found",
+        ),
+        ("C++ compile error\n\nOutput:\nx.h:1:10: fatal error: Python.h: No such file\n", "error: Python.h: No such file"),
+    ],
+)
+def test_a_compiler_that_is_missing_is_said_before_data_is_read(monkeypatch: pytest.MonkeyPatch, words: str, reason: str) -> None:
+    def broken(model: torch.nn.Module, **_: object) -> object:
+        def fail(x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError(words)
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(ValueError, match=r"--compile does not work here \(.*\): install a C\+\+ compiler") as error:
+        main.main(tiny_flags("--compile", "--dataset_path", "no such folder"))
+    assert f"({reason})" in str(error.value) and "leave the flag out" in str(error.value)
