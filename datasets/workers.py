@@ -53,7 +53,10 @@ class Loader(DataLoader):
                 except StopIteration:
                     return
                 except (ConnectionError, EOFError) as error:  # a worker died while it handed over a batch
-                    wait([worker.sentinel for worker in self.workers], timeout=5)
+                    ended = wait([worker.sentinel for worker in self.workers], timeout=5)
+                    for worker in self.workers:
+                        if worker.sentinel in ended:
+                            worker.join()
                     self._look_after(signal.SIGCHLD, None)
                     raise RuntimeError(f"DataLoader worker is lost: {error}") from None
             yield batch
