@@ -105,7 +105,7 @@ def decode_image(path: str | os.PathLike[str], decoding: Decoding | None = None)
             if image.mode in ("RGB", "L"):
                 pixels, _ = decode_jpeg(Path(path).read_bytes())
             else:
-                decode_jpeg(Path(path).read_bytes(), "CMYK", shrink=8)  # raises if the file is damaged
+                decode_jpeg(Path(path).read_bytes(), "CMYK", shrunk=True)  # raises if the file is damaged
         if pixels is None:
             raw = raw_mode(image)
             image.load()
@@ -166,7 +166,7 @@ def check_image(path: str | os.PathLike[str], decoding: Decoding | None = None) 
         note, decoded = "", False
         if isinstance(image, JpegImageFile):
             data = Path(path).read_bytes()
-            pixels, odd = decode_jpeg(data, "GRAY" if image.mode in ("RGB", "L") else "CMYK", shrink=8)
+            pixels, odd = decode_jpeg(data, "GRAY" if image.mode in ("RGB", "L") else "CMYK", shrunk=True)
             decoded = pixels is not None
             if holds_second_picture(data):
                 note = "another picture follows the first, which is the one that is used"

@@ -30,8 +30,8 @@ class Damaged(ValueError):
     """libjpeg filled up pixels of a JPEG whose data are damaged."""
 
 
-def decode_jpeg(data: bytes, colours: str = "RGB", shrink: int = 1) -> tuple[np.ndarray | None, bool]:
-    """Decode a JPEG at 1 / `shrink` of its size or somewhat larger.
+def decode_jpeg(data: bytes, colours: str = "RGB", shrunk: bool = False) -> tuple[np.ndarray | None, bool]:
+    """Decode a JPEG, at an eighth of its size if `shrunk`.
 
     Returns:
         The pixels uint8 `[H, W, C]`, or None where PIL must decide, and whether libjpeg warned of something that changes no
@@ -43,15 +43,15 @@ def decode_jpeg(data: bytes, colours: str = "RGB", shrink: int = 1) -> tuple[np.
     if simplejpeg is None:
         return None, False
     try:
-        return simplejpeg.decode_jpeg(data, colours, min_factor=shrink), False
+        return simplejpeg.decode_jpeg(data, colours, min_height=int(shrunk), min_width=int(shrunk)), False
     except ValueError as error:
         if not WARNING.match(str(error)):
             return None, False
-        _check_warning(data, colours, shrink, str(error))
+        _check_warning(data, colours, shrunk, str(error))
     return None, True
 
 
-def _check_warning(data: bytes, colours: str, shrink: int, warning: str) -> None:
+def _check_warning(data: bytes, colours: str, shrunk: bool, warning: str) -> None:
     """Raise Damaged unless a warning, the first of those of a file and the only one that libjpeg reports, is harmless."""
     left_over = LEFT_OVER.search(warning)
     if left_over and bytes(int(left_over[1])) + END in data:  # cameras pad so; the last warning that there can be
@@ -59,7 +59,7 @@ def _check_warning(data: bytes, colours: str, shrink: int, warning: str) -> None
     essential = START + b"".join(data[start:end] for kind, start, end in _segments(data) if kind not in METADATA)
     if essential == data:
         raise Damaged(warning)
-    decode_jpeg(essential, colours, shrink)  # raises if there is another warning
+    decode_jpeg(essential, colours, shrunk)  # raises if there is another warning
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
