@@ -28,6 +28,7 @@ from flags import add_data_flags
 from predictor import Predictor
 from util.classes import find_class
 from util.cli import Flags, Parser, launch
+from util.number import COUNT, Number
 from util.progress import Progress
 
 PROG = "python -m tools.figure"
@@ -54,9 +55,11 @@ def get_args_parser() -> Parser:
     group.add_argument("--columns", default=HEADS, choices=(HEADS, CLASSES, BY_METHOD), help="what differs from column to column")
     group.add_argument("--methods", nargs="+", metavar="METHOD", help="names of attribution.METHODS; None: the model's own maps")
     group.add_argument("--photos", nargs="+", metavar="PHOTO", help="files, folders or patterns; None: images of the data set")
-    group.add_argument("--per_class", default=2, type=int, help="images of each class that are taken from the data set")
+    group.add_argument("--per_class", default=2, type=COUNT, help="images of each class that are taken from the data set")
     group.add_argument("--out", required=True, type=Path, metavar="FILE", help="PDF, SVG, EPS or PNG")
-    group.add_argument("--width", default=COLUMN, type=float, help="inches; a column of two has 3.25, both have 6.875")
+    group.add_argument(
+        "--width", default=COLUMN, type=Number(float, 1, 100), help="inches; one column of two: 3.25, both: 6.875"
+    )
     group.add_argument("--own_scale", action="store_true", help="scale each map alone, instead of all of a row alike")
     group.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
     add_data_flags(parser)
@@ -69,8 +72,6 @@ def main(args: Flags) -> None:
     cv2.setNumThreads(1)
     if args.out.suffix.lower() not in SUFFIXES or not args.out.parent.is_dir():
         raise ValueError(f"--out {args.out}: give a file that ends in {', '.join(SUFFIXES)}, in a folder that exists")
-    if not 1 <= args.width <= 100 or args.per_class < 1:
-        raise ValueError(f"--width {args.width} must be from 1 to 100 inches, and --per_class {args.per_class} at least 1")
     set_decoding(args.bit_depth, args.max_image_mb)
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     classes = chosen_classes(args.classes, predictor.classes)

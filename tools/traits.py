@@ -38,6 +38,7 @@ from flags import add_data_flags
 from predictor import Predictor
 from util.classes import find_class
 from util.cli import Flags, Parser, launch
+from util.number import COUNT, SEED, WHOLE
 from util.progress import Progress
 from util.tables import markdown_table, write_csv
 
@@ -53,10 +54,10 @@ def get_args_parser() -> Parser:
     group.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
     group.add_argument("--classes", nargs="+", default=["all"], metavar="CLASS", help="indices or names, or all")
     group.add_argument("--against", metavar="CLASS", help="separate the one class of --classes from this one")
-    group.add_argument("--images", default=8, type=int, help="images of each class that are measured")
-    group.add_argument("--rows", default=4, type=int, help="images of each class that are drawn")
+    group.add_argument("--images", default=8, type=COUNT, help="images of each class that are measured")
+    group.add_argument("--rows", default=4, type=WHOLE, help="images of each class that are drawn")
     group.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for traits.csv and the figures")
-    group.add_argument("--seed", default=42, type=int, help="of the random head")
+    group.add_argument("--seed", default=42, type=SEED, help="of the random head")
     add_data_flags(parser)
     parser.set_defaults(batch_size=8)
     return parser
@@ -65,8 +66,6 @@ def get_args_parser() -> Parser:
 def main(args: Flags) -> None:
     """Write the table and the figures; raise a ValueError for a wrong flag or file."""
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
-    if args.images < 1 or args.rows < 0 or args.batch_size < 1 or args.num_workers < 0:
-        raise ValueError("--images and --batch_size must be at least 1, --rows and --num_workers at least 0")
     set_decoding(args.bit_depth, args.max_image_mb)
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     check_attention(predictor.model)

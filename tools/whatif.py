@@ -27,6 +27,7 @@ from datasets.photographs import find_photographs
 from predictor import Explanation, Predictor
 from util.classes import find_class
 from util.cli import Flags, Parser, launch
+from util.number import COUNT, SEED
 from util.progress import Progress
 from util.tables import markdown_table
 
@@ -57,8 +58,8 @@ def get_args_parser() -> Parser:
     )
     parser.add_argument("--class", dest="class_", metavar="CLASS", help="the class that is explained; None: the predicted one")
     parser.add_argument("--method", help="a name of attribution.METHODS; None: the map that represents the decoder")
-    parser.add_argument("--topk", default=3, type=int, help="number of classes in the table")
-    parser.add_argument("--seed", default=42, type=int, help="of the places elsewhere")
+    parser.add_argument("--topk", default=3, type=COUNT, help="number of classes in the table")
+    parser.add_argument("--seed", default=42, type=SEED, help="of the places elsewhere")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="draw the photograph and its map before and after: PNG, PDF or SVG"
     )
@@ -70,8 +71,6 @@ def main(args: Flags) -> None:
     """Print what changes, and draw it with --out; raise a ValueError for a wrong flag or file."""
     if args.out is not None and (args.out.suffix[1:] not in FORMATS or not args.out.parent.is_dir()):
         raise ValueError(f"--out {args.out}: give a file that ends in .{', .'.join(FORMATS)}, in a folder that exists")
-    if args.topk < 1:
-        raise ValueError(f"--topk {args.topk} must be at least 1")
     share = None if args.top is None else parse_share(args.top)
     paths = find_photographs(args.photos, sys.stdin)
     if share is None and len(paths) > 1:

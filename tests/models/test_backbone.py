@@ -46,7 +46,6 @@ def test_the_whole_network_is_run() -> None:
         ("resnet5O", {}, "backbone", "'resnet5O' is neither .*; similar: .*resnet50"),
         ("hf_hub:timm/ResNet18", {}, "backbone", "is neither .*; similar: .*resnet18"),
         ("resnet18.no_such_weights", {}, "backbone", "cannot give its features: Invalid pretrained tag"),
-        ("hardcorenas_a", {}, "backbone", "hardcorenas_a cannot give its features"),
         ("vgg", {}, "backbone", "is neither"),
         ("resnet50", {"feature_stride": 12}, "feature_stride", "12 is not possible: resnet50 has .* stride 4, 8, 16, 32"),
         ("convnext_atto", {"feature_stride": 2}, "feature_stride", "2 is not possible: convnext_atto has .* stride 4, 8, 16, 32"),

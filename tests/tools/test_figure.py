@@ -67,7 +67,7 @@ def test_classes_are_split_at_commas_unless_a_name_has_one() -> None:
     (["--classes", "a", "--columns", "methods", "--methods", "oracle"], ["oracle", "ground truth"]),
     (["--classes", "a", "--columns", "classes", "--methods", "attention", "rollout"], ["one method"]),
     ([], ["--classes is missing"]),
-    (["--classes", "a", "--width", "0"], ["--width 0"]),
+    (["--classes", "a", "--width", "0"], ["--width: '0' must be"]),
     (["--photos", "absent.jpg"], ["absent.jpg"]),
 ])  # fmt: skip
 def test_errors_are_one_line(
