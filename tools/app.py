@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python 
 from attribution.methods.registry import methods_of
 from predictor import Predictor
 from util.cli import Flags, Parser, launch
+from util.number import Number
 
 PROG = "python -m tools.app"
 PREDICTED, NONE = "the predicted class", "nothing"
@@ -27,7 +28,7 @@ def get_args_parser() -> Parser:
     parser = Parser(PROG, description=__doc__)
     parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: reachable from other machines")
-    parser.add_argument("--port", default=7860, type=int, help="port to serve on")
+    parser.add_argument("--port", default=7860, type=Number(int, 0, 65535), help="port to serve on")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     return parser
 

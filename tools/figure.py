@@ -57,9 +57,7 @@ def get_args_parser() -> Parser:
     group.add_argument("--photos", nargs="+", metavar="PHOTO", help="files, folders or patterns; None: images of the data set")
     group.add_argument("--per_class", default=2, type=COUNT, help="images of each class that are taken from the data set")
     group.add_argument("--out", required=True, type=Path, metavar="FILE", help="PDF, SVG, EPS or PNG")
-    group.add_argument(
-        "--width", default=COLUMN, type=Number(float, 1, 100), help="inches; one column of two: 3.25, both: 6.875"
-    )
+    group.add_argument("--width", default=COLUMN, type=Number(float, 1, 100), help="inches; one column of two: 3.25, both: 6.875")
     group.add_argument("--own_scale", action="store_true", help="scale each map alone, instead of all of a row alike")
     group.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
     add_data_flags(parser)
