@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from attribution.report.paper import draw_grid
-from tests.tools.test_report import data  # noqa: F401
 from tools.figure import chosen_classes, get_args_parser, main
 from util.cli import launch, parse
 
-
-def command(data: Path, *words: object) -> list[str]:  # noqa: F811
-    flags = ["--resume", data / "checkpoint.pth", "--dataset_path", data, "--dataset_name", "d", "--device", "cpu", *words]
-    return list(map(str, flags))
+Command = Callable[..., list[str]]
 
 
 @pytest.mark.parametrize(("columns", "labels"), [
@@ -24,9 +21,9 @@ def command(data: Path, *words: object) -> list[str]:  # noqa: F811
     ("classes", ["photograph", "b", "plain"]),
     ("methods", ["photograph", "attention", "rollout", "relevance", "contribution"]),
 ])  # fmt: skip
-def test_the_columns_are_labelled_and_each_class_once(data: Path, tmp_path: Path, columns: str, labels: list[str]) -> None:  # noqa: F811
+def test_the_columns_are_labelled_and_each_class_once(command: Command, tmp_path: Path, columns: str, labels: list[str]) -> None:
     out = tmp_path / "fig.svg"
-    main(parse(get_args_parser(), command(data, "--classes", "plain,b", "--columns", columns, "--out", out)))
+    main(parse(get_args_parser(), command("--classes", "plain,b", "--columns", columns, "--out", out)))
     svg = out.read_text(encoding="utf-8")
     assert svg.count("<image") == 4 * len(labels)
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
@@ -35,9 +32,11 @@ def test_the_columns_are_labelled_and_each_class_once(data: Path, tmp_path: Path
     assert float(re.search(r'width="([\d.]+)pt"', svg)[1]) == pytest.approx(3.25 * 72, abs=0.1)
 
 
-def test_photographs_of_a_folder_are_explained_by_their_predicted_class(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_photographs_of_a_folder_are_explained_by_their_predicted_class(
+    command: Command, small_run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "fig.pdf"
-    main(parse(get_args_parser(), command(data, "--photos", data / "d" / "val" / "a", "--out", out)))
+    main(parse(get_args_parser(), command("--photos", small_run / "d" / "val" / "a", "--out", out)))
     assert out.read_bytes().startswith(b"%PDF")
 
 
@@ -71,14 +70,10 @@ def test_classes_are_split_at_commas_unless_a_name_has_one() -> None:
     (["--photos", "absent.jpg"], ["absent.jpg"]),
 ])  # fmt: skip
 def test_errors_are_one_line(
-    data: Path,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    words: list[str],
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        launch(main, get_args_parser(), command(data, "--out", tmp_path / "fig.pdf", *flags))
+        launch(main, get_args_parser(), command("--out", tmp_path / "fig.pdf", *flags))
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and len(lines) == 1 and all(word in lines[0] for word in words), lines
     assert not any(tmp_path.iterdir())

@@ -7,40 +7,27 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from flags import get_args_parser as main_args_parser
-from models import build_model
 from predictor import Predictor
 from tools.predict import get_args_parser, main
 from util.cli import launch, parse
 
 CLASSES = ["a", "=b", "c", "d"]
-TINY = "--backbone test_resnet --hidden_dim 16 --nheads 2 --enc_layers 0 --dim_feedforward 16 --num_queries 4 --image_size 64"
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, save_checkpoint: Callable[..., Path]) -> Path:
     """A checkpoint of each kind of decoder."""
     folder = tmp_path_factory.mktemp("checkpoints")
     for decoder in ("detr", "additive", "average"):
-        torch.manual_seed(0)
-        layers = ["--dec_layers", "1"] if decoder == "detr" else []
-        flags = parse(main_args_parser(), [*TINY.split(), "--decoder", decoder, "--backbone_norm", "frozen", *layers])
-        model = build_model(flags)
-        args = {key: value for key, value in vars(flags).items() if key != "explicit"}
-        content = {
-            "model": model.state_dict(),
-            "args": args,
-            "classes": CLASSES,
-            "normalisation": model.backbone[0].normalisation,
-        }
-        torch.save(content, folder / f"{decoder}.pth")
+        layers = "--dec_layers 1" if decoder == "detr" else ""
+        save_checkpoint(folder / f"{decoder}.pth", CLASSES, f"--decoder {decoder} {layers}")
     return folder
 
 

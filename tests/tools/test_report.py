@@ -6,63 +6,33 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from attribution.report import page as pages
-from flags import get_args_parser as main_args_parser
-from models import build_model, load_checkpoint
+from models import load_checkpoint
 from tools.report import get_args_parser, main
 from util.cli import launch, parse
+
+Command = Callable[..., list[str]]
 
 EVIL = "<script>document.title='x'</script> \"quotes\" & 'more'"
 CLASSES = [EVIL, "long " * 1000, "أب جد", "plain"]
 FOLDERS = ["a", "b", "c", "plain"]  # names that a file system takes; the checkpoint has the others
-TINY = "--backbone test_resnet --hidden_dim 16 --nheads 2 --enc_layers 0 --dec_layers 1 --dim_feedforward 16 --num_queries 4"
 
 
-def save_checkpoint(path: Path, classes: list[str], more: str = "") -> Path:
-    torch.manual_seed(0)
-    words = [*TINY.split(), "--image_size", "64", "--backbone_norm", "frozen", *more.split()]
-    flags = parse(main_args_parser(), words)
-    model = build_model(flags)
-    args = {key: value for key, value in vars(flags).items() if key != "explicit"}
-    normalisation = model.backbone[0].normalisation
-    torch.save({"model": model.state_dict(), "args": args, "classes": classes, "normalisation": normalisation, "epoch": 1}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures of each of four classes, of different shapes; a checkpoint with its log."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for label, name in enumerate(FOLDERS):
-        (folder / "d" / "val" / name).mkdir(parents=True)
-        for number, size in enumerate([(64, 96, 3), (96, 64, 3), (200, 600, 3)]):
-            colours = rng.integers(40 * label, 40 * label + 90, size, dtype=np.uint8)
-            Image.fromarray(colours).save(folder / "d" / "val" / name / f"{number}.png")
-    save_checkpoint(folder / "checkpoint.pth", FOLDERS)
-    lines = [{"epoch": e, "train_loss": 2 - e / 2, "test_loss": 2.0, "test_acc1": 25.0 * e} for e in range(3)]
-    (folder / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
-
-
-def report(data: Path, out: Path, *more: str) -> Path:
-    words = ["--resume", data / "checkpoint.pth", "--dataset_path", data, "--dataset_name", "d", "--device", "cpu", "--out", out]
-    main(parse(get_args_parser(), [*map(str, words), "--num_workers", "0", *more]))
+def report(command: Command, out: Path, *more: str) -> Path:
+    main(parse(get_args_parser(), command("--out", out, *more)))
     return out
 
 
 @pytest.fixture(scope="module")
-def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report(data, tmp_path_factory.mktemp("out") / "page")
+def made(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(command, tmp_path_factory.mktemp("out") / "page")
 
 
 def content(path: Path) -> Any:
@@ -72,7 +42,7 @@ def content(path: Path) -> Any:
     return json.loads(words[1])
 
 
-def test_the_summary_is_the_evaluation(data: Path, made: Path) -> None:
+def test_the_summary_is_the_evaluation(made: Path) -> None:
     summary = content(made / pages.SUMMARY)
     images = summary["images"]
     assert images["file"] == [f"{name}/{number}.png" for name in FOLDERS for number in range(3)]
@@ -83,13 +53,13 @@ def test_the_summary_is_the_evaluation(data: Path, made: Path) -> None:
     assert len(list((made / pages.PICTURES).iterdir())) == len(list((made / pages.MAPS).iterdir())) == 12
 
 
-def test_maps_of_the_page_are_those_of_the_model_to_one_step_of_a_byte(data: Path, made: Path) -> None:
+def test_maps_of_the_page_are_those_of_the_model_to_one_step_of_a_byte(small_run: Path, made: Path) -> None:
     from attribution import explain
     from datasets import collate, eval_transform, open_split
 
-    model, meta = load_checkpoint(data / "checkpoint.pth")
+    model, meta = load_checkpoint(small_run / "checkpoint.pth")
     model.eval()
-    split = open_split(data, "d", "val", FOLDERS, eval_transform(64, False))
+    split = open_split(small_run, "d", "val", FOLDERS, eval_transform(64, False))
     for number in (0, 1, 5):
         on_page = content(made / pages.maps_name(number))
         images = collate([split[number]]).normalise(**meta.normalisation)
@@ -109,16 +79,18 @@ def test_calibration_is_the_gap_of_confidence_and_accuracy() -> None:
     assert table["ece"] == pytest.approx((abs(0.55 - 1) + 3 * abs(2.9 / 3 - 2 / 3)) / 4)
 
 
-def test_a_report_replaces_a_report_and_nothing_else(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = report(data, tmp_path / "page", "--methods", "gradcam", "--top_q", "1")
+def test_a_report_replaces_a_report_and_nothing_else(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = report(command, tmp_path / "page", "--methods", "gradcam", "--top_q", "1")
     assert list(content(out / pages.maps_name(0))["maps"]) == ["gradcam"]
-    report(data, out)
+    report(command, out)
     assert list(content(out / pages.maps_name(0))["maps"]) == ["attention", "contribution"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="not overwritten"):
-        report(data, tmp_path / "mine")
+        report(command, tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
@@ -131,26 +103,13 @@ def test_a_report_replaces_a_report_and_nothing_else(data: Path, tmp_path: Path,
     (["--dataset_name", "absent"], ["absent"]),
 ])  # fmt: skip
 def test_errors_are_one_line(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: list[str]
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: list[str]
 ) -> None:
-    command = ["--resume", data / "checkpoint.pth", "--dataset_path", data, "--dataset_name", "d", "--device", "cpu"]
     with pytest.raises(SystemExit) as stop:
-        launch(main, get_args_parser(), [*map(str, command), "--out", str(tmp_path / "page"), *flags])
+        launch(main, get_args_parser(), command("--out", tmp_path / "page", *flags))
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and len(lines) == 1 and all(word in lines[0] for word in words), lines
     assert not any(tmp_path.iterdir())  # no half-written page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

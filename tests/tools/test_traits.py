@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.test_report import data  # noqa: F401
 from tools.traits import get_args_parser, main
 from util.cli import launch, parse
 
-
-def command(data: Path, *words: object) -> list[str]:  # noqa: F811
-    flags = ["--resume", data / "checkpoint.pth", "--dataset_path", data, "--dataset_name", "d", "--device", "cpu", *words]
-    return list(map(str, flags))
+Command = Callable[..., list[str]]
 
 
 def test_every_class_has_its_heads_in_order_and_a_figure(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    main(parse(get_args_parser(), command(data, "--classes", "all", "--images", 3, "--rows", 2, "--out", tmp_path / "o")))
+    main(parse(get_args_parser(), command("--classes", "all", "--images", 3, "--rows", 2, "--out", tmp_path / "o")))
     rows = list(csv.DictReader((tmp_path / "o" / "traits.csv").open()))
     assert [(row["name"], row["rank"]) for row in rows] == [(name, rank) for name in ("a", "b", "c", "plain") for rank in "12"]
     for first, second in zip(rows[::2], rows[1::2], strict=True):
@@ -35,7 +32,7 @@ def test_every_class_has_its_heads_in_order_and_a_figure(
 
 
 def test_two_classes_are_separated_beside_a_random_head(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(1)
     for name in ("a", "b"):
@@ -45,7 +42,7 @@ def test_two_classes_are_separated_beside_a_random_head(
             folder.mkdir(parents=True, exist_ok=True)
             for copy in range(2):
                 picture.save(folder / f"{number}{copy}.png")
-    words = command(data, "--classes", "a", "--against", "b", "--out", tmp_path / "o", "--dataset_path", tmp_path)
+    words = command("--classes", "a", "--against", "b", "--out", tmp_path / "o", "--dataset_path", tmp_path)
     main(parse(get_args_parser(), words))
     rows = dict(list(csv.reader((tmp_path / "o" / "0_against_1.csv").open()))[1:])
     assert {"head 0", "head 1", "a head with random attention"} <= rows.keys() and len(rows) == 2 + 1 + 5 + 1
@@ -62,9 +59,9 @@ def test_two_classes_are_separated_beside_a_random_head(
     (["--images", "0"], "--images"),
 ])  # fmt: skip
 def test_errors_are_one_line(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str  # noqa: F811
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:  # fmt: skip
     with pytest.raises(SystemExit) as stop:
-        launch(main, get_args_parser(), command(data, "--out", tmp_path / "o", *flags))
+        launch(main, get_args_parser(), command("--out", tmp_path / "o", *flags))
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and len(lines) == 1 and message in lines[0], lines

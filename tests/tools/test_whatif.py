@@ -10,7 +10,6 @@ from PIL import Image
 
 from datasets.decode import decode_image
 from predictor import Predictor
-from tests.tools.test_report import data  # noqa: F401
 from tools.whatif import changed, elsewhere, get_args_parser, main, parse_share, strongest
 from util.cli import launch, parse
 
@@ -64,17 +63,17 @@ def test_the_strongest_share_and_as_much_elsewhere() -> None:
     assert parse_share("5%") == parse_share("0.05") == 0.05
 
 
-def run(data: Path, *words: object) -> None:  # noqa: F811
-    main(parse(get_args_parser(), [*map(str, words), "--resume", str(data / "checkpoint.pth"), "--device", "cpu"]))
+def run(small_run: Path, *words: object) -> None:
+    main(parse(get_args_parser(), [*map(str, words), "--resume", str(small_run / "checkpoint.pth"), "--device", "cpu"]))
 
 
 def test_logits_before_and_after_are_the_predictor_s(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    photo = data / "d" / "val" / "a" / "2.png"
-    run(data, photo, "--erase", "0,0,300,200", "--out", tmp_path / "change.svg", "--class", "plain")
+    photo = small_run / "d" / "val" / "a" / "2.png"
+    run(small_run, photo, "--erase", "0,0,300,200", "--out", tmp_path / "change.svg", "--class", "plain")
     lines = capsys.readouterr().out.splitlines()
-    icn = Predictor.from_checkpoint(data / "checkpoint.pth")
+    icn = Predictor.from_checkpoint(small_run / "checkpoint.pth")
     before = decode_image(photo).permute(1, 2, 0).numpy()
     after = before.copy()
     after[:, :300] = before.mean((0, 1)).round()
@@ -88,8 +87,8 @@ def test_logits_before_and_after_are_the_predictor_s(
     assert (tmp_path / "change.svg").read_text(encoding="utf-8").count("<image") == 5  # four and the colour bar
 
 
-def test_a_set_is_summed_up(data: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
-    run(data, data / "d" / "val", "--top", "20%")
+def test_a_set_is_summed_up(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(small_run, small_run / "d" / "val", "--top", "20%")
     lines = capsys.readouterr().out.strip().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["strongest 0.2 of the map", "as much elsewhere"]
     assert all("of 12" in line for line in lines[2:])
@@ -111,10 +110,10 @@ def test_a_set_is_summed_up(data: Path, capsys: pytest.CaptureFixture[str]) -> N
     ([], "one of the arguments --erase --inpaint --paste --top is required"),
 ])  # fmt: skip
 def test_errors_are_one_line(
-    data: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str  # noqa: F811
+    small_run: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:  # fmt: skip
-    photo = str(data / "d" / "val" / "a" / "0.png")
+    photo = str(small_run / "d" / "val" / "a" / "0.png")
     with pytest.raises(SystemExit) as stop:
-        launch(main, get_args_parser(), [photo, "--resume", str(data / "checkpoint.pth"), "--device", "cpu", *words])
+        launch(main, get_args_parser(), [photo, "--resume", str(small_run / "checkpoint.pth"), "--device", "cpu", *words])
     lines = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and len(lines) == 1 and message in lines[0], lines
