@@ -137,7 +137,8 @@ class Predictor:
         """Classify pictures.
 
         Args:
-            pictures: one or a list; each a path, a PIL image, an array uint8 `[H, W, 3]` or a tensor uint8 `[3, H, W]`.
+            pictures: one or a list; each a path, a URL (http, https, file), a PIL image, an array uint8
+                `[H, W, 3]` or a tensor uint8 `[3, H, W]`.
             topk: number of classes in each prediction, at most all.
 
         Raises:

@@ -23,6 +23,7 @@ from torch import Tensor
 from datasets.jpeg import Damaged, decode_jpeg, holds_second_picture
 from datasets.pixels import is_deep_grey, peak_value, raw_mode, to_rgb
 from datasets.unsupported import check_tiff, describe
+from datasets.urls import URL, fetched
 from util.errors import ImageError
 from util.failures import known_cause
 
@@ -114,11 +115,14 @@ def decode_image(path: str | os.PathLike[str], decoding: Decoding | None = None)
 
 
 def read_picture(picture: Picture, decoding: Decoding | None = None) -> Tensor:
-    """Return a picture as `decode_image` does: a path, a PIL image, an array uint8 `[H, W, 3]` or a tensor uint8 `[3, H, W]`.
+    """Return a picture as `decode_image` does: a path or URL, a PIL image, an array uint8 `[H, W, 3]` or a tensor `[3, H, W]`.
 
     Raises:
         ValueError: the file or image cannot be read (ImageError), or the array or tensor has another shape or type.
     """
+    if isinstance(picture, str) and URL.match(picture):
+        with fetched(picture) as path:
+            return decode_image(path, decoding)
     if isinstance(picture, (str, os.PathLike)):
         return decode_image(picture, decoding)
     if isinstance(picture, Image.Image):
@@ -137,7 +141,9 @@ def read_picture(picture: Picture, decoding: Decoding | None = None) -> Tensor:
         and picture.numel()
     ):
         return picture.cpu()
-    raise ValueError(f"{given} is no picture: give a path, a PIL image, an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]")
+    raise ValueError(
+        f"{given} is no picture: give a path or URL, a PIL image, an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]"
+    )
 
 
 def image_size(path: str | os.PathLike[str], decoding: Decoding | None = None) -> tuple[int, int]:
