@@ -59,10 +59,8 @@ def import_gradio() -> Any:
 
 def build_page(gradio: Any, predictor: Predictor) -> Any:
     """Return the page, a `gradio.Blocks`."""
-    methods = [
-        method.name for method in methods_of(predictor.model) if not method.knows_ground_truth and method.family != "control"
-    ]
-    methods = [name for name in methods if next(iter(methods_of(predictor.model, [name]))).is_installed]
+    usable = (method for method in methods_of(predictor.model, truth=()) if method.family != "control" and method.is_installed)
+    methods = [method.name for method in usable]
     default = predictor.model.decoder_spec.default_map
     classes = sorted(predictor.classes)
     with gradio.Blocks(title="ICN") as page:

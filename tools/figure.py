@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from attribution.methods.registry import METHODS, methods_of
+from attribution.methods.registry import METHODS, drawn_methods, methods_of
 from attribution.report.overlay import Scale, at_pixels, common_scale, fit, overlay, own_scale
 from attribution.report.panels import compute_maps
 from attribution.report.paper import COLUMN, draw_grid
@@ -26,9 +26,10 @@ from datasets.decode import set_decoding
 from datasets.photographs import find_photographs, photograph_batches
 from flags import add_data_flags
 from predictor import Predictor
-from util.classes import find_class
+from util.classes import find_classes
 from util.cli import Flags, Parser, launch
 from util.number import COUNT, Number
+from util.output_files import check_output_file
 from util.progress import Progress
 
 PROG = "python -m tools.figure"
@@ -68,11 +69,13 @@ def get_args_parser() -> Parser:
 def main(args: Flags) -> None:
     """Draw the figure; raise a ValueError for a wrong flag or file."""
     cv2.setNumThreads(1)
-    if args.out.suffix.lower() not in SUFFIXES or not args.out.parent.is_dir():
-        raise ValueError(f"--out {args.out}: give a file that ends in {', '.join(SUFFIXES)}, in a folder that exists")
+    check_output_file("--out", args.out, SUFFIXES)
     set_decoding(args.bit_depth, args.max_image_mb)
     predictor = Predictor.from_checkpoint(args.resume, args.device)
-    classes = chosen_classes(args.classes, predictor.classes)
+    try:
+        classes = find_classes(args.classes, predictor.classes)
+    except ValueError as error:
+        raise ValueError(f"--classes: {error}") from None
     methods = chosen_methods(args, predictor)
     rows = chosen_rows(args, predictor, classes)
     labels, images = [], []
@@ -83,18 +86,6 @@ def main(args: Flags) -> None:
             progress.step()
     draw_grid(args.out, images, [predictor.classes[row.label] for row in rows], labels[0], args.width)
     print(f"{len(rows)} rows of {len(labels[0])} images: {args.out}")
-
-
-def chosen_classes(words: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the indices of classes; a word that is no class is split at its commas. ValueError for one that does not exist."""
-    parts = [part for word in words for part in ([word] if word in classes else word.split(","))]
-    try:
-        indices = [find_class(part.strip(), classes) for part in parts if part.strip()]
-    except ValueError as error:
-        raise ValueError(f"--classes: {error}") from None
-    if len(set(indices)) < len(indices):
-        raise ValueError(f"--classes {' '.join(words)}: a class is given twice")
-    return indices
 
 
 def chosen_methods(args: Flags, predictor: Predictor) -> list[str]:
@@ -109,12 +100,10 @@ def chosen_methods(args: Flags, predictor: Predictor) -> list[str]:
         names = [
             method.name for method in methods_of(model) if method.family == "own" and not method.needs and not method.variant_of
         ]
-    chosen = methods_of(model, names)
-    if wrong := [method.name for method in chosen if method.knows_ground_truth]:
-        raise ValueError(f"--methods {' '.join(wrong)}: made of ground truth, not by the model: leave it out")
+    chosen = drawn_methods("--methods", model, names)
     if args.columns == CLASSES and len(chosen) > 1:
         raise ValueError("--columns classes: give one method")
-    return [method.name for method in chosen]
+    return chosen
 
 
 def chosen_rows(args: Flags, predictor: Predictor, classes: Sequence[int]) -> list[Row]:

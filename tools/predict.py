@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 
 from attribution.methods.registry import METHODS
-from attribution.report.html import writing
 from attribution.report.overlay import fit
 from attribution.report.panels import Explained, Item, Style, compute_maps, explain_classes, safe_name
 from attribution.report.render import FORMATS, FULL, GRID_TILE, Section, Sheet, Tile, panel
@@ -31,6 +30,7 @@ from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch
 from util.errors import RunFailed
 from util.number import COUNT, WORKERS
+from util.output_files import check_output_file, make_output_folder, writing_to
 from util.printable import printable
 from util.progress import Progress
 from util.tables import write_csv
@@ -94,17 +94,15 @@ def check_outputs(args: Flags) -> None:
     """Raise a ValueError where an output cannot be written, before anything is computed."""
     for flag in ("csv", "json", "parquet"):
         file = getattr(args, flag)
-        if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            problem = "is a folder" if file.is_dir() else f"cannot be written: the folder {file.parent} does not exist"
-            raise ValueError(f"--{flag} {file} {problem}")
+        if file is not None:
+            check_output_file(f"--{flag}", file)
     if args.parquet is not None:
         try:
             import pyarrow  # noqa: F401
         except ImportError:
             raise ValueError("--parquet needs the package pyarrow (pip install pyarrow); --csv and --json need none") from None
     if args.panels is not None:
-        with writing(args.panels):
-            args.panels.mkdir(parents=True, exist_ok=True)
+        make_output_folder("--panels", args.panels)
 
 
 def print_table(predictions: dict[str, Prediction]) -> None:
@@ -148,7 +146,7 @@ def draw_panels(args: Flags, predictor: Predictor, paths: Sequence[Path]) -> Non
     names = panel_names(paths, args.format)
     with Progress(len(paths), "drawing") as progress:
         for path, explained, heads in explain_photographs(args, predictor, paths):
-            with writing(args.panels):
+            with writing_to("--panels", args.panels):
                 photograph_sheet(predictor, path, explained, heads, args.grid).save(args.panels / names[path])
             progress.step()
     print(f"{len(paths)} panels: {args.panels}")

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from attribution.methods.registry import METHODS, methods_of
+from attribution.methods.registry import METHODS, drawn_methods
 from attribution.metrics.registry import METRICS
 from attribution.report import page
 from attribution.report.overlay import fit
@@ -50,7 +50,9 @@ def get_args_parser() -> Parser:
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
     group.add_argument("--out", help="folder of the page; None: report_<split> beside the checkpoint")
     group.add_argument("--top_q", default=4, type=COUNT, help="classes with maps: those of the highest logits, and the true one")
-    group.add_argument("--methods", nargs="+", metavar="METHOD", help="names of attribution.METHODS; None: the model's own maps")
+    group.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="names of attribution.METHODS; None: attention, and the map of the decoder"
+    )
     group.add_argument(
         "--attribution", type=Path, metavar="FILE", help="attribution.json; None: that beside the checkpoint, if it is there"
     )
@@ -69,7 +71,8 @@ def main(args: Flags) -> None:
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)
     args = fill_from_checkpoint(args, meta.args)
-    methods = chosen_methods(model, args.methods)
+    default = [*["attention"] * (model.num_decoder_layers > 0), model.decoder_spec.default_map]
+    methods = drawn_methods("--methods", model, args.methods or default)
     measured = args.attribution or results_beside_checkpoint(args, "attribution", meta.args) / "attribution.json"
     attribution = read_attribution(measured) if args.attribution or measured.exists() else None
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
@@ -90,16 +93,6 @@ def main(args: Flags) -> None:
         page.write_report(folder, title, about, {"classes": classes, **summary, **extra})
     print(f"{len(split)} images of {len(classes)} classes, {summary['acc1']:.2f} % right")
     print(f"open {out / 'index.html'}")
-
-
-def chosen_methods(model: ICN, names: Sequence[str] | None) -> list[str]:
-    """Return the names of the maps on the page: those given, or attention and the map that represents the decoder."""
-    if names is None:
-        return list(dict.fromkeys([*["attention"] * (model.num_decoder_layers > 0), model.decoder_spec.default_map]))
-    methods = methods_of(model, list(dict.fromkeys(names)))
-    if wrong := [method.name for method in methods if method.knows_ground_truth]:
-        raise ValueError(f"--methods {' '.join(wrong)}: made of ground truth, not by the model: leave it out")
-    return [method.name for method in methods]
 
 
 def read_attribution(path: Path) -> dict[str, Any]:

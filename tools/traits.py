@@ -36,9 +36,10 @@ from datasets.decode import set_decoding
 from datasets.photographs import photograph_batches
 from flags import add_data_flags
 from predictor import Predictor
-from util.classes import find_class
+from util.classes import find_class, find_classes
 from util.cli import Flags, Parser, launch
 from util.number import COUNT, SEED, WHOLE
+from util.output_files import make_output_folder
 from util.progress import Progress
 from util.tables import markdown_table, write_csv
 
@@ -70,20 +71,13 @@ def main(args: Flags) -> None:
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     check_attention(predictor.model)
     try:
-        classes = list(range(len(predictor.classes)))
-        if args.classes != ["all"]:
-            classes = [find_class(word, predictor.classes) for word in args.classes]
+        classes = find_classes(args.classes, predictor.classes)
         other = None if args.against is None else find_class(args.against, predictor.classes)
     except ValueError as error:
         raise ValueError(f"--classes, --against: {error}") from None
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"--classes {' '.join(args.classes)}: a class is given twice")
     if other is not None and (len(classes) != 1 or classes[0] == other):
         raise ValueError("--against: give one class in --classes, and another one here")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {args.out} cannot be written ({error.strerror}): choose another folder") from None
+    make_output_folder("--out", args.out)
     if other is None:
         write_traits(args, predictor, classes)
     else:

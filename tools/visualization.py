@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import engine
-from attribution.methods.registry import METHODS, methods_of
+from attribution.methods.registry import METHODS, drawn_methods
 from attribution.report.html import ClassPages, Row, draw_all, index_html
 from attribution.report.panels import DrawnImages, Explained, Style, collate_items, explain_classes, safe_name
 from attribution.report.render import FORMATS
@@ -29,7 +29,7 @@ from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, for_inference, load_checkpoint
 from util.atomic import atomic_write
-from util.classes import find_class
+from util.classes import find_classes
 from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.distributed import init_distributed
@@ -81,23 +81,6 @@ def get_args_parser() -> Parser:
     return parser
 
 
-def chosen_classes(words: Sequence[str], classes: Sequence[str], source: str) -> list[int]:
-    """Return the indices of the classes that `--class_index` names by index or name, or of all of them for `all`.
-
-    Raises:
-        ValueError: there is no such class in the checkpoint `source`, or one is given twice.
-    """
-    if list(words) == ["all"] and "all" not in classes:
-        return list(range(len(classes)))
-    try:
-        indices = [find_class(word, classes) for word in words]
-    except ValueError as error:
-        raise ValueError(f"--class_index: {source}: {error}") from None
-    if twice := [word for place, word in enumerate(words) if indices[place] in indices[:place]]:
-        raise ValueError(f"--class_index {twice[0]} is given twice: give each class once")
-    return indices
-
-
 def check_flags(args: Flags, count: int, model: ICN) -> None:
     """Raise a ValueError for a flag that does not fit the checkpoint, whose classes are `count`."""
     layer, layers = args.dec_layer_index, model.num_decoder_layers
@@ -116,10 +99,7 @@ def map_name(args: Flags, model: ICN) -> str:
     """Return the name of the map to draw: `--map`'s, else attention as in INTR, or the evidence of an additive decoder."""
     if args.map is None:
         return "attention" if model.decoder_spec.is_layered else model.decoder_spec.default_map
-    (method,) = methods_of(model, [args.map])
-    if method.knows_ground_truth:
-        raise ValueError(f"--map {args.map} is made of ground truth, not by the model: choose another map")
-    return method.name
+    return drawn_methods("--map", model, [args.map])[0]
 
 
 def main(args: Flags) -> None:
@@ -144,7 +124,11 @@ def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     args = fill_from_checkpoint(args, meta.args)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     check_flags(args, len(classes), model)
-    method, wanted = map_name(args, model), chosen_classes(args.class_index, classes, args.resume)
+    method = map_name(args, model)
+    try:
+        wanted = find_classes(args.class_index, classes)
+    except ValueError as error:
+        raise ValueError(f"--class_index: {args.resume}: {error}") from None
     layer = None
     if method == "attention":
         layer = (-1 if args.dec_layer_index is None else args.dec_layer_index) % model.num_decoder_layers

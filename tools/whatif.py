@@ -17,17 +17,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from attribution.methods.registry import METHODS
+from attribution.methods.registry import METHODS, drawn_methods
 from attribution.report.overlay import common_scale, fit, overlay
 from attribution.report.render import FORMATS, TILE, Section, Tile, panel
-from datasets.decode import decode_image, read_picture
+from datasets.decode import decode_image, set_decoding
 from datasets.photographs import find_photographs
 from predictor import Explanation, Predictor
 from util.classes import find_class
 from util.cli import Flags, Parser, launch
 from util.number import COUNT, SEED
+from util.output_files import check_output_file
 from util.progress import Progress
 from util.tables import markdown_table
 
@@ -63,22 +64,28 @@ def get_args_parser() -> Parser:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="draw the photograph and its map before and after: PNG, PDF or SVG"
     )
+    parser.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that a photograph may take to decode")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")
     return parser
 
 
 def main(args: Flags) -> None:
     """Print what changes, and draw it with --out; raise a ValueError for a wrong flag or file."""
-    if args.out is not None and (args.out.suffix[1:] not in FORMATS or not args.out.parent.is_dir()):
-        raise ValueError(f"--out {args.out}: give a file that ends in .{', .'.join(FORMATS)}, in a folder that exists")
+    if args.out is not None:
+        check_output_file("--out", args.out, [f".{suffix}" for suffix in FORMATS])
+        if args.top is not None:
+            raise ValueError("--out draws one changed photograph: leave it out with --top")
+    set_decoding(max_image_mb=args.max_image_mb)
     share = None if args.top is None else parse_share(args.top)
     paths = find_photographs(args.photos, sys.stdin)
     if share is None and len(paths) > 1:
         raise ValueError(f"{len(paths)} photographs are named: --erase, --inpaint and --paste change one; --top takes many")
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     index = None if args.class_ is None else find_class(args.class_, predictor.classes)
+    if args.method is not None:
+        drawn_methods("--method", predictor.model, [args.method])
     if share is None:
-        picture = decode_image(paths[0]).permute(1, 2, 0).numpy()
+        picture = decode_image(paths[0], predictor.decoding).permute(1, 2, 0).numpy()
         change_one(args, predictor, paths[0], picture, changed(args, picture), index)
     else:
         print(change_many(args, predictor, paths, share, index))
@@ -134,9 +141,11 @@ def paste(text: str, picture: np.ndarray) -> np.ndarray:
     if not at:
         raise ValueError(f"--paste {text}: give a file and a place, such as beak.png@40,60")
     x, y = parse_numbers("--paste", place, 2)
-    decode_image(file)  # refuses what is no image
+    colours = decode_image(file).permute(1, 2, 0).numpy()  # refuses what is no image
     with Image.open(file) as image:
-        other = np.asarray(image.convert("RGBA"))
+        other = np.asarray(ImageOps.exif_transpose(image).convert("RGBA"))
+        if not image.has_transparency_data:
+            other = np.dstack([colours, np.full(colours.shape[:2], 255, np.uint8)])
     left, top, right, bottom = (
         max(x, 0),
         max(y, 0),
@@ -190,7 +199,7 @@ def change_many(args: Flags, predictor: Predictor, paths: Sequence[Path], share:
     results: list[torch.Tensor] = []
     with Progress(len(paths), "erasing") as progress:
         for path in paths:
-            picture = read_picture(path).permute(1, 2, 0).numpy()
+            picture = decode_image(path, predictor.decoding).permute(1, 2, 0).numpy()
             explained = predictor.explain(picture, index, method=args.method)
             mask = strongest(explained.map, share)
             logits = predictor.logits([picture, erase(picture, mask), erase(picture, elsewhere(mask, rng))])

@@ -46,6 +46,27 @@ def find_class(choice: str | int, classes: Sequence[str]) -> int:
     raise ValueError(f"class {choice!r} does not exist: give an index from 0 to {count - 1}, or a name (near: {names})")
 
 
+def find_classes(words: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the indices of the classes that words name by name or index; `all` alone names all.
+
+    A word that is no class is split at its commas.
+
+    Raises:
+        ValueError: there is no such class, or one is given twice.
+    """
+    if list(words) == ["all"] and "all" not in classes:
+        return list(range(len(classes)))
+    whole = [label is not None for label in match_classes(words, classes)]
+    parts = [part for word, is_class in zip(words, whole, strict=True) for part in ([word] if is_class else word.split(","))]
+    indices: dict[int, None] = {}
+    for part in filter(str.strip, parts):
+        index = find_class(part, classes)
+        if index in indices:
+            raise ValueError(f"{part.strip()} is given twice: give each class once")
+        indices[index] = None
+    return list(indices)
+
+
 def _as_index(choice: str | int) -> int | None:
     if isinstance(choice, bool):
         return None

@@ -122,6 +122,14 @@ def methods_of(model: ICN, names: Sequence[str] | None = None, truth: Collection
     return [METHODS[name] for name in (possible if names is None else names)]
 
 
+def drawn_methods(flag: str, model: ICN, names: Sequence[str]) -> list[str]:
+    """Return the names that `flag` gives, each once; a ValueError for one that is no map of this model."""
+    try:
+        return list(dict.fromkeys(method.name for method in methods_of(model, names, truth=())))
+    except ValueError as error:
+        raise ValueError(f"{flag} {error}") from None
+
+
 def _occlusion_passes(size: Size, window: int | None = None, stride: int | None = None) -> Passes:
     """Count a pass for each occluder, and one for the image as it is."""
     sides, steps = posthoc.occluders(size, window, stride)

@@ -7,7 +7,6 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -96,15 +95,6 @@ def draw_all(images: Iterable[tuple[ClassPages, Path, Explained]]) -> Iterator[t
         while pending:
             path, row = pending.popleft()
             yield path, row.result()
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Raise a ValueError where `folder` cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"--output_dir: {folder} cannot be written ({error.strerror}): choose another folder") from None
 
 
 def index_html(title: str, about: str, rows: list[Row]) -> str:

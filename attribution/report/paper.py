@@ -16,6 +16,7 @@ from util.plotting import Figure, set_texts
 COLUMN, PAGE = 3.25, 6.875  # width in inches of a column and of a page of two columns (CVPR, ICCV)
 FONT, GAP = 7.0, 0.03  # points; inches between images
 LINE = FONT / 72 * 1.3  # height of a line in inches
+TALLEST = 2  # height of a row over the width of a column, at most
 
 
 def draw_grid(
@@ -33,14 +34,18 @@ def draw_grid(
     """
     left, top = LINE + GAP, LINE + GAP
     side = (width - left - GAP * (len(column_labels) - 1)) / len(column_labels)
-    heights = [side * row[0].shape[0] / row[0].shape[1] for row in rows]
+    ratios = [row[0].shape[0] / row[0].shape[1] for row in rows]
+    heights = [min(max(side * ratio, LINE), TALLEST * side) for ratio in ratios]
     height = top + sum(heights) + GAP * (len(rows) - 1)
     figure = Figure(figsize=(width, height))
     y = height - top
-    for row, row_height in zip(rows, heights, strict=True):
+    for row, row_height, ratio in zip(rows, heights, ratios, strict=True):
         y -= row_height
+        w, h = min(side, row_height / ratio), min(row_height, side * ratio)
         for column, image in enumerate(row):
-            axes = figure.add_axes(((left + column * (side + GAP)) / width, y / height, side / width, row_height / height))
+            x = left + column * (side + GAP)
+            place = ((x + (side - w) / 2) / width, (y + (row_height - h) / 2) / height, w / width, h / height)
+            axes = figure.add_axes(place)
             axes.imshow(image, interpolation="none", aspect="auto")
             axes.set_axis_off()
         y -= GAP

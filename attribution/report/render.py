@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from attribution.report.overlay import Scale, overlay
-from util.atomic import atomic_write
+from util.atomic import atomic_write, replacing
 from util.plotting import Figure, Rectangle, set_texts, split_by_font
 
 TILE, GRID_TILE, FULL = 448, 224, 1024  # long side of an image in a panel, where many are side by side, and on its own at most
@@ -79,7 +79,8 @@ class Sheet:
 
     def save(self, path: Path) -> None:
         """Write the sheet in the format of the suffix; OSError where it cannot be written."""
-        if path.suffix == ".png":
+        kind = path.suffix[1:].lower()
+        if kind == "png":
             with atomic_write(path, "wb") as file:
                 file.write(png(self.array()))
             return
@@ -97,7 +98,8 @@ class Sheet:
             options |= {"va": "top", "ha": "center" if label.centred else "left", "color": _rgb(label.colour)}
             set_texts([axes.text(label.x, label.y, "", **options)], [text])
         axes.set(xlim=(0, self.width), ylim=(self.height, 0))
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"CreationDate": None})
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else {"CreationDate": None})
 
 
 def png(picture: np.ndarray) -> bytes:

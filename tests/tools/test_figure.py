@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attribution.report.paper import draw_grid
-from tools.figure import chosen_classes, get_args_parser, main
+from tools.figure import get_args_parser, main
 from util.cli import launch, parse
 
 Command = Callable[..., list[str]]
@@ -40,6 +40,15 @@ def test_photographs_of_a_folder_are_explained_by_their_predicted_class(
     assert out.read_bytes().startswith(b"%PDF")
 
 
+def test_long_and_flat_photographs_keep_their_shape_in_a_row_of_bounded_height(tmp_path: Path) -> None:
+    rows = [[np.zeros((512, 1, 3), np.uint8)], [np.zeros((1, 512, 3), np.uint8)]]
+    draw_grid(tmp_path / "a.svg", rows, ["long", "flat"], ["photograph"], 3.25)
+    svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert float(re.search(r'height="([\d.]+)pt"', svg)[1]) < 2.2 * 3.25 * 72
+    sizes = [tuple(map(float, pair)) for pair in re.findall(r'<image[^>]*?width="([\d.]+)" height="([\d.]+)"', svg)]
+    assert sizes[0][1] > 300 * sizes[0][0] and sizes[1][0] > 100 * sizes[1][1]
+
+
 def test_images_keep_their_shape_at_the_width_of_a_column(tmp_path: Path) -> None:
     rows = [[np.full((40, 80, 3), value, np.uint8) for value in (10, 200)], [np.full((80, 40, 3), 90, np.uint8)] * 2]
     draw_grid(tmp_path / "a.svg", rows, ["x", "x"], ["one", "two"], 3.25)
@@ -52,17 +61,11 @@ def test_images_keep_their_shape_at_the_width_of_a_column(tmp_path: Path) -> Non
     assert height == pytest.approx(7 / 72 * 1.3 + 0.03 + side / 2 + 0.03 + 2 * side, abs=0.01)
 
 
-def test_classes_are_split_at_commas_unless_a_name_has_one() -> None:
-    classes = ["a", "b, c", "d"]
-    assert chosen_classes(["b, c", "a"], classes) == [1, 0]
-    assert chosen_classes(["a,2"], classes) == [0, 2]
-
-
 @pytest.mark.parametrize(("flags", "words"), [
     (["--classes", "x"], ["--classes", "'x'", "0 to 3"]),
     (["--classes", "a", "0"], ["--classes", "twice"]),
     (["--out", "fig.xyz"], ["--out fig.xyz", ".pdf"]),
-    (["--out", "absent/fig.pdf"], ["absent/fig.pdf", "folder that exists"]),
+    (["--out", "absent/fig.pdf"], ["absent/fig.pdf", "does not exist; create it"]),
     (["--classes", "a", "--columns", "methods", "--methods", "oracle"], ["oracle", "ground truth"]),
     (["--classes", "a", "--columns", "classes", "--methods", "attention", "rollout"], ["one method"]),
     ([], ["--classes is missing"]),

@@ -219,6 +219,30 @@ def test_the_map_of_the_page_is_drawn_where_it_belongs(tab: Tab, made: Path) -> 
     assert tuple((strongest * entry["extent"]).astype(int)) == peak
 
 
+def test_long_lists_have_pages(browser: Any, made: Path, tmp_path: Path) -> None:
+    folder, count = tmp_path / "page", 200
+    summary = content(made / pages.SUMMARY)
+    summary["images"] = {"label": [0] * count, "predicted": [1] * 70 + [0] * 130, "p": [0.5] * count, "file": ["x.png"] * count}
+    (folder / pages.PICTURES).mkdir(parents=True)
+    (folder / pages.SUMMARY.parent).mkdir()
+    for number in range(count):
+        (folder / pages.picture_name(number)).hardlink_to(made / pages.picture_name(0))
+    pages.write_report(folder, "many", "", {key: value for key, value in summary.items() if key not in ("title", "colours")})
+    tab = Tab(browser, folder)
+    page = tab.open("#class=0")
+    lists = lambda: [page.locator(".gallery").nth(k).locator("li").count() for k in (0, 1)]  # noqa: E731
+    assert lists() == [60, 60]
+    page.click("nav.pages >> nth=0 >> text=next")  # of those taken for another class
+    page.wait_for_selector("text=page 2 of 2")
+    assert lists() == [10, 60]
+    page.click("nav.pages >> nth=2 >> text=next")
+    page.wait_for_selector("text=page 2 of 3")
+    assert lists() == [10, 60] and page.locator(".gallery").nth(1).locator("a").first.get_attribute("href").endswith("image=130")
+    assert tab.open("#view=images&page=1e9").locator(".gallery li").count() == 20
+    assert tab.complaints == []
+    page.context.close()
+
+
 def test_keys_move_between_images_and_heads(tab: Tab) -> None:
     page = tab.open("#view=images&image=0")
     page.wait_for_selector("#method")

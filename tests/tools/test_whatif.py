@@ -53,6 +53,16 @@ def test_a_picture_is_pasted_with_its_transparency_and_cut_at_the_edge(tmp_path:
     np.testing.assert_array_equal(result[:10, 5:10], PICTURE[:10, 5:10])
 
 
+def test_a_pasted_picture_is_upright_and_of_any_kind(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.repeat(np.uint8([[[250] * 3, [0] * 3]]), 16, 0).repeat(8, 1)).save(tmp_path / "a.png", exif=exif)
+    result = change("--paste", f"{tmp_path}/a.png@0,0")  # light above dark
+    assert (result[:8, :16] == 250).all() and (result[8:16, :16] == 0).all()
+    Image.fromarray(np.full((4, 4), 2**16 - 1, np.uint16)).save(tmp_path / "deep.png")
+    assert (change("--paste", f"{tmp_path}/deep.png@0,0")[:4, :4] == 255).all()
+
+
 def test_the_strongest_share_and_as_much_elsewhere() -> None:
     values = np.arange(100, dtype=np.float32).reshape(10, 10)
     mask = strongest(values, 0.05)
@@ -106,6 +116,8 @@ def test_a_set_is_summed_up(small_run: Path, capsys: pytest.CaptureFixture[str])
     (["--top", "90%"], "--top 90%: give a share"),
     (["--erase", "0,0,5,5", "--class", "x"], "class 'x' does not exist"),
     (["--erase", "0,0,5,5", "--out", "x.xyz"], "--out x.xyz"),
+    (["--top", "5%", "--out", "x.png"], "leave it out with --top"),
+    (["--erase", "0,0,5,5", "--method", "oracle"], "--method oracle is a map of the ground truth"),
     (["--erase", "0,0,5,5", "--inpaint", "0,0,5,5"], "not allowed with"),
     ([], "one of the arguments --erase --inpaint --paste --top is required"),
 ])  # fmt: skip

@@ -186,9 +186,10 @@ function selection(state) {
     && (state.show !== "wrong" || label[n] !== predicted[n]));
 }
 
-function gallery(list, state) {
-  const pages = Math.max(1, Math.ceil(list.length / PAGE)), page = Math.min(pages, Math.max(1, Number(state.page) || 1));
-  const go = (to) => hash({ ...state, page: to });
+function gallery(list, state, key = "page") {
+  // `key` names the part of the address that says which page of the list is shown.
+  const pages = Math.max(1, Math.ceil(list.length / PAGE)), page = Math.min(pages, Math.max(1, Math.floor(Number(state[key])) || 1));
+  const go = (to) => hash({ ...state, [key]: to });
   const bar = (where) => (pages < 2 ? null : h("nav", { class: "pages", "aria-label": `Pages, ${where}` },
     page > 1 ? h("a", { href: go(page - 1) }, "previous") : null, `page ${page} of ${pages}`, page < pages ? h("a", { href: go(page + 1) }, "next") : null));
   return [bar("above"), h("ul", { class: "gallery" }, list.slice((page - 1) * PAGE, page * PAGE).map((n) => {
@@ -207,7 +208,7 @@ function classView(state) {
     ["Wrong: images of other classes taken for this one", list.filter((n) => label[n] !== index)],
     ["Right", list.filter((n) => label[n] === index && predicted[n] === index)]];
   return [data.classes[index], groups.flatMap(([title, images], place) => [h("h2", {}, `${title} (${images.length})`),
-    images.length ? gallery(images, { class: state.class, page: state["page" + place] }) : h("p", { class: "faint" }, "none")])];
+    images.length ? gallery(images, state, "page" + place) : h("p", { class: "faint" }, "none")])];
 }
 
 function imagesView(state) {
