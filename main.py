@@ -286,4 +286,4 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch(main, PARSER, args=ARGS)
+    launch(main, PARSER, args=ARGS, shared=True)

@@ -44,7 +44,7 @@ def train(argv: list[str], record: Path | None = None, pause: float = 0.0) -> No
         return outputs
 
     Trainer.step = recorded  # type: ignore[method-assign]
-    launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv)
+    launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv, shared=True)
 
 
 def words(root: Path, out: Path, *more: object) -> list[str]:

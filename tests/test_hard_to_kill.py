@@ -52,7 +52,7 @@ def train(argv: list[str], err: Path | None = None, file_size: int | None = None
     if file_size is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv)
+    launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv, shared=True)
 
 
 @pytest.fixture(scope="module")

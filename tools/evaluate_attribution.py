@@ -133,4 +133,4 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
 
 
 if __name__ == "__main__":
-    launch(main, get_args_parser())
+    launch(main, get_args_parser(), shared=True)

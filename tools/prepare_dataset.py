@@ -49,4 +49,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, get_args_parser())
+    launch(main, get_args_parser(), shared=True)

@@ -224,14 +224,15 @@ def draw_images(
             for item, each in zip(items, explained, strict=True):
                 yield pages[images[item.place]], item.path, each
 
+    own = ((path.relative_to(split.root), row) for path, row in draw_all(explain()))  # each process may have a root of its own
     drawn: dict[Path, Row] = {}
     with Progress(len(order), "drawing") as progress:
-        for path, row in ranks.gather_in_order(draw_all(explain())):
+        for path, row in ranks.gather_in_order(own):
             drawn[path] = row
             progress.step()
     rows: dict[int, list[Row]] = {page: [] for page in pages}
     for index, page in images.items() if ranks.main else ():
-        rows[page].append(drawn[split.paths[index]])
+        rows[page].append(drawn[split.paths[index].relative_to(split.root)])
     return rows
 
 
@@ -252,4 +253,4 @@ def write_index(args: Flags, pages: ClassPages, index: int, rows: list[Row]) -> 
 
 
 if __name__ == "__main__":
-    launch(main, get_args_parser())
+    launch(main, get_args_parser(), shared=True)

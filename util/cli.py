@@ -121,12 +121,14 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
 
 
 def launch(
-    main: Callable[[Flags], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, args: Flags | None = None
-) -> None:
+    main: Callable[[Flags], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None, args: Flags | None = None,
+    shared: bool = False,
+) -> None:  # fmt: skip
     """Parse the command line (unless `args` are given) and call `main(args)`; an error that the user can fix becomes one line.
 
     With ICN_DEBUG=1 in the environment the traceback is shown instead. With several processes the line starts with the rank.
     A signal to stop ends `main` at once, unless it handles signals itself; an error or a signal ends daemonic children.
+    Unless the processes of a launcher share the work of `main` (`shared`), several of them are an error.
 
     Raises:
         SystemExit: with code 2 after a wrong flag, a ValueError or an OSError, 1 after a RunFailed, a lack of memory or the like,
@@ -135,7 +137,12 @@ def launch(
     make_output_printable()
     try:
         with ending_children(), StopRequest(read_launcher_env()) as request, request.reacting(request.stop):
-            main(parse(parser, argv) if args is None else args)
+            args = parse(parser, argv) if args is None else args
+            if not shared and (size := read_launcher_env().size) > 1:
+                raise ValueError(
+                    f"{size} processes would each do the whole work: start this command once, without torchrun or srun"
+                )
+            main(args)
             if sys.stdout is not None:
                 sys.stdout.flush()  # where it fails, it fails here
     except (Stopped, KeyboardInterrupt) as stop:

@@ -93,7 +93,7 @@ def fail(how: Callable[[], None]) -> None:
             for _ in ranks.gather_in_order(mine()):
                 pass
 
-    launch(main, Parser("tool"), [])
+    launch(main, Parser("tool"), [], shared=True)
 
 
 def damaged() -> None:
@@ -116,7 +116,8 @@ def test_one_that_fails_ends_the_others(tmp_path: Path, how: Callable[[], None],
 def use(name: str, argv: list[str]) -> None:
     tool = importlib.import_module(f"tools.{name}")
     writing.CHUNK = 16
-    launch(tool.main, tool.get_args_parser(), argv)
+    argv = [word.format(rank=os.environ.get("RANK", 0)) for word in argv]
+    launch(tool.main, tool.get_args_parser(), argv, shared=True)
 
 
 def test_prepared_folder_is_that_of_one_process(tmp_path: Path) -> None:
@@ -134,10 +135,12 @@ def test_prepared_folder_is_that_of_one_process(tmp_path: Path) -> None:
 
 
 def test_drawn_pictures_are_those_of_one_process(tmp_path: Path) -> None:
-    """Five processes, three pictures."""
+    """Five processes, three pictures, that each process has at a place of its own."""
     make_images(tmp_path / "colours", {"val": 3}, COLOURS, (40, 48))
+    for rank in range(5):
+        (tmp_path / f"machine{rank}").symlink_to(tmp_path)
     resume = checkpoint(tmp_path / "detr.pth", sorted(COLOURS), "detr")
-    words = ["--resume", resume, "--dataset_path", tmp_path, "--dataset_name", "colours", "--device", "cpu"]
+    words = ["--resume", resume, "--dataset_path", tmp_path / "machine{rank}", "--dataset_name", "colours", "--device", "cpu"]
     argv = [*map(str, words), "--num_workers", "0", "--top_q", "2", "--sim_query_heads", "0", "--output_dir"]
     use("visualization", [*argv, str(tmp_path / "one")])
     five = Launched(5, tmp_path / "log", use, "visualization", [*argv, str(tmp_path / "five")])
@@ -159,7 +162,7 @@ def measure(argv: list[str], record: Path, stop_at: int = 0) -> None:
         return real(harness, unit, method)
 
     Harness.measure = recorded  # type: ignore[method-assign]
-    launch(evaluate_attribution.main, evaluate_attribution.get_args_parser(), argv)
+    launch(evaluate_attribution.main, evaluate_attribution.get_args_parser(), argv, shared=True)
 
 
 def lines(folder: Path, name: str) -> list[str]:
@@ -212,7 +215,7 @@ def one_gpu(uuids: list[str]) -> None:
         with init_distributed(cuda=bool(number)):
             raise AssertionError("they are not to start")
 
-    launch(main, Parser("tool"), [])
+    launch(main, Parser("tool"), [], shared=True)
 
 
 def test_two_processes_do_not_share_a_gpu_silently(tmp_path: Path) -> None:

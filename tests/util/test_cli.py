@@ -136,6 +136,17 @@ def test_a_signal_is_one_line(number: int, capsys: pytest.CaptureFixture) -> Non
     assert signal.getsignal(number) is before
 
 
+def test_a_command_that_does_not_share_its_work_refuses_copies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        launch(raising(AssertionError()), Parser("tool"), [])
+    assert ended.value.code == 2 and "tool: error: rank 0: 2 processes would each do the whole work" in capsys.readouterr().err
+    launch(lambda args: None, Parser("tool"), [], shared=True)
+
+
 def test_what_no_flag_caused_ends_with_code_1(capsys: pytest.CaptureFixture) -> None:
     for error, line in (
         (MemoryError(), "out of memory: try a smaller --batch_size"),
