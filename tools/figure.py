@@ -152,13 +152,18 @@ def explain_rows(
             compute_maps(model, images, None, indices, method)[0].float().cpu().numpy() for method in methods
         ]  # [Q, heads, h, w]
         if args.columns == HEADS:
-            cells, names = list(maps[0][0]), [f"head {head}" for head in range(len(maps[0][0]))]
+            cells, names = list(maps[0][0]), head_labels(len(maps[0][0]))
         elif args.columns == CLASSES:
             cells, names = list(maps[0].mean(1)), [predictor.classes[index] for index in wanted]
         else:
             cells, names = [each[0].mean(0) for each in maps], list(methods)
         picture = fit(photograph.original.permute(1, 2, 0).numpy(), LONGEST, enlarge=False)
         yield (picture, (images.shape[2], images.shape[3])), cells, names
+
+
+def head_labels(count: int) -> list[str]:
+    """Return the labels of the columns of heads: numbers alone where columns are narrow."""
+    return [f"head {head}" if count < 10 else str(head) for head in range(count)]
 
 
 def draw_row(

@@ -31,7 +31,7 @@ from util.cli import Flags, Parser, launch
 from util.errors import RunFailed
 from util.number import COUNT, WORKERS
 from util.output_files import check_output_file, make_output_folder, writing_to
-from util.printable import printable
+from util.printable import printable, short_name
 from util.progress import Progress
 from util.tables import write_csv
 
@@ -110,7 +110,7 @@ def print_table(predictions: dict[str, Prediction]) -> None:
     shown = {printable(file): prediction for file, prediction in list(predictions.items())[:SHOWN]}
     width = max(map(len, shown), default=0)
     for file, (names, probabilities) in shown.items():
-        classes = "  ".join(f"{printable(name)} {p:.1%}" for name, p in zip(names, probabilities, strict=True))
+        classes = "  ".join(f"{short_name(name)} {p:.1%}" for name, p in zip(names, probabilities, strict=True))
         print(f"{file:<{min(width, 60)}}  {classes}")
     if len(predictions) > SHOWN:
         print(f"and {len(predictions) - SHOWN} more: --csv or --json writes all")

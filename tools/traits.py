@@ -40,6 +40,7 @@ from util.classes import find_class, find_classes
 from util.cli import Flags, Parser, launch
 from util.number import COUNT, SEED, WHOLE
 from util.output_files import make_output_folder
+from util.printable import short_name
 from util.progress import Progress
 from util.tables import markdown_table, write_csv
 
@@ -53,7 +54,7 @@ def get_args_parser() -> Parser:
     parser = Parser(PROG, description=__doc__)
     group = parser.add_argument_group("traits")
     group.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
-    group.add_argument("--classes", nargs="+", default=["all"], metavar="CLASS", help="indices or names, or all")
+    group.add_argument("--classes", nargs="+", metavar="CLASS", help="indices or names, or all; None: all")
     group.add_argument("--against", metavar="CLASS", help="separate the one class of --classes from this one")
     group.add_argument("--images", default=8, type=COUNT, help="images of each class that are measured")
     group.add_argument("--rows", default=4, type=WHOLE, help="images of each class that are drawn")
@@ -71,7 +72,9 @@ def main(args: Flags) -> None:
     predictor = Predictor.from_checkpoint(args.resume, args.device)
     check_attention(predictor.model)
     try:
-        classes = find_classes(args.classes, predictor.classes)
+        classes = list(range(len(predictor.classes)))
+        if args.classes is not None:
+            classes = find_classes(args.classes, predictor.classes)
         other = None if args.against is None else find_class(args.against, predictor.classes)
     except ValueError as error:
         raise ValueError(f"--classes, --against: {error}") from None
@@ -98,7 +101,7 @@ def write_traits(args: Flags, predictor: Predictor, classes: Sequence[int]) -> N
                 draw_traits(args, predictor, index, ranking)
             progress.step()
     write_csv(args.out / "traits.csv", ["class", "name", "rank", "head", "drop alone", "drop together"], rows)
-    best = [[str(row[1]), str(row[3]), f"{row[4]:.3f}"] for row in rows if row[2] == 1]
+    best = [[short_name(str(row[1])), str(row[3]), f"{row[4]:.3f}"] for row in rows if row[2] == 1]
     print(markdown_table(["class", "first head", "drop of the logit"], best[:20], text_columns=1))
     print(f"{len(classes)} classes: {args.out / 'traits.csv'}{' and figures beside it' * (args.rows > 0)}")
 
@@ -144,7 +147,8 @@ def draw_traits(args: Flags, predictor: Predictor, index: int, ranking: Ranking)
             values = at_pixels(heads[ranking.order], size, size, small.shape[:2])
             rows.append([small, *(overlay(small, each, scale) for each in values)])
     name = predictor.classes[index]
-    labels = ["image", *(f"head {head} ({alone:+.2f})" for head, alone in zip(ranking.order, ranking.alone, strict=True))]
+    word = "head " if len(ranking.order) < 10 else ""
+    labels = ["image", *(f"{word}{head} ({alone:+.2f})" for head, alone in zip(ranking.order, ranking.alone, strict=True))]
     draw_grid(args.out / f"{index}_{safe_name(name)}.png", rows, [name] * len(rows), labels, PAGE)
 
 
@@ -181,7 +185,7 @@ def separate(args: Flags, predictor: Predictor, index: int, other: int) -> str:
     shuffled = np.random.default_rng(args.seed).permuted(values, axis=1)
     best = np.mean([value for _, value in best_columns(shuffled, positive, SHOWN)])
     rows.append([f"{method}: the same, cells of each image shuffled", f"{best:.3f}"])
-    names = f"{predictor.classes[index]} and {predictor.classes[other]}"
+    names = f"{short_name(predictor.classes[index])} and {short_name(predictor.classes[other])}"
     heading = f"What separates {names} ({counts[0]} and {counts[1]} images; chosen on one half, measured on the other)"
     write_csv(args.out / f"{index}_against_{other}.csv", ["what", "AUROC"], [[what, float(value)] for what, value in rows])
     return f"{heading}\n\n{markdown_table(['what', 'AUROC'], rows, text_columns=1)}"

@@ -29,6 +29,7 @@ from util.classes import find_class
 from util.cli import Flags, Parser, launch
 from util.number import COUNT, SEED
 from util.output_files import check_output_file
+from util.printable import short_name
 from util.progress import Progress
 from util.tables import markdown_table
 
@@ -169,11 +170,15 @@ def change_one(args: Flags, predictor: Predictor, path: Path, before: np.ndarray
     first = logits.topk(min(args.topk, logits.shape[1])).indices  # [2, topk]
     shown = list(dict.fromkeys([*first[0].tolist(), *first[1].tolist(), *([] if index is None else [index])]))
     rows = [
-        [predictor.classes[k], *(f"{logits[i, k]:.2f} ({p[i, k]:.1%})" for i in (0, 1)), f"{logits[1, k] - logits[0, k]:+.2f}"]
+        [
+            short_name(predictor.classes[k]),
+            *(f"{logits[i, k]:.2f} ({p[i, k]:.1%})" for i in (0, 1)),
+            f"{logits[1, k] - logits[0, k]:+.2f}",
+        ]
         for k in shown
     ]
     print(markdown_table(["class", "before: logit (p)", "after", "change"], rows, text_columns=1))
-    old, new = (predictor.classes[int(row.argmax())] for row in logits)
+    old, new = (short_name(predictor.classes[int(row.argmax())]) for row in logits)
     print(f"still {old}" if old == new else f"{old} -> {new}")
     if args.out is not None:
         chosen = int(logits[0].argmax()) if index is None else index

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from .printable import short_name
+
 SHOWN = 5
 INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff]")
 
@@ -42,8 +44,10 @@ def find_class(choice: str | int, classes: Sequence[str]) -> int:
         near = [classes.index(name) for name in difflib.get_close_matches(str(choice), classes, SHOWN, cutoff=0)]
     else:
         near = list(range(max(0, count - SHOWN), count) if index >= count else range(min(SHOWN, count)))
-    names = ", ".join(f"{place} {classes[place]}" for place in near)
-    raise ValueError(f"class {choice!r} does not exist: give an index from 0 to {count - 1}, or a name (near: {names})")
+    names = ", ".join(f"{place} {short_name(classes[place])}" for place in near)
+    raise ValueError(
+        f"class {short_name(repr(choice))} does not exist: give an index from 0 to {count - 1}, or a name (near: {names})"
+    )
 
 
 def find_classes(words: Sequence[str], classes: Sequence[str]) -> list[int]:

@@ -21,6 +21,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(letter if letter.isprintable() or letter in keep else escape(letter) for letter in text)
 
 
+def short_name(name: str, longest: int = 80) -> str:
+    """Return a name for a terminal: printable, and cut where it is longer than `longest` letters."""
+    return printable(name if len(name) <= longest else name[: longest - 1] + "…")
+
+
 def escape(letter: str) -> str:
     """Return the backslash escape of a letter."""
     code = ord(letter)

@@ -16,9 +16,12 @@ FORMULA = tuple("=+-@＝＋－＠")  # the last four: full width
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int | None = None) -> str:
-    """Return a Markdown table; columns after the first `text_columns` (None: all) are numbers, aligned to the right."""
+    """Return a Markdown table; columns after the first `text_columns` (None: all) are numbers, aligned to the right.
+
+    What does not print is escaped, and so are bars, which would end a cell.
+    """
     count = len(heads) if text_columns is None else text_columns
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
+    lines = ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |" for cells in (heads, *rows)]
     return "\n".join([lines[0], "|" + "---|" * count + "---:|" * (len(heads) - count), *lines[1:]])
 
 

@@ -14,7 +14,7 @@ from util.atomic import replacing
 from util.plotting import Figure, set_texts
 
 COLUMN, PAGE = 3.25, 6.875  # width in inches of a column and of a page of two columns (CVPR, ICCV)
-FONT, GAP = 7.0, 0.03  # points; inches between images
+FONT, SMALLEST, GAP = 7.0, 5.0, 0.03  # points; inches between images
 LINE = FONT / 72 * 1.3  # height of a line in inches
 TALLEST = 2  # height of a row over the width of a column, at most
 
@@ -56,15 +56,24 @@ def draw_grid(
         text = figure.text(LINE / 2 / width, middle, "", rotation=90, ha="center", va="center", fontsize=FONT)
         set_texts([text], [_fitting(label, extent - GAP)])
         top_edge -= extent
+    size = _font_size(column_labels, side)
     for column, label in enumerate(column_labels):
         x = (left + column * (side + GAP) + side / 2) / width
-        text = figure.text(x, 1 - LINE / 2 / height, "", ha="center", va="center", fontsize=FONT)
-        set_texts([text], [_fitting(label, side)])
+        text = figure.text(x, 1 - LINE / 2 / height, "", ha="center", va="center", fontsize=size)
+        set_texts([text], [_fitting(label, side, size)])
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=300, metadata=metadata)
 
 
-def _fitting(text: str, inches: float) -> str:
+def _font_size(labels: Sequence[str], inches: float) -> float:
+    """Return the font size in points at which labels fit into a length, but no smaller than `SMALLEST`."""
+    sizes = np.arange(FONT, SMALLEST, -0.5).tolist()
+    return next(
+        (size for size in sizes if all(_fitting(label, inches, size) == _fitting(label, 99, size) for label in labels)), SMALLEST
+    )
+
+
+def _fitting(text: str, inches: float, size: float = FONT) -> str:
     """Cut a label to a length."""
-    return "".join(run for run, _ in shorten(text, inches * 720, int(10 * FONT)))  # measured at ten times the size
+    return "".join(run for run, _ in shorten(text, inches * 720, int(10 * size)))  # measured at ten times the size

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attribution.report.paper import draw_grid
-from tools.figure import get_args_parser, main
+from tools.figure import get_args_parser, head_labels, main
 from util.cli import launch, parse
 
 Command = Callable[..., list[str]]
@@ -47,6 +47,14 @@ def test_long_and_flat_photographs_keep_their_shape_in_a_row_of_bounded_height(t
     assert float(re.search(r'height="([\d.]+)pt"', svg)[1]) < 2.2 * 3.25 * 72
     sizes = [tuple(map(float, pair)) for pair in re.findall(r'<image[^>]*?width="([\d.]+)" height="([\d.]+)"', svg)]
     assert sizes[0][1] > 300 * sizes[0][0] and sizes[1][0] > 100 * sizes[1][1]
+
+
+def test_labels_become_smaller_before_they_are_cut(tmp_path: Path) -> None:
+    for count, label, shown, size in ((8, "head 0", "head 0", 7), (8, "head 100", "head 100", 5), (30, "head 100", "…", 5)):
+        draw_grid(tmp_path / "a.svg", [[np.zeros((9, 9, 3), np.uint8)] * count], ["x"], [label] * count, 3.25)
+        svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+        assert svg.count(f">{shown}</text>") == count and f"{size:g}px" in svg, size
+    assert head_labels(2) == ["head 0", "head 1"] and head_labels(16)[-1] == "15"
 
 
 def test_images_keep_their_shape_at_the_width_of_a_column(tmp_path: Path) -> None:

@@ -35,3 +35,6 @@ def test_several_classes_are_named_one_by_one_with_commas_or_all() -> None:
         find_classes(["a", "0"], classes)
     with pytest.raises(ValueError, match="class 'x' does not exist"):
         find_classes(["a,x"], classes)
+    with pytest.raises(ValueError) as error:
+        find_classes(["y" * 5000], ["x" * 5000])
+    assert len(str(error.value)) < 300
