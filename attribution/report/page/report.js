@@ -50,7 +50,7 @@ function table(caption, columns, rows, { sort = 0, down = false, search = false 
   // columns: {title, value: row -> what is sorted by, cell: row -> node, number, head}
   const body = h("tbody"), more = h("p");
   let order = { column: sort, down }, filter = "", all = false;
-  const heads = columns.map((column, place) => h("th", { scope: "col" },
+  const heads = columns.map((column, place) => h("th", { scope: "col", class: column.number ? "number" : null },
     h("button", { type: "button", onclick: () => { order = { column: place, down: order.column === place ? !order.down : !!column.number }; draw(); } },
       column.title)));
   const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
@@ -195,8 +195,8 @@ function gallery(list, state, key = "page") {
   return [bar("above"), h("ul", { class: "gallery" }, list.slice((page - 1) * PAGE, page * PAGE).map((n) => {
     const { label, predicted, p } = data.images, right = label[n] === predicted[n];
     return h("li", {}, h("a", { href: hash({ ...state, image: n }) }, h("img", { src: address(n), loading: "lazy", alt: "" }),
-      h("span", {}, h("bdi", {}, short(data.images.file[n]))),
-      h("span", { class: right ? "right" : "wrong" }, right ? "right: " : "predicted ", name(predicted[n]), ` ${percent(p[n])}`)));
+      h("span", {}, h("bdi", {}, short(data.images.file[n].split("/").pop()))),
+      h("span", { class: right ? "right" : "wrong" }, right ? "right" : ["predicted ", name(predicted[n])], ` ${percent(p[n])}`)));
   })), bar("below")];
 }
 
