@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import reprlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from models.architecture import ARCHITECTURE, TRAINING, ParameterError
 from models.build_backbone import build_backbone
@@ -24,6 +26,7 @@ from models.transformer import Encoder, Transformer
 FREE = ("num_queries", "window")  # parameters in which a fine-tuned model may differ from the file that it starts from
 DETECTION_HEADS = ("class_embed.", "bbox_embed.", "bbox_attention.", "mask_head.")  # the last two: of DETR's segmentation
 FILE_LIMITS = {"enc_layers": 1000, "dec_layers": 1000, "nheads": 10**4, "window": 10**6, "feature_stride": 10**4}  # in files
+CUT_OFF = 5 * 10**8  # parameters that a network is built with beyond those of its file: stages that are not used, classifiers
 
 
 def build_model(args: argparse.Namespace) -> ICN:
@@ -75,7 +78,7 @@ def load_checkpoint(
     if is_detection(checkpoint):
         raise ValueError(f"{path} is a DETR detector, not a classifier: train from it (finetune)")
     args = resolve_architecture(checkpoint, str(path), overrides or {})
-    model = _build_from_file(argparse.Namespace(**args), path, overrides or {})
+    model = _build_from_file(argparse.Namespace(**args), path, checkpoint, overrides or {})
     average = checkpoint.get("ema") if averaged else None
     load_weights(model, average or checkpoint["model"], str(path))
     classes = checkpoint.get("classes")
@@ -85,14 +88,33 @@ def load_checkpoint(
     return model.to(device), CheckpointMeta(args, classes, normalisation, checkpoint.get("epoch"), bool(average))
 
 
-def _build_from_file(args: argparse.Namespace, path: str | Path, explicit: Container[str]) -> ICN:
+def _build_from_file(args: argparse.Namespace, path: str | Path, checkpoint: Mapping[str, Any], explicit: Container[str]) -> ICN:
     """Build a model by the flags of a file; ValueError for one with an impossible value, a ParameterError if it is explicit."""
     try:
-        return build_model(args)
+        with _bounded_size(args.backbone, sum(value.numel() for value in checkpoint["model"].values())):
+            return build_model(args)
     except ParameterError as error:
         if error.parameter in explicit:
             raise
         raise ValueError(f"{path} has flags that no model can have: {error.parameter} {error}") from None
+
+
+@contextlib.contextmanager
+def _bounded_size(backbone: str, size: int) -> Iterator[None]:
+    """Raise a ParameterError as soon as modules are built of far more parameters than a file of `size` values can fill."""
+    built = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal built
+        built += parameter.numel()
+        if built > 10 * size + CUT_OFF:  # a network may be built, and parameters registered, more than once
+            raise ParameterError("backbone", f"{backbone} has far more parameters than the file ({size / 1e6:.1f} M)")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def resolve_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +208,7 @@ def load_finetune(path: str | Path, args: argparse.Namespace, checkpoint: Mappin
     the model, and one line that says what was kept, dropped and initialised.
     """
     args = argparse.Namespace(**{**vars(args), "backbone_weights": "none"})
-    model = _build_from_file(args, path, getattr(args, "explicit", ())) if checkpoint["args"] else build_model(args)
+    model = _build_from_file(args, path, checkpoint, getattr(args, "explicit", ())) if checkpoint["args"] else build_model(args)
     state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)
     load_weights(model, state, str(path), "finetune")
     return model, f"{path}: {report}"

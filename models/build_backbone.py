@@ -141,6 +141,8 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor], source: 
 def _timm_create(name: str, options: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, **options)
+    except ParameterError:
+        raise
     except Exception as error:  # whatever a network of timm raises for options that it does not have
         with_dilation = " with dilation" if "output_stride" in options else ""
         raise ParameterError("backbone", f"{name} cannot give its features{with_dilation}: {first_line(error)}") from None

@@ -279,6 +279,18 @@ def test_flags_of_a_detr_file_decide(tmp_path: Path) -> None:
     assert finetune(tmp_path / "detr.pth", 3)[0].transformer.encoder.layers[0].self_attn.num_heads == 8
 
 
+def test_a_network_far_larger_than_its_file_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged_intr(tmp_path / "large.pth", {}, backbone="resnet101")
+    with pytest.raises(ValueError, match="large.pth is of another architecture"):
+        load_checkpoint(tmp_path / "large.pth")
+    monkeypatch.setattr("models.build.CUT_OFF", -(10**8))
+    for backbone in ("resnet101", "vit_base_patch16_224"):
+        damaged_intr(tmp_path / "large.pth", {}, backbone=backbone)
+        message = f"large.pth has flags that no model can have: backbone {backbone} has far more parameters than the file"
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(tmp_path / "large.pth")
+
+
 def test_a_missing_file_that_others_publish(tmp_path: Path) -> None:
     for name, address in (
         ("detr-r50-e632da11.pth", "dl.fbaipublicfiles.com/detr/"),
