@@ -100,7 +100,7 @@ def decode_image(path: str | os.PathLike[str], decoding: Decoding | None = None)
             or damaged, too large, or has signed, float or 32-bit integer pixels, whose range is unknown.
     """
     decoding = decoding or _decoding
-    with _open_image(path, decoding) as image:
+    with open_image(path, decoding) as image:
         pixels = None
         if isinstance(image, JpegImageFile):
             if image.mode in ("RGB", "L"):
@@ -111,7 +111,7 @@ def decode_image(path: str | os.PathLike[str], decoding: Decoding | None = None)
             raw = raw_mode(image)
             image.load()
             pixels = to_rgb(image, raw, decoding.bit_depth, path)
-        return _upright(pixels, _orientation(image))
+        return _upright(pixels, orientation(image))
 
 
 def read_picture(picture: Picture, decoding: Decoding | None = None) -> Tensor:
@@ -129,7 +129,7 @@ def read_picture(picture: Picture, decoding: Decoding | None = None) -> Tensor:
         _check_range(picture, "the image")
         raw = raw_mode(picture)
         picture.load()
-        return _upright(to_rgb(picture, raw, (decoding or _decoding).bit_depth), _orientation(picture))
+        return _upright(to_rgb(picture, raw, (decoding or _decoding).bit_depth), orientation(picture))
     given = type(picture).__name__ + (f" {picture.dtype} {list(picture.shape)}" if hasattr(picture, "shape") else "")
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3:
         picture = torch.from_numpy(picture.copy()).permute(2, 0, 1)  # [3, H, W]
@@ -152,13 +152,27 @@ def image_size(path: str | os.PathLike[str], decoding: Decoding | None = None) -
     Raises:
         ImageError: as `decode_image`, where the header shows it.
     """
-    with _open_image(path, decoding or _decoding) as image:
+    with open_image(path, decoding) as image:
         width, height = image.size
         if isinstance(image, PngImageFile) and _has_late_orientation(path):
             image.load()
         elif isinstance(image, TiffImageFile):  # as stored: whether .size is already turned depends on PIL's version
             width, height = image.tag_v2[256], image.tag_v2[257]
-        return (width, height) if _orientation(image) in SIDEWAYS else (height, width)
+        return (width, height) if orientation(image) in SIDEWAYS else (height, width)
+
+
+def decode_thumbnail(path: str | os.PathLike[str], side: int) -> Tensor:
+    """Decode an image as uint8 `[3, side, side]`, whatever its shape; a JPEG at the smallest size that suffices.
+
+    Raises:
+        ImageError: as `decode_image`, but some damages of a JPEG are not noticed.
+    """
+    with open_image(path) as image:
+        raw = raw_mode(image)
+        image.draft(None, (2 * side, 2 * side))
+        image.load()
+        pixels = to_rgb(image, raw, _decoding.bit_depth, path)
+        return _upright(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), orientation(image))
 
 
 def check_image(path: str | os.PathLike[str], decoding: Decoding | None = None) -> Finding:
@@ -168,7 +182,7 @@ def check_image(path: str | os.PathLike[str], decoding: Decoding | None = None) 
     can be right although its stream is damaged. Raises ImageError as `decode_image`.
     """
     decoding = decoding or _decoding
-    with _open_image(path, decoding) as image, _one_large_image if _memory(image) > LARGE else nullcontext():
+    with open_image(path, decoding) as image, _one_large_image if _memory(image) > LARGE else nullcontext():
         note, decoded = "", False
         if isinstance(image, JpegImageFile):
             data = Path(path).read_bytes()
@@ -191,8 +205,9 @@ def check_image(path: str | os.PathLike[str], decoding: Decoding | None = None) 
 
 
 @contextmanager
-def _open_image(path: str | os.PathLike[str], decoding: Decoding) -> Iterator[Image.Image]:
+def open_image(path: str | os.PathLike[str], decoding: Decoding | None = None) -> Iterator[Image.Image]:
     """Open an image file; any error inside the block becomes an ImageError that names the file."""
+    decoding = decoding or _decoding
     if Image.MAX_IMAGE_PIXELS and decoding.max_image_mb > Decoding().max_image_mb:  # PIL's own limit
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, decoding.max_image_mb * 10**6)
     try:
@@ -264,7 +279,8 @@ def _check_range(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name} has {pixels} pixels of unknown range; allowed: 8 or 16 bits per channel")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an open image: 1 to 8, 1 for upright."""
     try:
         # Not image.getexif(): that of a PNG decodes the picture, to find metadata after the pixels.
         return Image.Image.getexif(image).get(ORIENTATION_TAG, 1)

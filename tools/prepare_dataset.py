@@ -1,8 +1,12 @@
-"""Write a public data set as ICN's folders: `<out>/<name>/{train,val}/<class>/<image>`.
+"""Write your own photographs, or a public data set, as ICN's folders: `<out>/<name>/{train,val}/<class>/<image>`.
 
-    python -m tools.prepare_dataset fashion-mnist --source <folder of IDX files> --out <datasets>
+    python -m tools.prepare_dataset folder --source <your photographs> --out <datasets> --name birds
+    python -m tools.prepare_dataset fgvc-aircraft --source <what the site serves> --out <datasets>
 
-Under torchrun or srun the processes share the pictures. Another data set is another row of `datasets.prepare.SOURCES`.
+Pictures are linked, not copied, where the file system allows. An interrupted run continues where it stopped; a data set that
+is there already is left as it is. Under torchrun or srun the processes share the pictures.
+
+Another data set is another row of `datasets.prepare.SOURCES`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from util.distributed import init_distributed
 
 def get_args_parser() -> Parser:
     """Build the parser: a sub-command for each source."""
-    parser = Parser("prepare_dataset", description="Writes a public data set as <out>/<name>/<split>/<class>/<image>")
+    parser = Parser(
+        "prepare_dataset", description="Writes photographs or a public data set as <out>/<name>/<split>/<class>/<image>"
+    )
     commands = parser.add_subparsers(title="data sets", dest="dataset", required=True, metavar="<data set>")
     for name, source in SOURCES.items():
         command = commands.add_parser(name, help=source.HELP, description=source.DESCRIPTION)

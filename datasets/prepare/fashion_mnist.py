@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.prepare.writing import write_dataset
+from datasets.prepare.writing import Entry, is_prepared, write_dataset
 from util.number import COUNT
 
 if TYPE_CHECKING:
     from util.distributed import Ranks
 
+ABOUT = {
+    "title": "Fashion-MNIST",
+    "url": "https://github.com/zalandoresearch/fashion-mnist",
+    "licence": "MIT",
+    "split": "official: val is the test",
+}
 HELP = "70,000 grey pictures of clothes, 28 x 28 pixels, 10 classes (Xiao et al. 2017)"
 DESCRIPTION = (
     "Fashion-MNIST from its four IDX files. `train` holds the 60,000 training images, `val` the 10,000 test images; there is "
@@ -39,24 +45,22 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, train_images: int | Non
         train_images: only the first `train_images / 10` training images of each class; None for all.
 
     Raises:
-        ValueError: `train_images` is not a multiple of 10 or too large, a file is missing or damaged, or `target` holds
-            another number of training images.
+        ValueError: `train_images` is not a multiple of 10 or too large, a file is missing or damaged, or `target` is
+            there already, with other settings.
     """
     if train_images is not None and (train_images < 1 or train_images % len(CLASSES)):
         raise ValueError(f"--train_images {train_images} must be a positive multiple of 10, as many per class")
-    if target.exists():
-        existing = sum(1 for _ in target.glob("train/*/*.png"))
-        if train_images not in (None, existing):
-            here = f"{target} is already there with {existing} training images, not --train_images {train_images}"
-            raise ValueError(f"{here}; choose another --name or remove it")
-        print(f"already there: {target}, {existing} training images")
+    settings = {"train_images": train_images}
+    if is_prepared(target, settings):
         return
-    pictures = []
+    pictures: list[Entry] = []
+    counts = {}
     for split, prefix in PREFIXES.items():
         images, labels = _read_split(source, prefix)
         chosen = range(len(labels)) if split == "val" else _first_of_each_class(labels, train_images, source)
         pictures += [(f"{split}/{CLASSES[labels[i]]}/{i:05}.png", images[i]) for i in chosen]
-    write_dataset(target, pictures, ranks)
+        counts[split] = {"images": len(chosen), "classes": len(CLASSES)}
+    write_dataset(target, pictures, ranks, {**ABOUT, "source": str(source.resolve()), "settings": settings, "images": counts})
 
 
 def _read_split(source: Path, prefix: str) -> tuple[np.ndarray, np.ndarray]:

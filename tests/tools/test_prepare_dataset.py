@@ -10,6 +10,7 @@ import pytest
 
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
+from datasets.prepare import writing
 from datasets.prepare.fashion_mnist import CLASSES, read_idx
 from tools.prepare_dataset import get_args_parser, main
 from util.cli import launch
@@ -79,18 +80,32 @@ def test_second_call_does_nothing(source, tmp_path, capsys):
 
 def test_another_subset_under_the_same_name_is_an_error(source, tmp_path, capsys):
     run(source, tmp_path)
-    assert "40 training images" in error_of(capsys, source, tmp_path, "--train_images", "20")
+    capsys.readouterr()
+    message = error_of(capsys, source, tmp_path, "--train_images", "20")
+    assert "60 images (train 40, val 20), prepared with train_images None, not with train_images 20" in message
 
 
-def test_interrupted_run_leaves_nothing(source, tmp_path, capsys, monkeypatch):
+def test_interrupted_run_is_continued(source, tmp_path, capsys, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("datasets.prepare.writing.write_pngs", interrupt)
-    with pytest.raises(SystemExit) as caught:
-        run(source, tmp_path / "out")
+    write_files = writing.write_files
+    monkeypatch.setattr(writing, "CHUNK", 16)
+    with monkeypatch.context() as context:
+        turns = iter([write_files, write_files, interrupt, interrupt])
+        context.setattr(writing, "write_files", lambda *args: next(turns)(*args))
+        with pytest.raises(SystemExit) as caught:
+            run(source, tmp_path / "out")
     assert caught.value.code == 130
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".fashion-mnist.unfinished"]
+    run(source, tmp_path / "out")
+    assert "60 images (train 40, val 20) (32 files of an interrupted run, 28 new files)" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["fashion-mnist"]
+
+
+def test_a_folder_of_another_kind_is_not_touched(source, tmp_path, capsys):
+    (tmp_path / "fashion-mnist").mkdir()
+    assert "already there, without the dataset.json" in error_of(capsys, source, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_prepared_folder_is_that_of_one_process(tmp_path: Path) -> None:
     three = Launched(3, tmp_path / "log", use, "prepare_dataset", [*argv, str(tmp_path / "three")])
     assert three.end() == [0, 0, 0], three.err()
     assert three.out(0).count("60 images") == 1 and three.out(1) == three.err() == ""
-    assert contents(tmp_path / "one") == contents(tmp_path / "three") and len(contents(tmp_path / "one")) == 60
+    assert contents(tmp_path / "one") == contents(tmp_path / "three") and len(contents(tmp_path / "one")) == 61
 
 
 def test_drawn_pictures_are_those_of_one_process(tmp_path: Path) -> None:

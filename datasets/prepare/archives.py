@@ -1,0 +1,174 @@
+"""The files of a source: a folder of files, of the archives that a site serves, or one archive; nothing is written elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+from datasets.folders import SYSTEM
+from util.printable import quoted
+from util.progress import Progress
+
+if TYPE_CHECKING:
+    from util.distributed import Ranks
+
+DAMAGES = (
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)
+MEGABYTE = 2**20
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a relative name in a folder.
+
+    Raises:
+        ValueError: the name leads out of the folder.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+        raise ValueError(f"{quoted([name])} leads out of its folder")
+    return folder / path
+
+
+class Source(AbstractContextManager["Source"]):
+    """The folder or archive of `--source`; archives are unpacked where a file is looked for that is not there.
+
+    Args:
+        source: the folder or archive.
+        work: folder for unpacked files; deleted at the end, unless the run is interrupted, which the next one continues.
+        ranks: the processes, of which the first unpacks.
+
+    Attributes:
+        roots: the folders where files are looked for.
+        notes: what there is to say about the files.
+
+    Raises:
+        ValueError: there is no `source`, or it is a file that is no archive.
+    """
+
+    def __init__(self, source: Path, work: Path, ranks: Ranks) -> None:
+        self.source, self.work, self.ranks = source, work, ranks
+        self.notes: list[str] = []
+        if not source.exists():
+            raise ValueError(f"--source {source}: no such folder or archive")
+        self.roots = [source] if source.is_dir() else [self._unpacked(source)]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.ranks.main and (kind is None or issubclass(kind, ValueError)):
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    @property
+    def temporary(self) -> Path | None:
+        """The folder of unpacked files, if there are any."""
+        return self.work if self.work.exists() else None
+
+    def find(self, name: str, archives: str = "") -> Path:
+        """Return the path of a file or folder, at most two folders deep, from one of the archives of these patterns if need be.
+
+        Raises:
+            ValueError: it is missing; an archive is damaged or unsafe.
+        """
+        found = self.find_optional(name, archives)
+        if found is None:
+            served = f", nor an archive {archives.replace(' ', ' or ')} that holds it" if archives else ""
+            raise ValueError(f"--source {self.source}: no {name}{served}; expected what the site serves, unpacked or not")
+        return found
+
+    def find_optional(self, name: str, archives: str = "") -> Path | None:
+        """Return what `find` does, or None."""
+        if found := self._search(name):
+            return found
+        for pattern in archives.split() if self.source.is_dir() else ():
+            for archive in sorted(self.source.glob(pattern)):
+                if archive.is_file():
+                    self.roots.append(self._unpacked(archive))
+                    if found := self._search(name):
+                        return found
+        return None
+
+    def _search(self, name: str) -> Path | None:
+        for root in self.roots:
+            for pattern in (name, f"*/{name}", f"*/*/{name}"):
+                for path in sorted(root.glob(pattern)):
+                    if not any(map(SYSTEM.fullmatch, path.relative_to(root).parts)):
+                        return path
+        return None
+
+    def _unpacked(self, archive: Path) -> Path:
+        """Return the folder with the files of an archive."""
+        folder = self.work / archive.name
+        if self.ranks.main and not folder.exists():
+            partial = self.work / f"{archive.name}.partial"
+            unpack(archive, partial)
+            partial.rename(folder)
+        self.ranks.barrier()
+        return folder
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack the files of a tar or zip archive; links and devices are left out, files that are there already are kept.
+
+    Raises:
+        ValueError: it is no archive, is damaged, or a name in it leads out of the folder.
+    """
+    size = archive.stat().st_size // MEGABYTE
+    try:
+        with archive.open("rb") as file, Progress(size, f"unpacking {archive.name} (MB)") as line:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, length, open_member in _members(file):
+                path = inside(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not (path.is_file() and path.stat().st_size == length):
+                    with open_member() as content, path.open("wb") as copy:
+                        shutil.copyfileobj(content, copy)
+                line.step(file.tell() // MEGABYTE - line.done)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ValueError(f"{archive}: {quoted([str(error.filename)])} is a file and a folder in it; get it again") from None
+    except DAMAGES as error:
+        raise ValueError(f"{archive}: is damaged, encrypted or no tar or zip archive ({error}); get it again") from None
+    except ValueError as error:
+        raise ValueError(f"{archive}: {error}; nothing outside the output folder is written") from None
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """Yield name, size and opener of each file in an archive."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as container:
+            for info in container.infolist():
+                if not info.is_dir():
+                    yield info.filename, info.file_size, lambda info=info: container.open(info)  # type: ignore[misc]
+        return
+    file.seek(0)
+    with tarfile.open(fileobj=file) as tape:
+        for member in tape:
+            if member.isfile():
+                yield member.name, member.size, lambda member=member: _extract(tape, member)  # type: ignore[misc]
+
+
+def _extract(tape: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
+    return tape.extractfile(member)
+
+
+def file_names(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of all files below a folder that are not hidden or of the system, sorted."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not SYSTEM.fullmatch(name))
+        for name in sorted(files):
+            if not SYSTEM.fullmatch(name):
+                yield os.path.relpath(os.path.join(where, name), folder)

@@ -1,0 +1,74 @@
+"""Stanford Dogs (Khosla et al. 2011): 120 breeds from ImageNet, with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial as bind
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from datasets.decode import open_image
+from datasets.prepare.archives import Source, inside
+from datasets.prepare.photos import PARTIAL, About, Photo, box_mask, prepare_photos
+from datasets.prepare.tables import number, read_mat
+
+if TYPE_CHECKING:
+    from util.distributed import Ranks
+
+ABOUT = About(
+    title="Stanford Dogs",
+    url="http://vision.stanford.edu/aditya86/ImageNetDogs/",
+    licence="not quoted here: see the site; photographers retain the copyright",
+    split="official: val is the test",
+    official={"train": (12000, 120), "val": (8580, 120)},
+)
+SPLITS = {"train": "train_list.mat", "val": "test_list.mat"}
+
+HELP = "20,580 photographs of 120 breeds of dogs (Khosla et al. 2011)"
+DESCRIPTION = (
+    "Stanford Dogs from images.tar, lists.tar and, for masks, annotation.tar, unpacked or not. `val` is the official test. "
+    "The boxes of all dogs of a picture become its mask in <name>/masks."
+)
+SOURCE_HELP = "folder that holds these archives or their files"
+FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
+
+
+def prepare(target: Path, ranks: Ranks, *, source: Path, partial: bool) -> None:
+    """Write Stanford Dogs as the image folder `target`; raises as `prepare_photos`."""
+    prepare_photos(target, ranks, ABOUT, source, lambda files: list(_read(files)), {"partial": partial})
+
+
+def _read(files: Source) -> Iterator[Photo]:
+    folder = files.find("Images/", "images.t*")
+    annotations = files.find_optional("Annotation/", "annotation.t* Annotation.t*")
+    for split, list_name in SPLITS.items():
+        path = files.find(list_name, "lists.t*")
+        for name in map(str, np.atleast_1d(read_mat(path, "file_list")[0])):
+            label = name.partition("/")[0].partition("-")[2]
+            if not label:
+                raise ValueError(f"{path}: {name!r} is not of the form n02085620-Chihuahua/n02085620_5927.jpg: get it again")
+            picture = inside(folder, name)
+            boxes = annotations and inside(annotations, name).with_suffix("")
+            mask = bind(read_boxes, boxes, picture) if boxes and boxes.is_file() else None
+            yield Photo(name, picture, label, split, mask=mask)
+
+
+def read_boxes(path: Path, picture: Path) -> np.ndarray:
+    """Return the union of the boxes of an annotation in Pascal VOC's form, bool `[H, W]`.
+
+    Raises:
+        ValueError: it is not of this form.
+    """
+    with open_image(picture) as image:
+        mask = np.zeros((image.height, image.width), dtype=bool)
+    try:
+        boxes = ElementTree.fromstring(path.read_bytes()).findall("object/bndbox")
+        edges = [[box.findtext(edge) or "" for edge in ("xmin", "ymin", "xmax", "ymax")] for box in boxes]
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path}: is no annotation ({error}); get it again") from None
+    for left, top, right, bottom in ((number(path, edge) for edge in box) for box in edges):
+        mask |= box_mask(mask.shape, (left, top, right, bottom))
+    return mask

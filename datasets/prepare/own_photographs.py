@@ -1,0 +1,213 @@
+"""Your own photographs: a folder with a list, or class folders without splits."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets.folders import SYSTEM, LeftOut, class_folders, images_below
+from datasets.near_duplicates import BITS, measure_looks, near_duplicates
+from datasets.prepare.archives import Source, file_names
+from datasets.prepare.photo_lists import FORM, SPLIT, Row, read_list
+from datasets.prepare.photos import PARTIAL, About, Photo, check_once, prepare_photos
+from datasets.prepare.splits import join_groups, limit_per_class, split_by_group
+from util.classes import class_key
+from util.number import COUNT, PART, SEED, Number
+from util.printable import quoted
+
+if TYPE_CHECKING:
+    from util.distributed import Ranks
+
+LISTS = (".csv", ".tsv", ".txt")
+NONE = "none"
+
+HELP = "your own photographs: a folder with a list of labels, or a folder of class folders"
+DESCRIPTION = (
+    "Your own photographs, from a folder (or tar or zip archive) with a list `path,label[,split][,group]`, as a spreadsheet "
+    "exports it, or with a folder for each class. Without splits in the list they are drawn: stratified by class, by a seed, "
+    "with all pictures of a group (one individual, one camera, one burst) and all near-duplicates in one split."
+)
+FLAGS: dict[str, dict[str, Any]] = {
+    "source": {"type": Path, "required": True, "help": "folder or archive of the photographs"},
+    "list": {
+        "type": Path,
+        "help": f"the list (default: the only {', '.join(LISTS)} file in --source; {NONE}: class folders); {FORM}",
+    },
+    "val": {"type": PART, "default": 0.2, "help": "share of each class for val"},
+    "test": {"type": PART, "default": 0.0, "help": "share of each class for test"},
+    "seed": {"type": SEED, "default": 0, "help": "seed of the split and of --limit_per_class"},
+    "min_per_class": {"type": COUNT, "default": 1, "help": "leave out classes with fewer pictures"},
+    "limit_per_class": {"type": COUNT, "help": "at most so many pictures of each class, chosen at random"},
+    "duplicate_bits": {
+        "type": Number(int, -1, 16),
+        "default": 4,
+        "help": f"bits, of {BITS}, that the perceptual hashes of near-duplicates differ by at most; -1: do not look for them",
+    },
+    "partial": PARTIAL,
+}
+
+
+def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
+    """Write photographs as the image folder `target`.
+
+    Args:
+        target: the folder.
+        ranks: the processes that share the files.
+        source: folder or archive of the photographs.
+        **flags: the values of the other `FLAGS`.
+
+    Raises:
+        ValueError: as `prepare_photos`; the shares leave nothing to train; the list is wrong; a group or near-duplicates are
+            in several splits of the list.
+    """
+    if flags["val"] + flags["test"] >= 1:
+        raise ValueError(f"--val {flags['val']} and --test {flags['test']} leave no picture for train: their sum must be below 1")
+    settings = {**flags, "list": flags["list"] and str(flags["list"]), "photographs": _fingerprint(source, flags["list"])}
+    about = About(
+        title="own photographs",
+        url="",
+        licence="not stated",
+        split=f"of the list, or else drawn by class and group: seed {flags['seed']}, val {flags['val']}, test {flags['test']}",
+    )
+    prepare_photos(target, ranks, about, source, lambda files: _read(files, flags), settings)
+
+
+def _fingerprint(source: Path, listed: Path | None) -> str:
+    """Return a hash of names, sizes and times of the source's files, by which a change is noticed."""
+    digest = blake2b(digest_size=8)
+    names = list(file_names(source)) if source.is_dir() else [""]
+    for path in [*(source / name for name in names), *([listed] if listed else [])]:
+        if path.exists():
+            status = path.stat()
+            digest.update(os.fsencode(path.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _read(files: Source, flags: Mapping[str, Any]) -> list[Photo]:
+    """Return the photographs with their splits."""
+    folder = _top(files.roots[0])
+    listed = _find_list(folder, flags["list"])
+    rows = list(_read_folders(folder, files.notes)) if listed is None else read_list(listed, folder, flags["partial"])
+    check_once([Photo(row.name, row.path, row.label, row.split) for row in rows])
+    rows = sorted({row.path: row for row in rows}.values())
+    if missing := [row.name for row in rows if not row.path.is_file()]:  # with --partial
+        files.notes.append(f"{len(missing)} of {len(rows)} listed pictures are missing: {quoted(missing)}")
+        rows = [row for row in rows if row.path.is_file()]
+    rows = _choose(rows, flags, files.notes)
+    pairs = _near_duplicates(rows, flags["duplicate_bits"], files.notes)
+    if any(row.split for row in rows):
+        _check_splits(rows, pairs)
+        splits = [row.split for row in rows]
+        if "val" not in splits and "test" in splits:
+            files.notes.append("the list has no val: its test is val")
+            splits = ["val" if split == "test" else split for split in splits]
+    else:
+        groups = join_groups([row.group or index for index, row in enumerate(rows)], pairs)
+        splits = _draw_splits(rows, groups, flags, files.notes)
+    return [Photo(row.name, row.path, row.label, split) for row, split in zip(rows, splits, strict=True)]
+
+
+def _top(folder: Path) -> Path:
+    """Return the folder itself, or the one in it that an archive wraps all of its content in."""
+    inner = [path for path in folder.iterdir() if not SYSTEM.fullmatch(path.name)]
+    if len(inner) == 1 and inner[0].is_dir() and any(path.is_dir() or path.suffix in LISTS for path in inner[0].iterdir()):
+        return _top(inner[0])
+    return folder
+
+
+def _find_list(folder: Path, given: Path | None) -> Path | None:
+    """Return the list to read; None if the folders are the classes."""
+    if given is not None:
+        inner = folder / given
+        return None if str(given) == NONE else inner if inner.is_file() and not given.is_file() else given
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in LISTS and not SYSTEM.fullmatch(path.name))
+    if len(found) > 1:
+        names = quoted([path.name for path in found])
+        raise ValueError(f"{folder} holds {len(found)} lists, {names}: choose by --list, or --list {NONE}: class folders")
+    if found:
+        print(f"labels: {found[0]}")
+    return found[0] if found else None
+
+
+def _read_folders(folder: Path, notes: list[str]) -> Iterator[Row]:
+    """Yield the pictures of class folders."""
+    left_out = LeftOut(folder)
+    try:
+        classes = class_folders(folder, left_out)
+    except ValueError as error:
+        wanted = f"expected {folder}/<class>/<image>, or a list ({', '.join(LISTS)}; --list)"
+        raise ValueError(f"{str(error).partition('; expected')[0]}; {wanted}") from None
+    if {name.casefold() for name in classes} <= SPLIT.keys():
+        raise ValueError(f"{folder} has the folders {quoted(list(classes))}: it has splits, and can be trained on as it is")
+    for name, class_folder in classes.items():
+        images = list(images_below(os.fspath(folder / class_folder), left_out))
+        if not images:
+            notes.append(f"class {quoted([name])} has no image: left out")
+        for image in images:
+            yield Row(os.path.relpath(image, folder), Path(image), class_key(name), "", "")
+    if text := str(left_out):
+        notes.append(f"left out are {text}")
+
+
+def _choose(rows: list[Row], flags: Mapping[str, Any], notes: list[str]) -> list[Row]:
+    """Return the pictures that --min_per_class and --limit_per_class leave."""
+    counts = Counter(row.label for row in rows)
+    if few := sorted(label for label, count in counts.items() if count < flags["min_per_class"]):
+        notes.append(
+            f"{len(few)} of {len(counts)} classes have fewer than {flags['min_per_class']} pictures: {quoted(few)}; left out"
+        )
+        rows = [row for row in rows if row.label not in few]
+    if flags["limit_per_class"]:
+        kept = limit_per_class([f"{row.label}\0{row.split}" for row in rows], flags["limit_per_class"], flags["seed"])
+        notes.append(f"{len(kept)} of {len(rows)} pictures are taken: at most {flags['limit_per_class']} of each class")
+        rows = [rows[index] for index in kept]
+    if not rows:
+        raise ValueError(f"no class has {flags['min_per_class']} pictures: give a smaller --min_per_class")
+    return rows
+
+
+def _near_duplicates(rows: Sequence[Row], bits: int, notes: list[str]) -> list[tuple[int, int]]:
+    """Return the pairs of near-duplicates; none if `bits` is negative."""
+    pairs = near_duplicates(measure_looks([row.path for row in rows]), bits) if bits >= 0 else []
+    for what, chosen in (
+        ("near-duplicates (kept in one split)", pairs),
+        ("near-duplicates with two labels", [(i, j) for i, j in pairs if rows[i].label != rows[j].label]),
+    ):
+        if chosen:
+            named = quoted([f"{rows[i].name} = {rows[j].name}" for i, j in chosen])
+            notes.append(f"{len(chosen)} pairs of {what}: {named}")
+    return pairs
+
+
+def _check_splits(rows: Sequence[Row], pairs: Sequence[tuple[int, int]]) -> None:
+    """Raise a ValueError for a group or near-duplicates in several splits of the list."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(row.group, row)
+        if row.group and other.split != row.split:
+            both = f"{quoted([other.name])} ({other.split}) and {quoted([row.name])} ({row.split})"
+            raise ValueError(f"the group {quoted([row.group])} is in two splits: {both}; give them one split, or other groups")
+    if across := [(rows[i], rows[j]) for i, j in pairs if rows[i].split != rows[j].split]:
+        named = quoted([f"{one.name} ({one.split}) = {other.name} ({other.split})" for one, other in across])
+        advice = "give both of a pair one split, remove one, or allow it by --duplicate_bits -1"
+        raise ValueError(f"{len(across)} pairs of near-duplicates are in two splits: {named}; {advice}")
+
+
+def _draw_splits(rows: Sequence[Row], groups: Sequence[int], flags: Mapping[str, Any], notes: list[str]) -> list[str]:
+    """Return splits drawn by class and group, and note the classes that a split lacks."""
+    shares = {"train": 1 - flags["val"] - flags["test"], "val": flags["val"], "test": flags["test"]}
+    shares = {split: share for split, share in shares.items() if share}
+    labels = [row.label for row in rows]
+    splits = split_by_group(labels, groups, shares, flags["seed"])
+    for split in shares:
+        lacking = sorted(set(labels) - {label for label, other in zip(labels, splits, strict=True) if other == split})
+        if len(lacking) == len(set(labels)):
+            advice = f"give more pictures or groups, a larger --{split}, or --{split} 0"
+            raise ValueError(f"no class has enough pictures or groups for {split}: {advice}")
+        if lacking:
+            notes.append(f"{len(lacking)} classes have too few pictures or groups for {split}: {quoted(lacking)}")
+    return splits

@@ -1,0 +1,164 @@
+"""A list of photographs, as a person or a spreadsheet writes it: delimiter, header and encoding are found, wrong rows named."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS
+from datasets.prepare.archives import inside
+from util.classes import class_key
+from util.printable import quoted
+
+FORM = "expected columns path,label[,split][,group], between commas, semicolons, tabs or |"
+COLUMNS = {
+    "path": "path file filename file_name filepath file_path image image_path image_name img picture photo photograph",
+    "label": "label labels class class_name classname category species target",
+    "split": "split subset set partition fold",
+    "group": "group group_id individual camera burst sequence site session",
+}
+COLUMN = {name: column for column, names in COLUMNS.items() for name in names.split()}
+SPLIT_NAMES = {"train": "train training", "val": "val valid validation dev", "test": "test testing"}
+SPLIT = {name: split for split, names in SPLIT_NAMES.items() for name in names.split()}
+DELIMITERS = "\t;,|"
+SHOWN = 5  # wrong rows in an error
+
+
+class Row(NamedTuple):
+    """A row: its picture as listed and its file, label, split (empty: none given) and group (empty: none given)."""
+
+    name: str
+    path: Path
+    label: str
+    split: str
+    group: str
+
+
+def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[Row]:
+    """Read a list of photographs.
+
+    Args:
+        path: the list.
+        folder: that of the pictures.
+        missing_allowed: whether a picture may not exist.
+
+    Raises:
+        ValueError: it is no such list, or some rows are wrong, of which the first are named.
+    """
+    text, encoding = _decode(path)
+    rows = _parse(path, text)
+    columns = _columns(path, rows)
+    found, wrong = [], []
+    for number, cells in rows:
+        row, problem = _read_row(cells, columns, folder, encoding)
+        if not problem and not missing_allowed and not row.path.is_file():
+            problem = f"no file {quoted([row.name])} in {folder}"
+        if problem:
+            wrong.append(f"row {number}: {problem}")
+        else:
+            found.append(row)
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ValueError(f"{path}: {len(wrong)} of {len(rows)} rows are wrong: {'; '.join(wrong[:SHOWN])}{more}")
+    if not found:
+        raise ValueError(f"{path}: lists no picture; {FORM}")
+    return found
+
+
+def _decode(path: Path) -> tuple[str, str]:
+    """Return the text of a list, and its encoding: UTF-8, UTF-16 with a mark, or else that of Windows in the west."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace"), "utf-16"
+    if b"\0" in data or data.startswith(b"PK\3\4"):
+        raise ValueError(f"{path}: is no text (a workbook?): save it as CSV; {FORM}")
+    try:
+        return data.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace"), "cp1252"
+
+
+def _parse(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """Return number and cells of each row that is not empty, by the delimiter that divides most rows alike."""
+    first, _, rest = text.partition("\n")
+    skipped = first.strip().casefold().startswith("sep=") and len(first.strip()) == 5  # written by a spreadsheet
+    delimiters, text = (first.strip()[4], rest) if skipped else (DELIMITERS, text)
+    best: list[tuple[int, list[str]]] = []
+    most, problem = 0, ""
+    for delimiter in delimiters:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        try:
+            rows = [(reader.line_num + skipped, [cell.strip() for cell in cells]) for cells in reader]
+        except csv.Error as error:
+            problem = problem or f"row {reader.line_num + skipped}: {error}"
+            continue
+        rows = [(number, cells) for number, cells in rows if any(cells)]
+        widths = Counter(len(cells) for _, cells in rows if len(cells) > 1)
+        if widths and (alike := max(widths.values())) > most:
+            best, most = rows, alike
+    if not best:
+        raise ValueError(f"{path}: has no rows of two columns{f' ({problem})' if problem else ''}; {FORM}")
+    return best
+
+
+def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
+    """Return the columns' names ('' for those that do not count); the header is taken out of the rows."""
+    head = rows[0][1]
+    names = [COLUMN.get(cell.casefold().replace(" ", "_"), "") for cell in head]
+    if {"path", "label"} <= set(names):
+        if repeated := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+            raise ValueError(
+                f"{path}: the header {quoted(head)} has several columns of {repeated[0]}s: rename the others; {FORM}"
+            )
+        rows.pop(0)
+        return names
+    if os.path.splitext(head[0])[1].lower() not in IMAGE_EXTENSIONS:
+        raise ValueError(f"{path}: row {rows[0][0]} is {quoted(head)}, neither a picture nor a header that is known; {FORM}")
+    width = Counter(len(cells) for _, cells in rows).most_common(1)[0][0]
+    third = {cells[2].casefold() for _, cells in rows if len(cells) == width > 2}
+    has_split = width == 4 or bool(third and third <= SPLIT.keys())
+    names = ["path", "label", *["split"] * has_split, "group"]
+    if width > len(names):
+        raise ValueError(f"{path}: {width} columns and no header that says which is which; {FORM}")
+    return names[:width]
+
+
+def _read_row(cells: list[str], columns: list[str], folder: Path, encoding: str) -> tuple[Row, str]:
+    """Return a row, and what is wrong with it; '' if nothing is."""
+    while len(cells) > len(columns) and not cells[-1]:
+        cells = cells[:-1]
+    values = dict.fromkeys(COLUMNS, "") | {name: cell for name, cell in zip(columns, cells, strict=False) if name}
+    label, split = class_key(values["label"]), values["split"].casefold()
+    row = Row(values["path"], folder, label, SPLIT.get(split, ""), values["group"])
+    if len(cells) != len(columns):
+        return row, f"{len(cells)} columns, expected {len(columns)} (a cell that holds the delimiter needs quotation marks)"
+    if not row.name or not label:
+        return row, f"no {'label' if row.name else 'path'}"
+    if "split" in columns and not row.split:
+        return row, f"split {quoted([values['split']])} is not train, val or test"
+    if os.path.splitext(row.name)[1].lower() not in IMAGE_EXTENSIONS:
+        return row, f"{quoted([row.name])} is not named like an image ({EXTENSIONS})"
+    try:
+        candidates = list(_candidates(folder, row.name, encoding))
+    except ValueError as error:
+        return row, str(error)
+    return row._replace(path=next((path for path in candidates if path.is_file()), candidates[0])), ""
+
+
+def _candidates(folder: Path, name: str, encoding: str) -> Iterator[Path]:
+    """Yield the paths that a list may mean by a name: other systems write slashes and accents in another way."""
+    root = f"{folder.resolve()}/"
+    for text in dict.fromkeys((name, name.replace("\\", "/"))):
+        text = text.removeprefix(root)
+        yield inside(folder, text)
+        for form in ("NFC", "NFD"):
+            yield inside(folder, unicodedata.normalize(form, text))
+        if encoding == "cp1252":
+            yield inside(folder, os.fsdecode(text.encode(encoding, "replace")))

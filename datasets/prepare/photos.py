@@ -1,0 +1,240 @@
+"""From a list of photographs with labels and splits to a data set: checks, masks, dataset.json; shared by all sources."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+
+from datasets.decode import ORIENTATION_TAG, open_image, orientation
+from datasets.prepare.archives import Source
+from datasets.prepare.names import class_folders_of, picture_names
+from datasets.prepare.writing import Entry, is_prepared, png, write_dataset
+from util.errors import ImageError
+from util.printable import quoted
+
+if TYPE_CHECKING:
+    from util.distributed import Ranks
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels; right and bottom excluded
+SPLITS = ("train", "val", "test")
+PARTIAL = {
+    "action": "store_true",
+    "help": "take what is there: missing pictures and other numbers than the official ones are said, not refused",
+}
+
+
+class Photo(NamedTuple):
+    """A photograph of the source.
+
+    Attributes:
+        name: its path in the source, as listed.
+        path: the file.
+        label: the name of its class, as the source writes it.
+        split: train, val or test.
+        box: the object's box in the stored picture.
+        mask: reads the object's mask, bool `[H, W]` of the stored picture; None: from the box.
+        parts: (x, y) of each visible part.
+    """
+
+    name: str
+    path: Path
+    label: str
+    split: str
+    box: Box | None = None
+    mask: Callable[[], np.ndarray] | None = None
+    parts: Mapping[str, tuple[float, float]] | None = None
+
+
+class About(NamedTuple):
+    """A data set: name, address, the site's line on its licence, how it is split, and (images, classes) of each split."""
+
+    title: str
+    url: str
+    licence: str
+    split: str
+    official: Mapping[str, tuple[int, int]] = {}
+
+
+def prepare_photos(
+    target: Path,
+    ranks: Ranks,
+    about: About,
+    source: Path,
+    read: Callable[[Source], Sequence[Photo]],
+    settings: Mapping[str, Any],
+    banner: int = 0,
+) -> None:
+    """Write the photographs that `read` lists as the image folder `target`; one that is there already is left as it is.
+
+    Args:
+        target: the folder.
+        ranks: the processes that share the files.
+        about: the data set.
+        source: folder or archive for `read`.
+        read: returns the photographs.
+        settings: flags (JSON values) that make another data set of the source; `partial` among them.
+        banner: rows to cut off at the bottom of each picture.
+
+    Raises:
+        ValueError: as `Source`, `read`, `is_prepared` and `check_photos`.
+    """
+    if is_prepared(target, settings):
+        return
+    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"--out: {target} would lie in --source, and become a part of it: choose a folder elsewhere")
+    with Source(source, target.with_name(f".{target.name}.unpacked"), ranks) as files:
+        photos, remarks = check_photos(read(files), about.official, bool(settings["partial"]))
+        notes = [*files.notes, *remarks]
+        for note in notes:
+            print(note)
+        folders = class_folders_of(photo.label for photo in photos)
+        named = list(_named(photos, folders))
+        record = {
+            "title": about.title,
+            "url": about.url,
+            "licence": about.licence,
+            "split": about.split,
+            "source": str(source.resolve()),
+            "settings": dict(settings),
+            "images": _counts(photos),
+            "class_names": {folder: label for label, folder in folders.items() if folder != label},
+            "notes": notes,
+        }
+        write_dataset(target, list(_entries(named, banner)), ranks, record, files.temporary)
+
+
+def check_once(listed: Sequence[Photo]) -> list[Photo]:
+    """Return each photograph once; a ValueError for one with two labels or splits."""
+    known: dict[Path, Photo] = {}
+    for photo in listed:
+        other = known.setdefault(photo.path, photo)
+        for what, first, second in (("split", other.split, photo.split), ("label", other.label, photo.label)):
+            if first != second:
+                both = f"{quoted([first])} and {quoted([second])}"
+                raise ValueError(f"{quoted([photo.name])} is listed with the {what}s {both}: keep one of them")
+    return list(known.values())
+
+
+def check_photos(
+    listed: Sequence[Photo], official: Mapping[str, tuple[int, int]], partial: bool
+) -> tuple[list[Photo], list[str]]:
+    """Return the photographs that are used, each once, and what there is to say about the others.
+
+    Raises:
+        ValueError: a picture has two labels or splits; a class has no training picture; without `partial`: a file is missing,
+            or the numbers of images and classes are not the official ones.
+    """
+    photos = check_once(listed)
+    notes = []
+    if twice := len(listed) - len(photos):
+        notes.append(f"{twice} of {len(listed)} pictures are listed again: taken once")
+    if missing := [photo.name for photo in photos if not photo.path.is_file()]:
+        note = f"{len(missing)} of {len(photos)} listed pictures are missing: {quoted(missing)}"
+        if not partial:
+            raise ValueError(f"{note}; copy them, or give --partial to take what is there")
+        notes.append(note)
+        photos = [photo for photo in photos if photo.path.is_file()]
+    trained = {photo.label for photo in photos if photo.split == "train"}
+    if unknown := sorted({photo.label for photo in photos} - trained):
+        note = f"{len(unknown)} classes have no training picture: {quoted(unknown)}"
+        if not partial:
+            raise ValueError(f"{note}; give them some, or --partial to leave these classes out")
+        notes.append(f"{note}; left out")
+        photos = [photo for photo in photos if photo.label in trained]
+    if not photos:
+        raise ValueError("there is no training picture: nothing to prepare")
+    for split, counts in official.items():
+        found = len(chosen := [photo.label for photo in photos if photo.split == split]), len(set(chosen))
+        if found != counts:
+            note = "{}: {:,} images of {:,} classes, the official set has {:,} of {:,}".format(split, *found, *counts)
+            if not partial:
+                raise ValueError(f"{note}; get the whole set, or give --partial to take what is there")
+            notes.append(note)
+    return photos, notes
+
+
+def _counts(photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
+    images = Counter(photo.split for photo in photos)
+    classes = Counter(split for split, _ in {(photo.split, photo.label) for photo in photos})
+    return {split: {"images": images[split], "classes": classes[split]} for split in SPLITS if images[split]}
+
+
+def _named(photos: Sequence[Photo], folders: Mapping[str, str]) -> Iterator[tuple[str, Photo]]:
+    """Yield `<split>/<class>/<file>` and its photograph."""
+    groups: dict[str, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        groups[f"{photo.split}/{folders[photo.label]}"].append(photo)
+    for folder, group in groups.items():
+        for name, photo in zip(picture_names([photo.name for photo in group]), group, strict=True):
+            yield f"{folder}/{name}", photo
+
+
+def _entries(named: Sequence[tuple[str, Photo]], banner: int) -> Iterator[Entry]:
+    """Yield pictures, masks and annotations.json (boxes and parts in pixels of the stored pictures)."""
+    annotations = {}
+    for name, photo in named:
+        yield name, partial(without_banner, photo.path, banner) if banner else photo.path
+        if photo.mask or photo.box:
+            yield f"masks/{name.rpartition('.')[0]}.png", partial(mask_png, photo, banner)
+        facts = {"box": photo.box, "parts": photo.parts}
+        if any(facts.values()):
+            annotations[name] = {key: value for key, value in facts.items() if value}
+    if annotations:
+        rows = (f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(facts)}" for name, facts in annotations.items())
+        text = "{\n" + ",\n".join(rows) + "\n}\n"
+        yield "annotations.json", text.encode
+
+
+def without_banner(path: Path, rows: int) -> bytes:
+    """Cut rows off the bottom of a picture; a JPEG keeps its quantisation and grid of blocks, and so loses next to nothing.
+
+    Raises:
+        ValueError: the picture cannot be read (ImageError), or has no more rows than that.
+    """
+    buffer = BytesIO()
+    with open_image(path) as image:
+        if image.height <= rows:
+            raise ImageError(f"{path}: has {image.height} rows, and no picture above its banner of {rows}")
+        image.load()
+        cut = image.crop((0, 0, image.width, image.height - rows))
+        kept = {key: image.info[key] for key in ("exif", "icc_profile") if key in image.info}
+        if isinstance(image, JpegImageFile):
+            cut.save(buffer, "JPEG", qtables=image.quantization, subsampling=get_sampling(image), **kept)
+        else:
+            cut.save(buffer, "PNG", **kept)
+    return buffer.getvalue()
+
+
+def mask_png(photo: Photo, banner: int) -> bytes:
+    """Return the object's mask as PNG, 0 and 255, upright as the picture is read.
+
+    Raises:
+        ValueError: the picture or mask cannot be read, or they differ in size.
+    """
+    with open_image(photo.path) as image:
+        width, height, turn = *image.size, orientation(image)
+    mask = photo.mask() if photo.mask else box_mask((height, width), photo.box)
+    if mask.shape != (height, width):
+        sizes = f"{mask.shape[1]} x {mask.shape[0]}, its picture {width} x {height}"
+        raise ValueError(f"{photo.path}: its mask is {sizes}: get both again")
+    stored = Image.fromarray(mask[: height - banner].astype(np.uint8) * 255)
+    stored.getexif()[ORIENTATION_TAG] = turn
+    return png(np.asarray(ImageOps.exif_transpose(stored)))
+
+
+def box_mask(size: tuple[int, int], box: Box | None) -> np.ndarray:
+    """Return the mask bool `[H, W]` of the pixels that a box covers by half or more."""
+    mask = np.zeros(size, dtype=bool)
+    if box is not None:
+        left, top, right, bottom = (max(0, round(edge)) for edge in box)
+        mask[top:bottom, left:right] = True
+    return mask

@@ -1,0 +1,268 @@
+"""Photographs with a list or in class folders become a data set: what is found, refused and said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets.image_folder import open_split
+from datasets.near_duplicates import measure_looks, near_duplicates
+from datasets.prepare.splits import join_groups, split_by_group
+from tools.prepare_dataset import get_args_parser, main
+from util.cli import launch
+
+
+def write_picture(path: Path, seed: int, **options: int) -> Path:
+    """A picture of smooth noise: no two seeds look alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    pixels = cv2.resize(small, (options.get("width", 64), 48), interpolation=cv2.INTER_CUBIC)
+    encoded = cv2.imencode(path.suffix, pixels, [cv2.IMWRITE_JPEG_QUALITY, options.get("quality", 95)])[1]
+    path.write_bytes(encoded.tobytes())
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve pictures in a flat folder, without a list."""
+    for index in range(12):
+        write_picture(tmp_path / "photos" / f"{index:02}.jpg", index)
+    return tmp_path / "photos"
+
+
+def listed(photos: Path, rows: str, name: str = "list.csv", encoding: str = "utf-8") -> Path:
+    (photos / name).write_bytes(rows.encode(encoding))
+    return photos
+
+
+def run(source: Path, *more: object) -> Path:
+    out = source.parent / "data"
+    launch(main, get_args_parser(), ["folder", "--source", str(source), "--out", str(out), "--name", "own", *map(str, more)])
+    return out / "own"
+
+
+def error_of(capsys: pytest.CaptureFixture[str], source: Path, *more: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        run(source, *more)
+    message = capsys.readouterr().err.splitlines()[-1]  # a slow machine shows progress before it
+    assert caught.value.code == 2 and ": error: " in message, message
+    assert not (source.parent / "data" / "own").exists()
+    return message
+
+
+def contents(target: Path) -> set[str]:
+    return {str(path.relative_to(target)) for path in target.glob("*/*/*")}
+
+
+TWELVE = [(f"{index:02}.jpg", "cat" if index < 6 else "dog") for index in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "header", "name", "encoding"),
+    [
+        (",", "path,label", "list.csv", "utf-8-sig"),
+        (";", "Image Name;Species", "list.csv", "cp1252"),
+        ("\t", "", "list.tsv", "utf-16"),
+        ("|", "", "list.txt", "utf-8"),
+        (";", "sep=;\nfile;class", "list.csv", "utf-8"),
+    ],
+)
+def test_delimiter_header_and_encoding_are_found(photos, delimiter, header, name, encoding):
+    rows = "".join(f"{path}{delimiter}{label.replace('cat', 'Kätzchen, weiß')}\r\n" for path, label in TWELVE)
+    rows = rows if delimiter != "," else rows.replace("Kätzchen, weiß", '"Kätzchen, weiß"')
+    target = run(listed(photos, f"{header}\r\n" * bool(header) + rows, name, encoding))
+    train = open_split(target.parent, "own", "train")
+    assert train.classes == ["Kätzchen, weiß", "dog"] and len(train) == 10
+    assert open_split(target.parent, "own", "val", train.classes).labels == [0, 1]
+    assert all(os.path.samefile(path, photos / path.name) and not path.is_symlink() for path in train.paths)
+    record = json.loads((target / "dataset.json").read_text())
+    assert record["images"] == {"train": {"images": 10, "classes": 2}, "val": {"images": 2, "classes": 2}}
+    assert record["licence"] == "not stated" and "seed 0" in record["split"]
+
+
+def test_splits_and_groups_of_the_list(photos):
+    rows = "".join(f"{path},{label},{'test' if path[1] in '15' else 'Train'},g{path}\n" for path, label in TWELVE)
+    target = run(listed(photos, f"file,class,set,individual\n{rows}"))
+    assert {name for name in contents(target) if name.startswith("val")} == {"val/cat/01.jpg", "val/cat/05.jpg", "val/dog/11.jpg"}
+    assert "its test is val" in json.loads((target / "dataset.json").read_text())["notes"][0]
+
+
+def test_a_group_is_in_one_split(photos):
+    rows = "".join(f"{path},{label},burst {int(path[:2]) // 2}\n" for path, label in TWELVE)
+    target = run(listed(photos, rows), "--val", "0.3", "--seed", "4")
+    splits = {int(Path(name).stem): name.split("/")[0] for name in contents(target)}
+    assert all(splits[index] == splits[index + 1] for index in range(0, 12, 2))
+    assert sorted(splits.values()).count("val") == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("path,label\n00.jpg,c\n99.jpg,c\n,c\n01.jpg,\n02.jpg,a,b\nx.txt,c\n../a.jpg,c\n", "6 of 7 rows are wrong: row 3"),
+        ("path,label\n../secret.jpg,cat\n00.jpg,cat\n", "row 2: '../secret.jpg' leads out of its folder"),
+        ("path,label\n/etc/secret.jpg,cat\n00.jpg,cat\n", "row 2: '/etc/secret.jpg' leads out of its folder"),
+        ("path,label,split\n00.jpg,cat,train\n01.jpg,cat,sometimes\n", "row 3: split 'sometimes' is not train, val or test"),
+        ("foo,bar\n00.jpg,cat\n", "neither a picture nor a header"),
+        ("path,file,label\n00.jpg,a,cat\n", "several columns of paths"),
+        ("00.jpg cat\n", "no rows of two columns"),
+        ("", "no rows of two columns"),
+        ("PK\3\4 workbook", "save it as CSV"),
+        ('path,label\n00.jpg,"cat\n', "no rows of two columns"),
+        ("path,label\n00.jpg,cat\n00.jpg,dog\n", "'00.jpg' is listed with the labels 'cat' and 'dog'"),
+        ("00.jpg,cat,train\n00.jpg,cat,test\n", "'00.jpg' is listed with the splits 'train' and 'test'"),
+        ("00.jpg,cat,train\n01.jpg,dog,test\n", "1 classes have no training picture: 'dog'"),
+        ("00.jpg,a,train,g\n01.jpg,a,test,g\n", "the group 'g' is in two splits: '00.jpg' (train) and '01.jpg' (test)"),
+        ("00.jpg,a/b,train\n01.jpg,a_b,train\n", "the classes 'a/b', 'a_b' would share the folder 'a_b'"),
+        ("00.jpg,a\n01.jpg,b\n", "no class has enough pictures or groups for val"),
+    ],
+)  # fmt: skip
+def test_a_wrong_list_is_refused(photos, capsys, rows, expected):
+    assert expected in error_of(capsys, listed(photos, rows))
+
+
+def test_hostile_labels_stay_in_the_folder(photos):
+    labels = ["../../x", ".hidden", "F/A-18", "Boeing 707, late", "a\\b", "Thumbs.db", "e\u0301", "x" * 300]
+    rows = "".join(f"{index:02}.jpg\t{label}\n" for index, label in enumerate(labels))
+    target = run(listed(photos, rows, "list.tsv"), "--val", 0)
+    folders = {path.name for path in (target / "train").iterdir()}
+    assert folders == {"_.._.._x", "_.hidden", "F_A-18", "Boeing 707, late", "a_b", "_Thumbs.db", "\u00e9", "x" * 180}
+    assert json.loads((target / "dataset.json").read_text())["class_names"]["F_A-18"] == "F/A-18"
+    assert {path.name for path in photos.parent.iterdir()} == {"photos", "data"}
+    assert len(open_split(target.parent, "own", "train")) == 8
+
+
+def test_names_that_are_no_utf8(photos, capsys):
+    strange = Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.jpg"))
+    write_picture(photos / "tmp.jpg", 50).rename(strange)
+    target = run(listed(photos, "café.jpg;a\nsub\\00.jpg;a\n00.jpg;a\n", encoding="cp1252"), "--partial", "--val", 0)
+    assert contents(target) == {"train/a/café.jpg", "train/a/00.jpg"}
+    assert "1 of 3 listed pictures are missing: 'sub\\00.jpg'" in capsys.readouterr().out
+    shutil.rmtree(target)
+    for name in ("a", "b"):
+        (photos / name).mkdir()
+        for picture in sorted(photos.glob("*.jpg"))[name == "b" :: 2]:
+            picture.rename(photos / name / picture.name)
+    assert {"train/b/caf_.jpg", "train/a/caf_.jpg"} & contents(run(photos, "--list", "none", "--val", 0))
+
+
+def test_class_folders(photos, capsys):
+    for path, label in TWELVE:
+        folder = photos / label / f"day {path[1]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (photos / path).rename(folder / "picture.jpg")
+    target = run(photos, "--min_per_class", 2, "--limit_per_class", 5)
+    names = contents(target)
+    assert len(names) == 10 and len([name for name in names if name.endswith("_picture.jpg")]) == 8
+    assert "10 of 12 pictures are taken" in capsys.readouterr().out
+    run(photos, "--min_per_class", 2, "--limit_per_class", 5)
+    assert "already there" in capsys.readouterr().out and contents(target) == names
+    write_picture(photos / "cat" / "new.jpg", 99)
+    with pytest.raises(SystemExit):
+        run(photos, "--min_per_class", 2, "--limit_per_class", 5)
+    assert "prepared with photographs" in capsys.readouterr().err
+
+
+def test_an_archive_of_class_folders(photos, capsys):
+    with zipfile.ZipFile(photos.parent / "photos.zip", "w") as archive:
+        for path, label in TWELVE:
+            archive.write(photos / path, f"mine/{label}/{path}")
+    shutil.rmtree(photos)
+    target = run(photos.parent / "photos.zip")
+    assert len(contents(target)) == 12 and not any(path.is_symlink() for path in target.rglob("*"))
+    assert [path.name for path in target.parent.iterdir()] == ["own"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [(["train", "val"], "has splits, and can be trained on as it is"), ([], "no class folder"), (["..empty"], "no class folder")],
+)
+def test_folders_without_classes(photos, capsys, folders, expected):
+    for name in folders:
+        (photos / name).mkdir()
+    assert expected in error_of(capsys, photos)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--val", "0.6", "--test", "0.4"], "their sum must be below 1"),
+        (["--min_per_class", "7"], "no class has 7 pictures"),
+        (["--min_per_class", "0"], "--min_per_class"),
+        (["--list", "nowhere.csv"], "nowhere.csv: No such file"),
+        (["--duplicate_bits", "64"], "--duplicate_bits"),
+    ],
+)
+def test_flags(photos, capsys, flags, expected):
+    assert expected in error_of(capsys, listed(photos, "".join(f"{path},{label}\n" for path, label in TWELVE)), *flags)
+
+
+def test_output_in_the_source_is_refused(photos, capsys):
+    with pytest.raises(SystemExit):
+        launch(main, get_args_parser(), ["folder", "--source", str(photos), "--out", str(photos)])
+    assert "would lie in --source" in capsys.readouterr().err
+
+
+def test_near_duplicates_are_found_and_kept_together(photos, capsys):
+    write_picture(photos / "copy.jpg", 0, quality=60)
+    write_picture(photos / "small.png", 0, width=48)
+    rows = "".join(f"{path},{label}\n" for path, label in [*TWELVE, ("copy.jpg", "cat"), ("small.png", "dog")])
+    for seed in range(3):
+        shutil.rmtree(photos.parent / "data", ignore_errors=True)
+        names = contents(run(listed(photos, rows), "--seed", seed, "--val", 0.5))
+        assert len({name.split("/")[0] for name in names if Path(name).stem in ("00", "copy", "small")}) == 1
+    out = capsys.readouterr().out
+    assert "3 pairs of near-duplicates (kept in one split): '00.jpg = copy.jpg', '00.jpg = small.png'" in out
+    assert "2 pairs of near-duplicates with two labels: '00.jpg = small.png'" in out
+    shutil.rmtree(photos.parent / "data")
+    splits = "path,label,split\n" + rows.replace("\n", ",train\n").replace("copy.jpg,cat,train", "copy.jpg,cat,val")
+    message = error_of(capsys, listed(photos, splits.replace("path,label,train", "path,label,split")))
+    assert "2 pairs of near-duplicates are in two splits: '00.jpg (train) = copy.jpg (val)'" in message
+    assert len(contents(run(photos, "--duplicate_bits", -1))) == 14
+
+
+def test_flat_pictures_of_other_colours_are_no_duplicates(tmp_path):
+    paths = []
+    for index, colour in enumerate([(0, 0, 255), (255, 0, 0), (0, 0, 250)]):
+        paths.append(tmp_path / f"{index}.png")
+        cv2.imwrite(str(paths[-1]), np.full((40, 40, 3), colour, dtype=np.uint8))
+    assert near_duplicates(measure_looks(paths), 4) == [(0, 2)]
+
+
+def test_damaged_picture_is_named(photos, capsys):
+    (photos / "03.jpg").write_bytes((photos / "03.jpg").read_bytes()[:200])
+    message = error_of(capsys, listed(photos, "".join(f"{path},{label}\n" for path, label in TWELVE)))
+    assert "03.jpg" in message and "damaged" in message
+
+
+def test_links_where_the_file_system_has_no_hard_links(photos, monkeypatch):
+    def refuse(*args):
+        raise OSError(18, "Invalid cross-device link")
+
+    listed(photos, "".join(f"{path},{label}\n" for path, label in TWELVE))
+    monkeypatch.setattr(os, "link", refuse)
+    target = run(photos)
+    assert all(path.is_symlink() for path in target.glob("*/*/*"))
+    assert len(open_split(target.parent, "own", "train")) == 10
+    shutil.rmtree(target)
+    monkeypatch.setattr(os, "symlink", refuse)
+    assert not any(path.is_symlink() for path in run(photos).glob("*/*/*"))
+
+
+def test_stratified_and_seeded():
+    labels = ["a"] * 10 + ["b"] * 20
+    splits = split_by_group(labels, range(30), {"train": 0.7, "val": 0.2, "test": 0.1}, seed=1)
+    counts = [[splits[start:end].count(name) for name in ("train", "val", "test")] for start, end in ((0, 10), (10, 30))]
+    assert counts == [[7, 2, 1], [14, 4, 2]]
+    assert splits == split_by_group(labels, range(30), {"train": 0.7, "val": 0.2, "test": 0.1}, seed=1)
+    assert splits != split_by_group(labels, range(30), {"train": 0.7, "val": 0.2, "test": 0.1}, seed=2)
+
+
+def test_groups_are_joined_by_pairs():
+    assert join_groups(["x", 1, "x", 3, 4], [(2, 3)]) == [0, 1, 0, 0, 4]
