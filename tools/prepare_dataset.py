@@ -41,17 +41,15 @@ def main(args: argparse.Namespace) -> None:
     """Write the data set that the sub-command names.
 
     Raises:
-        ValueError: a source that is missing or damaged, a name that is not that of one folder, or one that cannot be written.
+        ValueError: a source that is missing or damaged, or a name that is not that of one folder.
+        OSError: a file cannot be read or written.
         RunFailed: another process is gone.
     """
     source = SOURCES[args.dataset]
-    try:
-        with init_distributed() as ranks:
-            if args.name in ("", ".", "..") or Path(args.name).name != args.name:
-                raise ValueError(f"--name {args.name!r} must be the name of one folder, without slashes")
-            source.prepare(args.out / args.name, ranks, **{flag: getattr(args, flag) for flag in source.FLAGS})
-    except OSError as error:
-        raise ValueError(f"{error.filename}: {error.strerror}") from None
+    with init_distributed() as ranks:
+        if args.name in ("", ".", "..") or Path(args.name).name != args.name:
+            raise ValueError(f"--name {args.name!r} must be the name of one folder, without slashes")
+        source.prepare(args.out / args.name, ranks, **{flag: getattr(args, flag) for flag in source.FLAGS})
 
 
 if __name__ == "__main__":

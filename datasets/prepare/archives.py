@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from datasets.folders import SYSTEM
+from util.errors import first_line
 from util.printable import quoted
 from util.progress import Progress
 
@@ -65,7 +66,7 @@ class Source(AbstractContextManager["Source"]):
     def __init__(self, source: Path, work: Path, ranks: Ranks) -> None:
         self.source, self.work, self.ranks = source, work, ranks
         self.notes: list[str] = []
-        if not source.exists():
+        if not (source.is_dir() or source.is_file()):
             raise ValueError(f"--source {source}: no such folder or archive")
         self.roots = [source] if source.is_dir() else [self._unpacked(source)]
 
@@ -141,7 +142,9 @@ def unpack(archive: Path, folder: Path) -> None:
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ValueError(f"{archive}: {quoted([str(error.filename)])} is a file and a folder in it; get it again") from None
     except DAMAGES as error:
-        raise ValueError(f"{archive}: is damaged, encrypted or no tar or zip archive ({error}); get it again") from None
+        raise ValueError(
+            f"{archive}: is damaged, encrypted or no tar or zip archive ({first_line(error)}); get it again"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{archive}: {error}; nothing outside the output folder is written") from None
 

@@ -66,7 +66,11 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
     """
     if flags["val"] + flags["test"] >= 1:
         raise ValueError(f"--val {flags['val']} and --test {flags['test']} leave no picture for train: their sum must be below 1")
-    settings = {**flags, "list": flags["list"] and str(flags["list"]), "photographs": _fingerprint(source, flags["list"])}
+    settings = {
+        **flags,
+        "list": flags["list"] and str(flags["list"]),
+        "hash of the photographs": _fingerprint(source, flags["list"]),
+    }
     about = About(
         title="own photographs",
         url="",
@@ -79,11 +83,11 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
 def _fingerprint(source: Path, listed: Path | None) -> str:
     """Return a hash of names, sizes and times of the source's files, by which a change is noticed."""
     digest = blake2b(digest_size=8)
-    names = list(file_names(source)) if source.is_dir() else [""]
-    for path in [*(source / name for name in names), *([listed] if listed else [])]:
+    names = list(file_names(source)) if source.is_dir() else ["."]
+    for name, path in [*((name, source / name) for name in names), *([("list", listed)] if listed else [])]:
         if path.exists():
             status = path.stat()
-            digest.update(os.fsencode(path.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -92,6 +96,8 @@ def _read(files: Source, flags: Mapping[str, Any]) -> list[Photo]:
     folder = _top(files.roots[0])
     listed = _find_list(folder, flags["list"])
     rows = list(_read_folders(folder, files.notes)) if listed is None else read_list(listed, folder, flags["partial"])
+    if not rows:
+        raise ValueError(f"{folder}: no image in any class folder; expected {folder}/<class>/<image>")
     check_once([Photo(row.name, row.path, row.label, row.split) for row in rows])
     rows = sorted({row.path: row for row in rows}.values())
     if missing := [row.name for row in rows if not row.path.is_file()]:  # with --partial
@@ -166,7 +172,7 @@ def _choose(rows: list[Row], flags: Mapping[str, Any], notes: list[str]) -> list
         notes.append(f"{len(kept)} of {len(rows)} pictures are taken: at most {flags['limit_per_class']} of each class")
         rows = [rows[index] for index in kept]
     if not rows:
-        raise ValueError(f"no class has {flags['min_per_class']} pictures: give a smaller --min_per_class")
+        raise ValueError(f"no class has as many as {flags['min_per_class']} pictures: give a smaller --min_per_class")
     return rows
 
 

@@ -74,6 +74,8 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
 
 def _decode(path: Path) -> tuple[str, str]:
     """Return the text of a list, and its encoding: UTF-8, UTF-16 with a mark, or else that of Windows in the west."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; {FORM}")
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace"), "utf-16"

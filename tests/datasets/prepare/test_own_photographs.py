@@ -166,7 +166,7 @@ def test_class_folders(photos, capsys):
     write_picture(photos / "cat" / "new.jpg", 99)
     with pytest.raises(SystemExit):
         run(photos, "--min_per_class", 2, "--limit_per_class", 5)
-    assert "prepared with photographs" in capsys.readouterr().err
+    assert "prepared with hash of the photographs" in capsys.readouterr().err
 
 
 def test_an_archive_of_class_folders(photos, capsys):
@@ -181,7 +181,11 @@ def test_an_archive_of_class_folders(photos, capsys):
 
 @pytest.mark.parametrize(
     ("folders", "expected"),
-    [(["train", "val"], "has splits, and can be trained on as it is"), ([], "no class folder"), (["..empty"], "no class folder")],
+    [
+        (["train", "val"], "has splits, and can be trained on as it is"),
+        (["empty"], "no image in any class folder"),
+        (["..hidden"], "no class folder"),
+    ],
 )
 def test_folders_without_classes(photos, capsys, folders, expected):
     for name in folders:
@@ -193,9 +197,10 @@ def test_folders_without_classes(photos, capsys, folders, expected):
     ("flags", "expected"),
     [
         (["--val", "0.6", "--test", "0.4"], "their sum must be below 1"),
-        (["--min_per_class", "7"], "no class has 7 pictures"),
+        (["--min_per_class", "7"], "no class has as many as 7 pictures"),
         (["--min_per_class", "0"], "--min_per_class"),
-        (["--list", "nowhere.csv"], "nowhere.csv: No such file"),
+        (["--list", "/dev/zero"], "/dev/zero: there is no such file"),
+        (["--list", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["--duplicate_bits", "64"], "--duplicate_bits"),
     ],
 )
