@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from util.printable import quoted
 if TYPE_CHECKING:
     from util.distributed import Ranks
 
-LISTS = (".csv", ".tsv", ".txt")
+TABLES = (".csv", ".tsv")
+LISTS = (*TABLES, ".txt", ".json")
 NONE = "none"
 
 HELP = "your own photographs: a folder with a list of labels, or a folder of class folders"
@@ -35,8 +36,9 @@ FLAGS: dict[str, dict[str, Any]] = {
     "source": {"type": Path, "required": True, "help": "folder or archive of the photographs"},
     "list": {
         "type": Path,
-        "help": f"the list (default: the only {', '.join(LISTS)} file in --source; {NONE}: class folders); {FORM}",
+        "help": f"the list (default: the only one in --source; {NONE}: class folders); {FORM}; or JSON in COCO's form",
     },
+    "val_list": {"type": Path, "help": "the list of val, where --list is that of train"},
     "val": {"type": PART, "default": 0.2, "help": "share of each class for val"},
     "test": {"type": PART, "default": 0.0, "help": "share of each class for test"},
     "seed": {"type": SEED, "default": 0, "help": "seed of the split and of --limit_per_class"},
@@ -66,11 +68,8 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
     """
     if flags["val"] + flags["test"] >= 1:
         raise ValueError(f"--val {flags['val']} and --test {flags['test']} leave no picture for train: their sum must be below 1")
-    settings = {
-        **flags,
-        "list": flags["list"] and str(flags["list"]),
-        "hash of the photographs": _fingerprint(source, flags["list"]),
-    }
+    lists = {key: flags[key] and str(flags[key]) for key in ("list", "val_list")}
+    settings = {**flags, **lists, "hash of the photographs": _fingerprint(source, filter(None, lists.values()))}
     about = About(
         title="own photographs",
         url="",
@@ -80,11 +79,11 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
     prepare_photos(target, ranks, about, source, lambda files: _read(files, flags), settings)
 
 
-def _fingerprint(source: Path, listed: Path | None) -> str:
+def _fingerprint(source: Path, lists: Iterable[str]) -> str:
     """Return a hash of names, sizes and times of the source's files, by which a change is noticed."""
     digest = blake2b(digest_size=8)
     names = list(file_names(source)) if source.is_dir() else ["."]
-    for name, path in [*((name, source / name) for name in names), *([("list", listed)] if listed else [])]:
+    for name, path in [*((name, source / name) for name in names), *((name, Path(name)) for name in lists)]:
         if path.exists():
             status = path.stat()
             digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
@@ -94,10 +93,7 @@ def _fingerprint(source: Path, listed: Path | None) -> str:
 def _read(files: Source, flags: Mapping[str, Any]) -> list[Photo]:
     """Return the photographs with their splits."""
     folder = _top(files.roots[0])
-    listed = _find_list(folder, flags["list"])
-    rows = list(_read_folders(folder, files.notes)) if listed is None else read_list(listed, folder, flags["partial"])
-    if not rows:
-        raise ValueError(f"{folder}: no image in any class folder; expected {folder}/<class>/<image>")
+    rows = _read_rows(folder, flags, files.notes)
     check_once([Photo(row.name, row.path, row.label, row.split) for row in rows])
     rows = sorted({row.path: row for row in rows}.values())
     if missing := [row.name for row in rows if not row.path.is_file()]:  # with --partial
@@ -125,12 +121,33 @@ def _top(folder: Path) -> Path:
     return folder
 
 
-def _find_list(folder: Path, given: Path | None) -> Path | None:
-    """Return the list to read; None if the folders are the classes."""
-    if given is not None:
-        inner = folder / given
-        return None if str(given) == NONE else inner if inner.is_file() and not given.is_file() else given
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in LISTS and not SYSTEM.fullmatch(path.name))
+def _read_rows(folder: Path, flags: Mapping[str, Any], notes: list[str]) -> list[Row]:
+    """Return the pictures of the lists or class folders, with the splits that the lists give."""
+    train, val = _given(folder, flags["list"]), _given(folder, flags["val_list"])
+    if str(train) == NONE or not (train := train or _find_list(folder)):
+        if val:
+            raise ValueError("--val_list needs a --list, that of train")
+        rows = list(_read_folders(folder, notes))
+    else:
+        rows = read_list(train, folder, flags["partial"])
+    if val:
+        rows = [row._replace(split="train") for row in rows]
+        rows += [row._replace(split="val") for row in read_list(val, folder, flags["partial"])]
+    if not rows:
+        raise ValueError(f"{folder}: no image in any class folder; expected {folder}/<class>/<image>")
+    return rows
+
+
+def _given(folder: Path, path: Path | None) -> Path | None:
+    """Return the path of a list, which may be one in the source."""
+    return folder / path if path and not path.is_file() and (folder / path).is_file() else path
+
+
+def _find_list(folder: Path) -> Path | None:
+    """Return the only list in a folder; None if there is none. Beside folders, a text may be another one."""
+    entries = sorted(path for path in folder.iterdir() if not SYSTEM.fullmatch(path.name))
+    endings = TABLES if any(path.is_dir() for path in entries) else LISTS
+    found = [path for path in entries if path.suffix.lower() in endings]
     if len(found) > 1:
         names = quoted([path.name for path in found])
         raise ValueError(f"{folder} holds {len(found)} lists, {names}: choose by --list, or --list {NONE}: class folders")

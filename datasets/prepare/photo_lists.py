@@ -1,10 +1,11 @@
-"""A list of photographs, as a person or a spreadsheet writes it: delimiter, header and encoding are found, wrong rows named."""
+"""A list of photographs, as a person or a spreadsheet writes it, or as JSON in COCO's form; wrong rows are named."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
+import json
 import os
 import unicodedata
 from collections import Counter
@@ -15,9 +16,13 @@ from typing import NamedTuple
 from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS
 from datasets.prepare.archives import inside
 from util.classes import class_key
+from util.errors import first_line
 from util.printable import quoted
 
 FORM = "expected columns path,label[,split][,group], between commas, semicolons, tabs or |"
+COCO_FORM = (
+    'expected {"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}], "categories": [{"id", "name"}]}'
+)
 COLUMNS = {
     "path": "path file filename file_name filepath file_path image image_path image_name img picture photo photograph",
     "label": "label labels class class_name classname category species target",
@@ -52,9 +57,16 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
     Raises:
         ValueError: it is no such list, or some rows are wrong, of which the first are named.
     """
-    text, encoding = _decode(path)
-    rows = _parse(path, text)
-    columns = _columns(path, rows)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; {FORM}")
+    if path.suffix.lower() == ".json":
+        rows, columns, encoding = _read_coco(path), list(COLUMNS), "utf-8"
+        if not any(cells[2] for _, cells in rows):
+            columns[2] = ""  # no split
+    else:
+        text, encoding = _decode(path)
+        rows = _parse(path, text)
+        columns = _columns(path, rows)
     found, wrong = [], []
     for number, cells in rows:
         row, problem = _read_row(cells, columns, folder, encoding)
@@ -74,8 +86,6 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
 
 def _decode(path: Path) -> tuple[str, str]:
     """Return the text of a list, and its encoding: UTF-8, UTF-16 with a mark, or else that of Windows in the west."""
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; {FORM}")
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace"), "utf-16"
@@ -85,6 +95,28 @@ def _decode(path: Path) -> tuple[str, str]:
         return data.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError:
         return data.decode("cp1252", "replace"), "cp1252"
+
+
+def _read_coco(path: Path) -> list[tuple[int, list[str]]]:
+    """Return number and cells (in the order of COLUMNS) of each annotation of a JSON file in COCO's form.
+
+    A group is that of COCO Camera Traps, a sequence or else a place. Boxes of one category in a picture are one annotation.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        images = {image["id"]: image for image in content["images"]}
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        rows: dict[tuple[str, ...], int] = {}
+        for number, annotation in enumerate(content["annotations"], 1):
+            image, label = images[annotation["image_id"]], names[annotation["category_id"]]
+            group = next((image[key] for key in ("seq_id", "location") if image.get(key) is not None), "")
+            row = str(image["file_name"]), str(label), str(image.get("split", "")), str(group)
+            rows.setdefault(row, number)
+    except KeyError as error:
+        raise ValueError(f"{path}: there is no {error}; {COCO_FORM}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: is no JSON in COCO's form ({first_line(error)}); {COCO_FORM}") from None
+    return [(number, list(row)) for row, number in rows.items()]
 
 
 def _parse(path: Path, text: str) -> list[tuple[int, list[str]]]:

@@ -127,6 +127,49 @@ def test_a_wrong_list_is_refused(photos, capsys, rows, expected):
     assert expected in error_of(capsys, listed(photos, rows))
 
 
+def coco(labels: list[str], **more: object) -> str:
+    names = sorted(set(labels))
+    images = [{"id": f"x{index}", "file_name": f"{index:02}.jpg", "seq_id": index // 2} for index in range(len(labels))]
+    annotations = [{"image_id": f"x{index}", "category_id": names.index(label)} for index, label in enumerate(labels)]
+    categories = [{"id": index, "name": name} for index, name in enumerate(names)]
+    return json.dumps({"images": images, "annotations": annotations * 2, "categories": categories, **more})
+
+
+def test_json_of_coco(photos, capsys):
+    target = run(listed(photos, coco(["cat", "cat", "F/A-18", "F/A-18"] * 3), "train.json"), "--val", 0.3)
+    splits = {int(Path(name).stem): name.split("/")[0] for name in contents(target)}
+    assert len(splits) == 12 and all(splits[index] == splits[index + 1] for index in range(0, 12, 2))  # a sequence in one split
+    shutil.rmtree(target)
+    (photos / "val.json").write_text(coco(["cat"] * 4))
+    (photos / "train.csv").write_text("path,label\n" + "".join(f"{index:02}.jpg,cat\n" for index in range(4, 12)))
+    assert "holds 3 lists, 'train.csv', 'train.json', 'val.json'" in error_of(capsys, photos)
+    target = run(photos, "--list", "train.csv", "--val_list", "val.json")
+    assert {name for name in contents(target) if name.startswith("val")} == {f"val/cat/0{index}.jpg" for index in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", "is no JSON in COCO's form"),
+        ("{", "is no JSON in COCO's form"),
+        ("[" * 100000, "is no JSON in COCO's form"),
+        ("{}", "there is no 'images'; expected"),
+        (coco(["cat"], categories=[]), "there is no 0; expected"),
+        (coco(["cat"], images=[{"id": "x0", "file_name": "../a.jpg"}]), "row 1: '../a.jpg' leads out of its folder"),
+        (coco(["cat"], images=[{"id": "x0", "file_name": 7}]), "row 1: '7' is not named like an image"),
+    ],
+)
+def test_wrong_json_is_refused(photos, capsys, text, expected):
+    assert expected in error_of(capsys, listed(photos, text, "list.json"))
+
+
+def test_a_text_beside_class_folders_is_no_list(photos):
+    for path, label in TWELVE:
+        (photos / label).mkdir(exist_ok=True)
+        (photos / path).rename(photos / label / path)
+    assert len(contents(run(listed(photos, "Photographs of 2024", "README.txt")))) == 12
+
+
 def test_hostile_labels_stay_in_the_folder(photos):
     labels = ["../../x", ".hidden", "F/A-18", "Boeing 707, late", "a\\b", "Thumbs.db", "e\u0301", "x" * 300]
     rows = "".join(f"{index:02}.jpg\t{label}\n" for index, label in enumerate(labels))
