@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.prepare.archives import Source, inside
-from datasets.prepare.photos import PARTIAL, About, Box, Photo, prepare_photos
+from datasets.prepare.cutting import Box
+from datasets.prepare.photos import PARTIAL, SQUARE_CROP, About, Photo, prepare_photos
 from datasets.prepare.tables import number, read_rows
 
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ SOURCE_HELP = "fgvc-aircraft-2013b.tar.gz, or the folder that holds it or its fi
 FLAGS: dict[str, dict[str, Any]] = {
     "source": {"type": Path, "required": True, "help": SOURCE_HELP},
     "level": {"choices": list(CLASSES), "default": "variant", "help": "which classes"},
+    "square_crop": SQUARE_CROP,
     "partial": PARTIAL,
 }
 
 
-def prepare(target: Path, ranks: Ranks, *, source: Path, level: str, partial: bool) -> None:
+def prepare(target: Path, ranks: Ranks, *, source: Path, level: str, **flags: Any) -> None:
     """Write FGVC-Aircraft as the image folder `target`; raises as `prepare_photos`."""
     about = About(
         title=f"FGVC-Aircraft, {level}",
@@ -39,7 +41,7 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, level: str, partial: bo
         split="official: train is trainval, val is test",
         official={split: (images, CLASSES[level]) for split, (_, images) in SPLITS.items()},
     )
-    settings = {"level": level, "partial": partial}
+    settings = {"level": level, **flags}
     prepare_photos(target, ranks, about, source, lambda files: list(_read(files, level)), settings, BANNER)
 
 

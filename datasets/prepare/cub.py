@@ -34,9 +34,9 @@ SOURCE_HELP = "folder that holds CUB_200_2011.tgz (and segmentations.tgz) or the
 FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
 
 
-def prepare(target: Path, ranks: Ranks, *, source: Path, partial: bool) -> None:
+def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> None:
     """Write CUB-200-2011 as the image folder `target`; raises as `prepare_photos`."""
-    prepare_photos(target, ranks, ABOUT, source, lambda files: list(_read(files)), {"partial": partial})
+    prepare_photos(target, ranks, ABOUT, source, lambda files: list(_read(files)), settings)
 
 
 def _read(files: Source) -> Iterator[Photo]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from datasets.decode import open_image
 from datasets.prepare.archives import Source, inside
-from datasets.prepare.photos import PARTIAL, About, Photo, box_mask, prepare_photos
+from datasets.prepare.cutting import box_mask
+from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
 from datasets.prepare.tables import number, read_mat
 
 if TYPE_CHECKING:

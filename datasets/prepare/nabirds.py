@@ -30,9 +30,9 @@ SOURCE_HELP = "nabirds.tar.gz, or the folder that holds it or its files"
 FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
 
 
-def prepare(target: Path, ranks: Ranks, *, source: Path, partial: bool) -> None:
+def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> None:
     """Write NABirds as the image folder `target`; raises as `prepare_photos`."""
-    prepare_photos(target, ranks, ABOUT, source, _read, {"partial": partial})
+    prepare_photos(target, ranks, ABOUT, source, _read, settings)
 
 
 def _read(files: Source) -> list[Photo]:

@@ -13,7 +13,7 @@ from datasets.folders import SYSTEM, LeftOut, class_folders, images_below
 from datasets.near_duplicates import BITS, measure_looks, near_duplicates
 from datasets.prepare.archives import Source, file_names
 from datasets.prepare.photo_lists import FORM, SPLIT, Row, read_list
-from datasets.prepare.photos import PARTIAL, About, Photo, check_once, prepare_photos
+from datasets.prepare.photos import PARTIAL, SQUARE_CROP, About, Photo, check_once, prepare_photos
 from datasets.prepare.splits import join_groups, limit_per_class, split_by_group
 from util.classes import class_key
 from util.number import COUNT, PART, SEED, Number
@@ -49,6 +49,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": 4,
         "help": f"bits, of {BITS}, that the perceptual hashes of near-duplicates differ by at most; -1: do not look for them",
     },
+    "square_crop": SQUARE_CROP,
     "partial": PARTIAL,
 }
 
@@ -110,7 +111,7 @@ def _read(files: Source, flags: Mapping[str, Any]) -> list[Photo]:
     else:
         groups = join_groups([row.group or index for index, row in enumerate(rows)], pairs)
         splits = _draw_splits(rows, groups, flags, files.notes)
-    return [Photo(row.name, row.path, row.label, split) for row, split in zip(rows, splits, strict=True)]
+    return [Photo(row.name, row.path, row.label, split, row.box) for row, split in zip(rows, splits, strict=True)]
 
 
 def _top(folder: Path) -> Path:

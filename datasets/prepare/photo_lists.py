@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import os
 import unicodedata
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS
 from datasets.prepare.archives import inside
+from datasets.prepare.cutting import Box
 from util.classes import class_key
 from util.errors import first_line
 from util.printable import quoted
@@ -37,13 +39,14 @@ SHOWN = 5  # wrong rows in an error
 
 
 class Row(NamedTuple):
-    """A row: its picture as listed and its file, label, split (empty: none given) and group (empty: none given)."""
+    """A row: its picture as listed and its file, label, split and group (empty: none given), and the object's box."""
 
     name: str
     path: Path
     label: str
     split: str
     group: str
+    box: Box | None = None
 
 
 def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[Row]:
@@ -60,11 +63,12 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; {FORM}")
     if path.suffix.lower() == ".json":
-        rows, columns, encoding = _read_coco(path), list(COLUMNS), "utf-8"
+        rows, boxes = _read_coco(path)
+        columns, encoding = list(COLUMNS), "utf-8"
         if not any(cells[2] for _, cells in rows):
             columns[2] = ""  # no split
     else:
-        text, encoding = _decode(path)
+        (text, encoding), boxes = _decode(path), {}
         rows = _parse(path, text)
         columns = _columns(path, rows)
     found, wrong = [], []
@@ -75,7 +79,7 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
         if problem:
             wrong.append(f"row {number}: {problem}")
         else:
-            found.append(row)
+            found.append(row._replace(box=boxes.get(number)))
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise ValueError(f"{path}: {len(wrong)} of {len(rows)} rows are wrong: {'; '.join(wrong[:SHOWN])}{more}")
@@ -97,26 +101,34 @@ def _decode(path: Path) -> tuple[str, str]:
         return data.decode("cp1252", "replace"), "cp1252"
 
 
-def _read_coco(path: Path) -> list[tuple[int, list[str]]]:
-    """Return number and cells (in the order of COLUMNS) of each annotation of a JSON file in COCO's form.
+def _read_coco(path: Path) -> tuple[list[tuple[int, list[str]]], dict[int, Box]]:
+    """Return number and cells (in the order of COLUMNS) of each label of a JSON file in COCO's form, and the boxes by number.
 
-    A group is that of COCO Camera Traps, a sequence or else a place. Boxes of one category in a picture are one annotation.
+    A group is that of COCO Camera Traps, a sequence or else a place. Boxes of one category in a picture become one around all.
     """
     try:
         content = json.loads(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
         names = {category["id"]: category["name"] for category in content["categories"]}
         rows: dict[tuple[str, ...], int] = {}
+        boxes: dict[int, Box] = {}
         for number, annotation in enumerate(content["annotations"], 1):
             image, label = images[annotation["image_id"]], names[annotation["category_id"]]
             group = next((image[key] for key in ("seq_id", "location") if image.get(key) is not None), "")
             row = str(image["file_name"]), str(label), str(image.get("split", "")), str(group)
-            rows.setdefault(row, number)
+            number = rows.setdefault(row, number)
+            if annotation.get("bbox"):
+                left, top, width, height = map(float, annotation["bbox"])
+                box = left, top, left + width, top + height
+                old = boxes.get(number, box)
+                boxes[number] = (*map(min, old[:2], box[:2]), *map(max, old[2:], box[2:]))  # type: ignore[assignment]
+                if not all(map(math.isfinite, box)):
+                    raise ValueError(f"the box {annotation['bbox']} is not finite")
     except KeyError as error:
         raise ValueError(f"{path}: there is no {error}; {COCO_FORM}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: is no JSON in COCO's form ({first_line(error)}); {COCO_FORM}") from None
-    return [(number, list(row)) for row, number in rows.items()]
+    return [(number, list(row)) for row, number in rows.items()], boxes
 
 
 def _parse(path: Path, text: str) -> list[tuple[int, list[str]]]:

@@ -6,30 +6,26 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
-from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
-from datasets.decode import ORIENTATION_TAG, open_image, orientation
 from datasets.prepare.archives import Source
+from datasets.prepare.cutting import Box, cut_picture, mask_png, square_around
 from datasets.prepare.names import class_folders_of, picture_names
-from datasets.prepare.writing import Entry, is_prepared, png, write_dataset
-from util.errors import ImageError
+from datasets.prepare.writing import Entry, is_prepared, write_dataset
 from util.printable import quoted
 
 if TYPE_CHECKING:
     from util.distributed import Ranks
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels; right and bottom excluded
 SPLITS = ("train", "val", "test")
 PARTIAL = {
     "action": "store_true",
     "help": "take what is there: missing pictures and other numbers than the official ones are said, not refused",
 }
+SQUARE_CROP = {"choices": ["boxes"], "help": "cut each picture to the square around its box, with a margin; others stay whole"}
 
 
 class Photo(NamedTuple):
@@ -93,6 +89,8 @@ def prepare_photos(
         raise ValueError(f"--out: {target} would lie in --source, and become a part of it: choose a folder elsewhere")
     with Source(source, target.with_name(f".{target.name}.unpacked"), ranks) as files:
         photos, remarks = check_photos(read(files), about.official, bool(settings["partial"]))
+        if settings.get("square_crop"):
+            remarks.append(_describe_boxes(photos))
         notes = [*files.notes, *remarks]
         for note in notes:
             print(note)
@@ -109,7 +107,8 @@ def prepare_photos(
             "class_names": {folder: label for label, folder in folders.items() if folder != label},
             "notes": notes,
         }
-        write_dataset(target, list(_entries(named, banner)), ranks, record, files.temporary)
+        entries = list(_entries(named, banner, settings.get("square_crop") == "boxes"))
+        write_dataset(target, entries, ranks, record, files.temporary)
 
 
 def check_once(listed: Sequence[Photo]) -> list[Photo]:
@@ -162,6 +161,14 @@ def check_photos(
     return photos, notes
 
 
+def _describe_boxes(photos: Sequence[Photo]) -> str:
+    """Return how many pictures have a box to cut out; a ValueError if none has."""
+    boxes = sum(photo.box is not None for photo in photos)
+    if not boxes:
+        raise ValueError("--square_crop boxes: no picture has a box in this source")
+    return f"{boxes:,} of {len(photos):,} pictures are cut to the square around their box"
+
+
 def _counts(photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
     images = Counter(photo.split for photo in photos)
     classes = Counter(split for split, _ in {(photo.split, photo.label) for photo in photos})
@@ -178,63 +185,23 @@ def _named(photos: Sequence[Photo], folders: Mapping[str, str]) -> Iterator[tupl
             yield f"{folder}/{name}", photo
 
 
-def _entries(named: Sequence[tuple[str, Photo]], banner: int) -> Iterator[Entry]:
-    """Yield pictures, masks and annotations.json (boxes and parts in pixels of the stored pictures)."""
+def _entries(named: Sequence[tuple[str, Photo]], banner: int, square: bool) -> Iterator[Entry]:
+    """Yield pictures, masks and annotations.json (boxes and parts in pixels of the pictures, before EXIF turns them)."""
     annotations = {}
     for name, photo in named:
-        yield name, partial(without_banner, photo.path, banner) if banner else photo.path
+        area = square_around(photo.path, photo.box, banner) if square and photo.box else None
+        yield name, partial(cut_picture, photo.path, banner, area) if banner or area else photo.path
         if photo.mask or photo.box:
-            yield f"masks/{name.rpartition('.')[0]}.png", partial(mask_png, photo, banner)
-        facts = {"box": photo.box, "parts": photo.parts}
-        if any(facts.values()):
-            annotations[name] = {key: value for key, value in facts.items() if value}
+            yield f"masks/{name.rpartition('.')[0]}.png", partial(mask_png, photo.path, photo.mask, photo.box, banner, area)
+        left, top, *_ = area or (0, 0)
+        facts: dict[str, Any] = {}
+        if photo.box:
+            facts["box"] = [edge - start for edge, start in zip(photo.box, (left, top, left, top), strict=True)]
+        if photo.parts:
+            facts["parts"] = {part: (x - left, y - top) for part, (x, y) in photo.parts.items()}
+        if facts:
+            annotations[name] = facts
     if annotations:
         rows = (f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(facts)}" for name, facts in annotations.items())
         text = "{\n" + ",\n".join(rows) + "\n}\n"
         yield "annotations.json", text.encode
-
-
-def without_banner(path: Path, rows: int) -> bytes:
-    """Cut rows off the bottom of a picture; a JPEG keeps its quantisation and grid of blocks, and so loses next to nothing.
-
-    Raises:
-        ValueError: the picture cannot be read (ImageError), or has no more rows than that.
-    """
-    buffer = BytesIO()
-    with open_image(path) as image:
-        if image.height <= rows:
-            raise ImageError(f"{path}: has {image.height} rows, and no picture above its banner of {rows}")
-        image.load()
-        cut = image.crop((0, 0, image.width, image.height - rows))
-        kept = {key: image.info[key] for key in ("exif", "icc_profile") if key in image.info}
-        if isinstance(image, JpegImageFile):
-            cut.save(buffer, "JPEG", qtables=image.quantization, subsampling=get_sampling(image), **kept)
-        else:
-            cut.save(buffer, "PNG", **kept)
-    return buffer.getvalue()
-
-
-def mask_png(photo: Photo, banner: int) -> bytes:
-    """Return the object's mask as PNG, 0 and 255, upright as the picture is read.
-
-    Raises:
-        ValueError: the picture or mask cannot be read, or they differ in size.
-    """
-    with open_image(photo.path) as image:
-        width, height, turn = *image.size, orientation(image)
-    mask = photo.mask() if photo.mask else box_mask((height, width), photo.box)
-    if mask.shape != (height, width):
-        sizes = f"{mask.shape[1]} x {mask.shape[0]}, its picture {width} x {height}"
-        raise ValueError(f"{photo.path}: its mask is {sizes}: get both again")
-    stored = Image.fromarray(mask[: height - banner].astype(np.uint8) * 255)
-    stored.getexif()[ORIENTATION_TAG] = turn
-    return png(np.asarray(ImageOps.exif_transpose(stored)))
-
-
-def box_mask(size: tuple[int, int], box: Box | None) -> np.ndarray:
-    """Return the mask bool `[H, W]` of the pixels that a box covers by half or more."""
-    mask = np.zeros(size, dtype=bool)
-    if box is not None:
-        left, top, right, bottom = (max(0, round(edge)) for edge in box)
-        mask[top:bottom, left:right] = True
-    return mask

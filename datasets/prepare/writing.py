@@ -26,8 +26,8 @@ CHUNK = 64  # files per task
 RECORD = "dataset.json"
 
 # Path below the data set's folder, and what it holds: a file to link, pixels uint8 [H, W] or BGR [H, W, 3] to save as PNG, or
-# what makes its bytes.
-Entry: TypeAlias = "tuple[str, Path | np.ndarray | Callable[[], bytes]]"
+# what makes its bytes (None: there is nothing to write).
+Entry: TypeAlias = "tuple[str, Path | np.ndarray | Callable[[], bytes | None]]"
 
 
 def is_prepared(target: Path, settings: Mapping[str, Any]) -> bool:
@@ -108,9 +108,14 @@ def write_files(folder: Path, entries: Sequence[Entry], temporary: Path | None) 
         if os.path.lexists(path):
             kinds["files of an interrupted run"] += 1
         elif isinstance(content, Path):
-            kinds[link(content.resolve(), path, symbolic=temporary is None)] += 1
+            source = content.resolve()
+            lasting = temporary is None or not source.is_relative_to(temporary.resolve())
+            kinds[link(source, path, symbolic=lasting)] += 1
         else:
             data = png(content) if isinstance(content, np.ndarray) else content()
+            if data is None:
+                kinds["masks left out, of another size than their picture"] += 1
+                continue
             with atomic_write(path, "wb") as file:
                 file.write(data)
             kinds["new files"] += 1

@@ -20,6 +20,7 @@ from datasets.decode import decode_image
 from datasets.image_folder import open_split
 from datasets.masks import check_masks, read_mask
 from datasets.prepare import SOURCES
+from datasets.prepare.cutting import square_around
 from datasets.prepare.names import picture_names
 from tools.prepare_dataset import get_args_parser, main
 from util.cli import launch
@@ -258,6 +259,45 @@ def test_banner_is_cut_off_and_the_rest_stays(tmp_path):
     assert [path.name for path in (target / "train").iterdir()] == ["McDonnell Douglas"]
     with pytest.raises(SystemExit):
         run("fgvc-aircraft", tmp_path / "source", "--partial", "--level", "manufacturer")
+
+
+def test_squares_around_boxes(tmp_path, capsys):
+    target = run("fgvc-aircraft", packed(tmp_path / "source", aircraft()), "--partial", "--square_crop", "boxes")
+    path = target / "train" / "747-100" / "0000003.jpg"
+    whole = aircraft()["fgvc-aircraft-2013b.tar.gz"]["fgvc-aircraft-2013b/data/images/0000003.jpg"]
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    difference = decode_image(path).float() - decode_image(tmp_path / "whole.jpg")[:, :48, 6:54].float()
+    assert difference.abs().mean() < 4
+    found = read_mask(target / "masks" / "train" / "747-100" / "0000003.png")
+    assert found.shape == (48, 48) and found[5:30, 4:44].all() and found.sum() == 40 * 25
+    annotations = json.loads((target / "annotations.json").read_text())
+    assert annotations["train/747-100/0000003.jpg"] == {"box": [4.0, 5.0, 44.0, 30.0]}
+    assert "5 of 5 pictures are cut to the square around their box" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10, 10, 20, 20), (9, 9, 21, 21)),
+        ((0, 0, 10, 5), (0, 0, 12, 12)),
+        ((90, 40, 100, 50), (88, 38, 100, 50)),
+        ((0, 0, 100, 50), (0, 0, 100, 50)),
+        ((20, 0, 80, 50), (14, 0, 86, 50)),
+        ((5, 5, 5, 5), (4, 4, 5, 5)),
+        ((500, 500, 510, 510), (88, 38, 100, 50)),
+    ],
+)
+def test_a_square_lies_in_the_picture(box, expected, tmp_path):
+    (tmp_path / "picture.jpg").write_bytes(picture(100, 70))
+    assert square_around(tmp_path / "picture.jpg", box, banner=20) == expected
+
+
+def test_a_mask_of_another_size_is_left_out(tmp_path, capsys):
+    archives = cub()
+    segmentations = {**archives["segmentations.tgz"], "segmentations/1.class/bird_0.png": mask(np.eye(30) * 255)}
+    target = run("cub", packed(tmp_path / "source", {**archives, "segmentations.tgz": segmentations}), "--partial")
+    assert len(list((target / "masks").rglob("*.png"))) == 3
+    assert "1 masks left out, of another size than their picture" in capsys.readouterr().out
 
 
 def test_boxes_and_parts_are_kept(tmp_path):

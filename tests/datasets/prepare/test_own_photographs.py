@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets.decode import decode_image
 from datasets.image_folder import open_split
 from datasets.near_duplicates import measure_looks, near_duplicates
 from datasets.prepare.splits import join_groups, split_by_group
@@ -147,6 +148,17 @@ def test_json_of_coco(photos, capsys):
     assert {name for name in contents(target) if name.startswith("val")} == {f"val/cat/0{index}.jpg" for index in range(4)}
 
 
+def test_squares_around_boxes_of_coco(photos, capsys):
+    content = json.loads(coco(["cat"] * 12))
+    for index, annotation in enumerate(content["annotations"]):
+        annotation["bbox"] = [10, 10, 10, 5] if index < 12 else [20, 10, 10, 20]
+    target = run(listed(photos, json.dumps(content), "list.json"), "--square_crop", "boxes")
+    sizes = {decode_image(path).shape for path in target.glob("*/*/*.jpg")}
+    assert sizes == {(3, 24, 24)} and len(contents(target) & {f"train/cat/{index:02}.jpg" for index in range(12)}) == 10
+    shutil.rmtree(target)
+    assert "no picture has a box" in error_of(capsys, listed(photos, coco(["cat"] * 12), "list.json"), "--square_crop", "boxes")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -156,6 +168,7 @@ def test_json_of_coco(photos, capsys):
         ("{}", "there is no 'images'; expected"),
         (coco(["cat"], categories=[]), "there is no 0; expected"),
         (coco(["cat"], images=[{"id": "x0", "file_name": "../a.jpg"}]), "row 1: '../a.jpg' leads out of its folder"),
+        (coco(["cat"], annotations=[{"image_id": "x0", "category_id": 0, "bbox": [1, 2]}]), "is no JSON in COCO's form"),
         (coco(["cat"], images=[{"id": "x0", "file_name": 7}]), "row 1: '7' is not named like an image"),
     ],
 )
