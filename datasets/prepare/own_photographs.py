@@ -180,6 +180,9 @@ def _read_folders(folder: Path, notes: list[str]) -> Iterator[Row]:
 def _choose(rows: list[Row], flags: Mapping[str, Any], notes: list[str]) -> list[Row]:
     """Return the pictures that --min_per_class and --limit_per_class leave."""
     counts = Counter(row.label for row in rows)
+    folded = Counter(label.casefold() for label in counts)
+    if alike := sorted(label for label in counts if folded[label.casefold()] > 1):
+        notes.append(f"{len(alike)} classes differ from another by upper case alone: {quoted(alike)}")
     if few := sorted(label for label, count in counts.items() if count < flags["min_per_class"]):
         notes.append(
             f"{len(few)} of {len(counts)} classes have fewer than {flags['min_per_class']} pictures: {quoted(few)}; left out"
@@ -233,5 +236,7 @@ def _draw_splits(rows: Sequence[Row], groups: Sequence[int], flags: Mapping[str,
             advice = f"give more pictures or groups, a larger --{split}, or --{split} 0"
             raise ValueError(f"no class has enough pictures or groups for {split}: {advice}")
         if lacking:
-            notes.append(f"{len(lacking)} classes have too few pictures or groups for {split}: {quoted(lacking)}")
+            notes.append(
+                f"{len(lacking)} of {len(set(labels))} classes have too few pictures or groups for {split}: {quoted(lacking)}"
+            )
     return splits

@@ -65,12 +65,12 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
     if path.suffix.lower() == ".json":
         rows, boxes = _read_coco(path)
         columns, encoding = list(COLUMNS), "utf-8"
-        if not any(cells[2] for _, cells in rows):
-            columns[2] = ""  # no split
     else:
         (text, encoding), boxes = _decode(path), {}
         rows = _parse(path, text)
         columns = _columns(path, rows)
+    if "split" in columns and not any(cells[columns.index("split")] for _, cells in rows if len(cells) == len(columns)):
+        columns[columns.index("split")] = ""  # an empty column
     found, wrong = [], []
     for number, cells in rows:
         row, problem = _read_row(cells, columns, folder, encoding)

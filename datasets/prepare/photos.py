@@ -144,7 +144,7 @@ def check_photos(
         photos = [photo for photo in photos if photo.path.is_file()]
     trained = {photo.label for photo in photos if photo.split == "train"}
     if unknown := sorted({photo.label for photo in photos} - trained):
-        note = f"{len(unknown)} classes have no training picture: {quoted(unknown)}"
+        note = f"{len(unknown)} of {len(trained) + len(unknown)} classes have no training picture: {quoted(unknown)}"
         if not partial:
             raise ValueError(f"{note}; give them some, or --partial to leave these classes out")
         notes.append(f"{note}; left out")

@@ -318,7 +318,7 @@ def test_boxes_and_parts_are_kept(tmp_path):
         ("images.txt", "1.class/bird_0.jpg", "1.class/bird_2.jpg", "is listed with the splits 'train' and 'val'"),
         ("images.txt", "1.class/bird_0.jpg", "1.class/gone.jpg", "1 of 4 listed pictures are missing: '1.class/gone.jpg'"),
         ("image_class_labels.txt", "1 1\n", "", "the lists disagree about picture 1"),
-        ("image_class_labels.txt", "1 1\n2 2\n", "1 1\n2 1\n", "1 classes have no training picture: '002.Laysan_Albatross'"),
+        ("image_class_labels.txt", "1 1\n2 2\n", "1 1\n2 1\n", "1 of 2 classes have no training picture: '002.Laysan_Albatross'"),
         ("classes.txt", "002.Laysan_Albatross", "001.Black_footed_Albatross", "the official set has 5,994 of 200"),
         ("classes.txt", "2 002.Laysan_Albatross", "2", "row 2 is '2'; expected 2 columns"),
         ("bounding_boxes.txt", "10.0 5.0", "nan x", "'nan' is no number"),
@@ -340,7 +340,7 @@ def test_a_missing_picture_and_a_class_of_test_alone_are_left_out_of_a_part(tmp_
     target = run("oxford-pets", source, "--partial")
     out = capsys.readouterr().out
     assert "1 of 4 listed pictures are missing: 'Abyssinian_1.jpg'" in out
-    assert "1 classes have no training picture: 'Abyssinian'; left out" in out
+    assert "1 of 2 classes have no training picture: 'Abyssinian'; left out" in out
     assert sorted(path.name for path in target.glob("*/*/*.jpg")) == ["american_bulldog_2.jpg", "american_bulldog_4.jpg"]
 
 

@@ -96,7 +96,7 @@ def test_splits_and_groups_of_the_list(photos):
 
 
 def test_a_group_is_in_one_split(photos):
-    rows = "".join(f"{path},{label},burst {int(path[:2]) // 2}\n" for path, label in TWELVE)
+    rows = "".join(f"{path},{label},,burst {int(path[:2]) // 2}\n" for path, label in TWELVE)  # the column of splits is empty
     target = run(listed(photos, rows), "--val", "0.3", "--seed", "4")
     splits = {int(Path(name).stem): name.split("/")[0] for name in contents(target)}
     assert all(splits[index] == splits[index + 1] for index in range(0, 12, 2))
@@ -118,7 +118,7 @@ def test_a_group_is_in_one_split(photos):
         ('path,label\n00.jpg,"cat\n', "no rows of two columns"),
         ("path,label\n00.jpg,cat\n00.jpg,dog\n", "'00.jpg' is listed with the labels 'cat' and 'dog'"),
         ("00.jpg,cat,train\n00.jpg,cat,test\n", "'00.jpg' is listed with the splits 'train' and 'test'"),
-        ("00.jpg,cat,train\n01.jpg,dog,test\n", "1 classes have no training picture: 'dog'"),
+        ("00.jpg,cat,train\n01.jpg,dog,test\n", "1 of 2 classes have no training picture: 'dog'"),
         ("00.jpg,a,train,g\n01.jpg,a,test,g\n", "the group 'g' is in two splits: '00.jpg' (train) and '01.jpg' (test)"),
         ("00.jpg,a/b,train\n01.jpg,a_b,train\n", "the classes 'a/b', 'a_b' would share the folder 'a_b'"),
         ("00.jpg,a\n01.jpg,b\n", "no class has enough pictures or groups for val"),
@@ -223,6 +223,11 @@ def test_class_folders(photos, capsys):
     with pytest.raises(SystemExit):
         run(photos, "--min_per_class", 2, "--limit_per_class", 5)
     assert "prepared with hash of the photographs" in capsys.readouterr().err
+
+
+def test_classes_that_differ_by_case_are_said(photos, capsys):
+    run(listed(photos, "00.jpg,Robin\n01.jpg, Robin \n02.jpg,robin\n"), "--val", 0)
+    assert "2 classes differ from another by upper case alone: 'Robin', 'robin'" in capsys.readouterr().out
 
 
 def test_an_archive_of_class_folders(photos, capsys):
