@@ -128,7 +128,7 @@ def prepare(args: Flags) -> list[Job]:
         raise ValueError(f"--ngpus {args.ngpus}: --cluster debug is one process; --cluster local starts several")
     if not args.job_dir and not args.output_dir:
         raise ValueError("--output_dir '' writes nothing: give --job_dir, a job needs a folder for its logs and its result")
-    if (args.seeds or args.recipes) and "%j" in args.output_dir + args.output_sub_dir:
+    if (args.seeds or args.recipes) and "%j" in args.output_dir + getattr(args, "output_sub_dir", ""):  # a tool has none
         raise ValueError("--seeds and --recipes give each run a folder of its own: leave %j out of --output_dir")
     runs = expand_runs(args, icn.get_args_parser)
     for run in runs:

@@ -202,8 +202,8 @@ def test_values_out_of_range(capsys: pytest.CaptureFixture, data: Path) -> None:
     assert "--nheads: num_heads 4 must divide hidden_dim 30" in train(capsys, data, "--hidden_dim", 30)
     assert "--hidden_dim: 30" in train(capsys, data, "--hidden_dim", 30, "--nheads", 5)
     assert "--dropout: '1' must be" in train(capsys, data, "--dropout", 1)
-    backbone = ["--backbone", "test_maxvit", "--feature_stride", 32, "--output_dir", ""]
-    message = "--image_size: the backbone takes no images of 64 x 64 pixels: squares that it takes (square): 160, 320"
+    backbone = ["--backbone", "pit_ti_224", "--feature_stride", 32, "--output_dir", ""]
+    message = "--image_size: the backbone takes no images of 64 x 64 pixels: squares that it takes (square): 224"
     assert message in train(capsys, data, *backbone, "--image_size", 64)
     assert "single cell" in error_of(
         capsys, *FLAGS.split(), "--dataset_path", data, "--dataset_name", "colours", "--output_dir", "", "--image_size", 32,

@@ -27,7 +27,7 @@ def test_figures_are_drawn_whatever_mplbackend_says(backend: str) -> None:
 
 
 def test_matplotlib_is_imported_in_one_place() -> None:
-    files = [file for file in ROOT.rglob("*.py") if not {".venv", "tests"} & set(file.relative_to(ROOT).parts)]
+    files = [file for file in ROOT.rglob("*.py") if not re.match(r"\.venv|tests", file.relative_to(ROOT).parts[0])]
     importing = [file.name for file in files if re.search(r"^\s*(import|from) matplotlib", file.read_text("utf-8"), re.MULTILINE)]
     assert len(files) > 50 and importing == ["plotting.py"]
 

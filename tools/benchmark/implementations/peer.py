@@ -85,7 +85,7 @@ def import_build_model(folder: str) -> Callable[[argparse.Namespace], Any]:
     """
     root = Path(__file__).resolve().parents[3]
     sys.path[:] = [folder, *(entry for entry in sys.path if Path(entry).resolve() != root)]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tools"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tools", "util")]:
         del sys.modules[name]
     os.chdir(folder)
     warnings.filterwarnings("ignore")
