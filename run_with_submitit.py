@@ -1,6 +1,13 @@
 """Run main.py or a tool as a submitit job: `python run_with_submitit.py --cluster slurm --ngpus 8 ...` and its flags."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+from util.startup import start
+
+if __name__ == "__main__":
+    start()
 
 import contextlib
 import importlib

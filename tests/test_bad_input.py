@@ -67,7 +67,7 @@ def test_errors_of_one_of_several_processes_name_it(monkeypatch: pytest.MonkeyPa
         raise KeyError("ours")
 
     with pytest.raises(KeyError):
-        launch(fail, Parser("main.py"), [])
+        launch(fail, Parser("main.py"), [], shared=True)
     assert capsys.readouterr().err == "main.py: error: rank 0: unexpected error:\n"
 
 

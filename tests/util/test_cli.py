@@ -68,7 +68,7 @@ def test_errors_name_the_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             if rank is not None:
                 monkeypatch.setenv(name, str(value))
         with pytest.raises(SystemExit):
-            launch(fail, main.get_args_parser(), [])
+            launch(fail, main.get_args_parser(), [], shared=True)
         assert capsys.readouterr().err == f"main.py: error: {prefix}it broke\n"
     assert waited == [1]  # rank 0 prints first
 
@@ -191,3 +191,13 @@ def test_ctrl_c_during_imports_is_one_line() -> None:
     command = "from util.startup import start; start(); import signal; signal.raise_signal(signal.SIGINT)"
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
+
+
+@pytest.mark.parametrize("script", ["main.py", "run_with_submitit.py"])
+def test_a_current_folder_that_is_gone_is_one_line(script: str, tmp_path: Path) -> None:
+    shell = 'mkdir "$2"; cd "$2"; rmdir "$2"; exec "$0" "$1"'
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable, ROOT / script, tmp_path / "gone"], capture_output=True, text=True, cwd=tmp_path
+    )
+    said = "error: the current folder cannot be used (No such file or directory): change to another (cd)\n"
+    assert done.returncode == 2 and done.stderr.endswith(said) and "Traceback" not in done.stderr
