@@ -151,7 +151,8 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     """Yield name, size and opener of each file in an archive."""
-    if zipfile.is_zipfile(file):
+    if file.read(2) == b"PK":  # not zipfile.is_zipfile: a tar archive may end in a zip archive
+        file.seek(0)
         with zipfile.ZipFile(file) as container:
             for info in container.infolist():
                 if not info.is_dir():

@@ -132,12 +132,12 @@ def _read_coco(path: Path) -> tuple[list[tuple[int, list[str]]], dict[int, Box]]
 
 
 def _parse(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """Return number and cells of each row that is not empty, by the delimiter that divides most rows alike."""
+    """Return number and cells of each row that is not empty, by the delimiter that gives most rows that name a picture."""
     first, _, rest = text.partition("\n")
     skipped = first.strip().casefold().startswith("sep=") and len(first.strip()) == 5  # written by a spreadsheet
     delimiters, text = (first.strip()[4], rest) if skipped else (DELIMITERS, text)
     best: list[tuple[int, list[str]]] = []
-    most, problem = 0, ""
+    most, problem = (0, 0), ""
     for delimiter in delimiters:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         try:
@@ -147,11 +147,16 @@ def _parse(path: Path, text: str) -> list[tuple[int, list[str]]]:
             continue
         rows = [(number, cells) for number, cells in rows if any(cells)]
         widths = Counter(len(cells) for _, cells in rows if len(cells) > 1)
-        if widths and (alike := max(widths.values())) > most:
-            best, most = rows, alike
+        pictures = Counter(len(cells) for _, cells in rows if len(cells) > 1 and any(map(_is_picture, cells)))
+        if widths and (score := (max(pictures.values(), default=0), max(widths.values()))) > most:
+            best, most = rows, score
     if not best:
         raise ValueError(f"{path}: has no rows of two columns{f' ({problem})' if problem else ''}; {FORM}")
     return best
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
@@ -165,7 +170,7 @@ def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
             )
         rows.pop(0)
         return names
-    if os.path.splitext(head[0])[1].lower() not in IMAGE_EXTENSIONS:
+    if not _is_picture(head[0]):
         raise ValueError(f"{path}: row {rows[0][0]} is {quoted(head)}, neither a picture nor a header that is known; {FORM}")
     width = Counter(len(cells) for _, cells in rows).most_common(1)[0][0]
     third = {cells[2].casefold() for _, cells in rows if len(cells) == width > 2}
@@ -189,7 +194,7 @@ def _read_row(cells: list[str], columns: list[str], folder: Path, encoding: str)
         return row, f"no {'label' if row.name else 'path'}"
     if "split" in columns and not row.split:
         return row, f"split {quoted([values['split']])} is not train, val or test"
-    if os.path.splitext(row.name)[1].lower() not in IMAGE_EXTENSIONS:
+    if not _is_picture(row.name):
         return row, f"{quoted([row.name])} is not named like an image ({EXTENSIONS})"
     try:
         candidates = list(_candidates(folder, row.name, encoding))
@@ -199,10 +204,13 @@ def _read_row(cells: list[str], columns: list[str], folder: Path, encoding: str)
 
 
 def _candidates(folder: Path, name: str, encoding: str) -> Iterator[Path]:
-    """Yield the paths that a list may mean by a name: other systems write slashes and accents in another way."""
-    root = f"{folder.resolve()}/"
-    for text in dict.fromkeys((name, name.replace("\\", "/"))):
-        text = text.removeprefix(root)
+    """Yield the paths in the folder that a list may mean by a name, best first.
+
+    It may start with the folder; other systems write slashes and accents in another way.
+    """
+    texts = [name, name.replace("\\", "/")]
+    texts += [text.removeprefix(f"{start}/") for text in texts for start in (folder.resolve(), folder, folder.name)]
+    for text in [text for text in dict.fromkeys(texts) if not os.path.isabs(text)] or [name]:
         yield inside(folder, text)
         for form in ("NFC", "NFD"):
             yield inside(folder, unicodedata.normalize(form, text))

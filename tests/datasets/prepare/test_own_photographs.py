@@ -88,6 +88,21 @@ def test_delimiter_header_and_encoding_are_found(photos, delimiter, header, name
     assert record["licence"] == "not stated" and "seed 0" in record["split"]
 
 
+@pytest.mark.parametrize("label", ["Boeing, 737", "a;b", "a|b", "x, y; z"])
+@pytest.mark.parametrize("delimiter", ",;\t")
+def test_labels_may_hold_other_delimiters(photos, label, delimiter):
+    if delimiter in label:
+        label = f'"{label}"'
+    rows = "".join(f"{path}{delimiter}{label}\n" for path, _ in TWELVE)
+    assert [path.name for path in (run(listed(photos, rows)) / "train").iterdir()] == [label.strip('"')]
+
+
+@pytest.mark.parametrize("start", ["", "./", "photos/", "{}/", "photos\\"])
+def test_paths_may_start_with_the_folder(photos, start):
+    rows = "".join(f"{start.format(photos.resolve())}{path},{label}\n" for path, label in TWELVE)
+    assert len(contents(run(listed(photos, rows)))) == 12
+
+
 def test_splits_and_groups_of_the_list(photos):
     rows = "".join(f"{path},{label},{'test' if path[1] in '15' else 'Train'},g{path}\n" for path, label in TWELVE)
     target = run(listed(photos, f"file,class,set,individual\n{rows}"))
