@@ -19,7 +19,7 @@ from util.cli import Flags, Parser, launch
 from util.number import Number
 
 PROG = "python -m tools.app"
-PREDICTED, NONE = "the predicted class", "nothing"
+NO_CLASS = -1  # in a list of classes: the predicted one, or none to compare with
 TOPK = 5
 
 
@@ -62,14 +62,14 @@ def build_page(gradio: Any, predictor: Predictor) -> Any:
     usable = (method for method in methods_of(predictor.model, truth=()) if method.family != "control" and method.is_installed)
     methods = [method.name for method in usable]
     default = predictor.model.decoder_spec.default_map
-    classes = sorted(predictor.classes)
+    classes = sorted((name, index) for index, name in enumerate(predictor.classes))  # label and value of an option
     with gradio.Blocks(title="ICN") as page:
         gradio.Markdown(f"# ICN: why this class?\n{len(classes)} classes, {predictor.model.decoder_name} decoder")
         with gradio.Row():
             with gradio.Column():
                 photo = gradio.Image(type="filepath", label="photograph")
-                class_ = gradio.Dropdown([PREDICTED, *classes], value=PREDICTED, label="explain")
-                against = gradio.Dropdown([NONE, *classes], value=NONE, label="compared with")
+                class_ = gradio.Dropdown([("the predicted class", NO_CLASS), *classes], value=NO_CLASS, label="explain")
+                against = gradio.Dropdown([("nothing", NO_CLASS), *classes], value=NO_CLASS, label="compared with")
                 method = gradio.Dropdown(methods, value=default, label="method")
             with gradio.Column():
                 drawn = gradio.Image(label="map", format="png")
@@ -82,15 +82,15 @@ def build_page(gradio: Any, predictor: Predictor) -> Any:
 
 
 def explain(
-    gradio: Any, predictor: Predictor, photo: str | None, class_: str, against: str, method: str
+    gradio: Any, predictor: Predictor, photo: str | None, class_: int, against: int, method: str
 ) -> tuple[Any, str, dict[str, float]]:
     """Return the map over the photograph, a sentence about it, and the probabilities; what is wrong is said in place of them."""
     if photo is None:
         return None, "", {}
     try:
         (prediction,) = predictor.predict(photo, topk=TOPK)
-        chosen = None if class_ == PREDICTED else class_
-        explanation = predictor.explain(photo, chosen, None if against == NONE else against, method)
+        chosen, other = (None if index == NO_CLASS else index for index in (class_, against))
+        explanation = predictor.explain(photo, chosen, other, method)
     except ValueError as error:
         raise gradio.Error(str(error), print_exception=False) from None
     compared = "" if explanation.against is None else f" and not {explanation.against}"
