@@ -42,7 +42,7 @@ class AdditiveDecoder(QueryDecoder):
             # Computed from the tensor that is returned, so that it has a gradient of the logits.
             return join_heads(attention[0].flatten(-2).to(value.dtype) @ value), [attention]
         at_once = len(query) if torch.is_grad_enabled() else QUERIES_AT_ONCE
-        q = split_heads(query.to(key.dtype)[None], self.num_heads).expand(len(memory), -1, -1, -1)  # [B, heads, C, d]
+        q = split_heads(query.to(key.dtype)[None], self.num_heads).expand(memory.shape[0], -1, -1, -1)  # [B, heads, C, d]
         chunks = [F.scaled_dot_product_attention(chunk, key, value, attn_mask=valid) for chunk in q.split(at_once, 2)]
         return join_heads(torch.cat(chunks, 2)), []
 

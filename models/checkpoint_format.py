@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 VERSION = 1
+HEADER = "icn"  # entry of the header of a safetensors file that holds, as JSON, the entries of a checkpoint besides its weights
+WEIGHTS = "model.safetensors"  # name of that file in a folder
 COUNT_LIMIT = 10**12  # of epochs, steps, images and seconds
 
 Check = Callable[[Any], bool]

@@ -82,7 +82,7 @@ class ICN(nn.Module):
         """
         layers = self.attention_layers(attention)
         feature_map = self.backbone[0](images)  # [B, num_channels, h, w]
-        if feature_map.shape[-2:].numel() == 1:
+        if feature_map.shape[-2] * feature_map.shape[-1] == 1:  # not numel(), by which torch.export fixes the size
             size = f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell"
             message = f"{size}, the same for every class: use larger images or a smaller feature_stride"
             raise ParameterError("image_size", message)
@@ -117,7 +117,7 @@ class ICN(nn.Module):
             problem = f"the logits of the {self.decoder_name} decoder are not sums over cells"
             raise ValueError(f"{problem}: train a model with another decoder ({additive_decoders()})")
         if classes is None:
-            classes = torch.arange(self.num_classes, device=memory.device).expand(len(memory), -1)
+            classes = torch.arange(self.num_classes, device=memory.device).expand(memory.shape[0], -1)
         mask = resize_mask(padding_mask, memory)
         maps = self.transformer.decoder.evidence(
             self.query_embed.weight[classes],  # [B, Q, D]

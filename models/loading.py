@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from models.architecture import ParameterError
-from models.checkpoint_format import ENTRIES, check_entries, is_state_dict
+from models.checkpoint_format import ENTRIES, WEIGHTS, check_entries, is_state_dict
+from models.hub import SCHEME, fetch_from_hub
 from models.reading import first_line, read_file, shown
 
 OPTIONAL = "num_batches_tracked"  # counters of batch norms, which old files lack
@@ -44,7 +45,9 @@ class CheckpointMeta:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file; one with a URL is downloaded into torch.hub's folder first.
+    """Read a checkpoint: a file, a folder of `tools.export`, a URL or an address of the hub (`hf://owner/repo`).
+
+    What a URL names is downloaded into torch.hub's folder first, what is on the hub into the hub's own.
 
     The weights come back under `model`, whatever the name of their entry and the prefix of their tensors in the file
     (`find_state_dict`, `strip_prefix`), the flags as a dict under `args`; the other entries are those of `ENTRIES`.
@@ -190,15 +193,18 @@ def summary(problems: list[str], count: int = 5) -> str:
 
 
 def _local_file(path: str) -> tuple[Path, bool]:
-    """Return the file that a path or a URL names, and whether it is a download; ValueError if it cannot be fetched."""
+    """Return the file that a path or a URL names, and whether it is a download of ours; ValueError if it cannot be fetched."""
+    if path.lower().startswith(SCHEME):
+        return fetch_from_hub(path), False
     url = urlparse(path)
     if url.scheme.lower() in ("http", "https"):
         return _fetch(path), True
     if url.scheme.lower() == "file":
         return Path(url2pathname(url.path)), False
     if "://" in path:
-        raise ValueError(f"checkpoint {path} cannot be fetched: give a path, or an address of http, https or file")
-    return Path(path), False
+        raise ValueError(f"checkpoint {path} cannot be fetched: give a path, or an address of http, https, file or hf")
+    inside = Path(path, WEIGHTS)
+    return inside if inside.is_file() else Path(path), False
 
 
 def _fetch(url: str) -> Path:

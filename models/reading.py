@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import pickletools
 import re
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from models.checkpoint_format import HEADER
 
 MIB = 2**20
 PICKLE_BYTES = 8 * MIB  # of the pickle, without the tensors: some 40,000 tensors; those of a ResNet-50 with its moments: 0.3 MiB
@@ -148,14 +151,29 @@ def _kind(head: bytes) -> str | None:
 def _load(path: Path, head: bytes) -> Any:
     """Return the content of a file, with `Inert` values; raises whatever a damaged one makes the libraries raise."""
     if head[8:9] == b"{" and head[:1] != b"\x80" and head[:2] != b"PK":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return _load_safetensors(path)
     names = _globals_of_zip(path) if head[:2] == b"PK" else _globals_of_legacy(path)
     stand_ins = _stand_ins({name for name in names if not _PLAIN.fullmatch(name)})
     with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_safetensors(path: Path) -> Any:
+    """Return the state dict of a safetensors file; where it has ICN's header a checkpoint, with the state dict under `model`."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, "pt") as file:
+        header = (file.metadata() or {}).get(HEADER)
+    if header is None:
+        return load_file(path)
+    if len(header) > PICKLE_BYTES:
+        raise _too_many_values()
+    content = json.loads(header)
+    if not isinstance(content, dict):
+        raise Refused(f"has a {type(content).__name__} as {HEADER!r} in its header where a table is needed: export it again")
+    return {**content, "model": load_file(path)}
 
 
 def _globals_of_zip(path: Path) -> set[str]:

@@ -85,13 +85,13 @@ class DecoderLayer(nn.Module):
 
         # From here on no class depends on another: in evaluation they are updated in chunks, to save memory
         at_once = tgt.shape[1] if torch.is_grad_enabled() or grid is not None else QUERIES_AT_ONCE
-        weights_shape = None if grid is None else (1, len(memory), self.multihead_attn.num_heads, tgt.shape[1], *grid)
+        weights_shape = None if grid is None else (1, memory.shape[0], self.multihead_attn.num_heads, tgt.shape[1], *grid)
         updated = []
         chunks = zip(tgt.split(at_once, 1), query.split(at_once, 1), strict=True)
         for tgt, query in chunks:  # of n classes
             # Cross-attention to the image
             x = self.norm2(tgt) if self.pre_norm else tgt
-            q = (x + query).expand(len(memory), -1, -1)  # [B, n, D]
+            q = (x + query).expand(memory.shape[0], -1, -1)  # [B, n, D]
             x, weights = self.multihead_attn(q, memory, memory, padding_mask, grid is not None, weights_shape)
             tgt = tgt + self.dropout(x)  # [B, n, D]
             tgt = tgt if self.pre_norm else self.norm2(tgt)
@@ -187,7 +187,7 @@ class Decoder(QueryDecoder):
         # The target of the first self-attention is zero, so that its result is the same for every image: computed once,
         # and expanded to the batch by the first cross-attention - unless dropout is to differ between the images.
         shared = not self.training or self.dropout == 0
-        tgt = torch.zeros_like(query).expand(1 if shared else len(memory), -1, -1)  # [B or 1, C, D]
+        tgt = torch.zeros_like(query).expand(1 if shared else memory.shape[0], -1, -1)  # [B or 1, C, D]
         returned = []
         for index, layer in enumerate(self.layers):
             inputs = (tgt, query[None], memory, padding_mask, grid if index in attention_layers else None)

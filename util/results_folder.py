@@ -99,7 +99,7 @@ def is_typed(args: Flags) -> bool:
 
 def folder_of_checkpoint(args: Flags) -> Path:
     """Return the folder of --resume, or one below --output_dir with its name where that is a URL or cannot be written to."""
-    url = args.resume.startswith(("http://", "https://"))
+    url = "://" in args.resume
     path = Path(urlparse(args.resume).path if url else args.resume)
     if not url and os.access(path.parent, os.W_OK):
         return path.parent

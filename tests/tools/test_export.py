@@ -1,0 +1,176 @@
+"""`python -m tools.export`: what is written is the model, loads wherever a checkpoint does, and says what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import main as training
+from flags import get_args_parser as main_flags
+from models import load_checkpoint
+from models.loading import read_checkpoint
+from predictor import Predictor
+from tools.export.__main__ import get_args_parser, main
+from util.cli import launch, parse
+
+CLASSES = ["a", "b | c", "d/ü", "e\udce9"]  # the last: bytes that are no UTF-8, in the name of a folder
+
+
+def export(checkpoint: object, to: str, out: Path, *more: object) -> None:
+    main(parse(get_args_parser(), ["--resume", str(checkpoint), "--to", to, "--out", str(out), *map(str, more)]))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, save_checkpoint: Callable[..., Path]) -> Path:
+    """A checkpoint with flags that are not the defaults, those of a machine, and what only a training needs."""
+    path = tmp_path_factory.mktemp("export") / "checkpoint.pth"
+    save_checkpoint(path, CLASSES, "--dec_layers 1 --square --bit_depth 12 --lr 0.5 --output_dir /home/me --num_workers 7")
+    content = torch.load(path, weights_only=True)
+    content |= {"normalisation": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}, "optimizer": {}, "rng": []}
+    content["ema"] = {name: tensor * 0.9 for name, tensor in content["model"].items()}
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+
+
+def test_safetensors_hold_the_model_and_what_rebuilds_it(checkpoint: Path, tmp_path: Path, picture: np.ndarray) -> None:
+    export(checkpoint, "safetensors", tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").stat().st_size < checkpoint.stat().st_size * 0.6  # one copy of the weights
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        header = json.loads(file.metadata()["icn"])
+    assert header["classes"] == CLASSES and header["args"]["square"] is True and header["args"]["lr"] == 0.5
+    assert not {"output_dir", "num_workers", "dataset_path", "device", "resume"} & header["args"].keys()
+    original, copy = (Predictor.from_checkpoint(path) for path in (checkpoint, tmp_path / "m.safetensors"))
+    assert copy.classes == CLASSES and copy.normalisation == original.normalisation and copy.decoding.bit_depth == 12
+    assert copy.transform == original.transform or vars(copy.transform) == vars(original.transform)
+    assert torch.equal(copy.logits(picture), original.logits(picture))
+    assert load_checkpoint(tmp_path / "m.safetensors")[1].epoch == 1
+
+
+def test_a_folder_with_a_card_loads_like_a_file(checkpoint: Path, tmp_path: Path, picture: np.ndarray) -> None:
+    results = tmp_path / "eval_val"
+    results.mkdir()
+    (results / "results.json").write_text('{"split": "val", "loss": 1.5, "acc1": 62.5, "acc5": null, "images": 8}')
+    (results / "per_class.csv").write_text("index,class,images,acc1\n0,a,4,75.0\n1,b | c,4,50.0\n")
+    export(checkpoint, "dir", tmp_path / "icn", "--results", results)
+    assert sorted(path.name for path in (tmp_path / "icn").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert json.loads((tmp_path / "icn" / "config.json").read_text())["classes"] == CLASSES
+    expected = Predictor.from_checkpoint(checkpoint).logits(picture)
+    assert torch.equal(Predictor.from_checkpoint(tmp_path / "icn").logits(picture), expected)
+    card = (tmp_path / "icn" / "README.md").read_text(encoding="utf-8")
+    assert "acc@1 62.50 %" in card and "| b \\| c | 4 | 50.0 |" in card and "| `--lr` | 0.5 |" in card
+    assert str(tmp_path) not in card and "/home/me" not in card and 'from_checkpoint("icn")' in card
+
+
+def test_the_card_names_classes_without_results(checkpoint: Path, tmp_path: Path) -> None:
+    export(checkpoint, "dir", tmp_path / "icn")
+    card = (tmp_path / "icn" / "README.md").read_text(encoding="utf-8")
+    assert "4 classes: a, b \\| c, d/ü, e" in card and "Not measured" in card
+
+
+def test_an_export_is_evaluated_and_trained_from(small_run: Path, tmp_path: Path, command: Callable[..., list[str]]) -> None:
+    export(small_run / "checkpoint.pth", "dir", tmp_path / "icn")
+    words = ["--eval", "--output_dir", ""]
+    stats = [training.main(parse(main_flags(), command(*words, *more))) for more in ([], ["--resume", tmp_path / "icn"])]
+    assert stats[0] == stats[1]
+    weights = tmp_path / "icn" / "model.safetensors"
+    flags = parse(main_flags(), ["--finetune", str(weights), "--output_dir", ""])
+    from flags import resolve
+
+    content = read_checkpoint(weights)
+    assert resolve(flags, ["x", "y"], finetuned=content).hidden_dim == 16
+    resumed = resolve(parse(main_flags(), ["--resume", str(weights)]), ["a", "b", "c", "plain"], content)
+    assert resumed.start_epoch == 2 and resumed.backbone == "test_resnet"
+
+
+def test_intr_reads_the_file(tmp_path: Path, save_checkpoint: Callable[..., Path]) -> None:
+    flags = "--backbone resnet18 --backbone_norm batch --dec_layers 2 --enc_layers 1 --output_dir /home/me"
+    save_checkpoint(tmp_path / "c.pth", ["a", "b"], flags)
+    export(tmp_path / "c.pth", "intr", tmp_path / "intr.pth")
+    content = torch.load(tmp_path / "intr.pth", weights_only=False)
+    assert content.keys() == {"model", "epoch", "args"} and not any("num_batches" in name for name in content["model"])
+    args = content["args"]
+    assert (args.num_queries, args.nheads, args.backbone, args.pre_norm) == (2, 2, "resnet18", False)
+    assert not hasattr(args, "output_dir")
+    model, meta = load_checkpoint(tmp_path / "intr.pth")
+    assert meta.classes is None and model.num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--decoder additive", "INTR has no model with decoder = additive"),
+        ("--backbone resnet18 --feature_stride 16", "feature_stride = 16"),
+        ("", "not test_resnet"),
+    ],
+)
+def test_what_intr_cannot_have_is_refused(tmp_path: Path, save_checkpoint: Callable[..., Path], flags: str, message: str) -> None:
+    save_checkpoint(tmp_path / "c.pth", ["a", "b"], f"{'--dec_layers 1' * ('decoder' not in flags)} {flags}")
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path / "c.pth", "intr", tmp_path / "intr.pth")
+    assert not (tmp_path / "intr.pth").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "folder"])
+@pytest.mark.parametrize("to", ["safetensors", "dir"])
+def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, to: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        launch(main, get_args_parser(), ["--resume", str(checkpoint), "--to", to, "--out", str(tmp_path / out)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "exists and is not overwritten" in error and error.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine" and len(list((tmp_path / "folder").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "intr", "--push", "me/birds"], "--push is of --to dir"),
+        (["--to", "dir", "--results", "nowhere"], "--results nowhere is no folder of results"),
+    ],
+)
+def test_wrong_flags(checkpoint: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(parse(get_args_parser(), ["--resume", str(checkpoint), "--out", str(tmp_path / "out"), *words]))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("[1]", "has a list as 'icn' in its header"),
+        ("{", "truncated or no checkpoint"),
+        ("[" * 100_000, "truncated or no checkpoint"),
+        ('{"args": 3}', "the entry 'args' is no table"),
+        ('{"args": {"nheads": "x"}}', "nheads = 'x'"),
+        ('{"args": {}, "classes": ["a", "a", "b", "c"]}', "'classes' is damaged"),
+        ('{"version": 99}', "update ICN"),
+        ('{"normalisation": {"mean": [NaN, 0, 0], "std": [1, 1, 1]}}', "'normalisation' is damaged"),
+    ],
+)
+def test_a_damaged_header_is_refused(checkpoint: Path, tmp_path: Path, header: str, message: str) -> None:
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    save_file(state, tmp_path / "m.safetensors", metadata={"icn": header})
+    with pytest.raises(ValueError, match=message) as error:
+        load_checkpoint(tmp_path / "m.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_a_header_of_others_is_no_matter(checkpoint: Path, tmp_path: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    save_file(state, tmp_path / "m.safetensors", metadata={"format": "pt"})
+    assert read_checkpoint(tmp_path / "m.safetensors")["args"] == {}
+    assert load_file(tmp_path / "m.safetensors").keys() == state.keys()

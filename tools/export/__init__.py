@@ -1,0 +1,1 @@
+"""Export of a checkpoint to formats that others read, with a model card."""

@@ -1,0 +1,123 @@
+"""Write a checkpoint for others: `python -m tools.export --resume <checkpoint.pth> --to safetensors --out model.safetensors`
+
+safetensors: the weights, and in the header what rebuilds and applies the model; dir: a folder with that file, config.json and a
+model card; intr: a checkpoint of INTR; onnx, torch: a program, inputs images and padding_mask, outputs logits and maps.
+What was written is read back, or run, and compared with the model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `python tools/export` works too
+
+import torch
+
+from flags import RESTORED, fill_from_checkpoint
+from flags import get_args_parser as main_flags
+from models import ICN, load_checkpoint
+from models.checkpoint_format import WEIGHTS
+from models.hub import SCHEME, push_to_hub
+from models.loading import CheckpointMeta
+from models.saving import describe_model, intr_checkpoint, save_weights
+from tools.export.card import Results, model_card, read_results
+from util.atomic import atomic_write, new_folder, replacing
+from util.cli import Flags, Parser, launch, parse
+from util.errors import RunFailed
+
+PROG = "python -m tools.export"
+MIB = 2**20
+
+
+class Source(NamedTuple):
+    """What is exported: the model, its file's metadata, the description that travels with it, and results for the card."""
+
+    model: ICN
+    meta: CheckpointMeta
+    description: dict[str, Any]
+    results: Results | None
+
+
+def get_args_parser() -> Parser:
+    """Return the flags."""
+    parser = Parser(PROG, description=__doc__)
+    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="the format")
+    parser.add_argument("--out", required=True, type=Path, help="file to write; of dir: the folder")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="results of main.py --eval, for the card of --to dir")
+    parser.add_argument("--push", metavar="OWNER/REPO", help="also upload the folder of --to dir to the Hugging Face hub")
+    parser.add_argument("--private", action="store_true", help="a repository that --push creates is private")
+    return parser
+
+
+def main(args: Flags) -> None:
+    """Export; raise a ValueError for a wrong flag or file, and a RunFailed where the result is another model."""
+    for name in ("results", "push"):
+        if getattr(args, name) and args.to != "dir":
+            raise ValueError(f"--{name} is of --to dir, a folder with a model card: leave it out, or give --to dir")
+    if args.out.is_file() or (args.out.is_dir() and (args.to != "dir" or any(args.out.iterdir()))):
+        raise ValueError(f"--out {args.out} exists and is not overwritten: choose another name")
+    results = None if args.results is None else read_results(args.results)
+    model, meta = load_checkpoint(args.resume)
+    model.eval()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    said = TARGETS[args.to](args, Source(model, meta, describe(meta), results))
+    files = [args.out] if args.out.is_file() else sorted(args.out.iterdir())
+    print(f"{args.out}: {said}, {sum(file.stat().st_size for file in files) / MIB:.1f} MiB")
+    if args.push:
+        print(f"uploaded: {push_to_hub(args.out, args.push, args.private)}")
+
+
+def describe(meta: CheckpointMeta) -> dict[str, Any]:
+    """Return what travels with the weights; ValueError where the file's flags of the input are not usable."""
+    fill_from_checkpoint(parse(main_flags(), []), meta.args)
+    names = {action.dest for action in main_flags().flags_of("model", *RESTORED)}
+    return describe_model(meta, {*names, "dataset_name"})
+
+
+def to_safetensors(args: Flags, source: Source) -> str:
+    """Write the weights and their header."""
+    with replacing(args.out) as temporary:
+        save_weights(temporary, source.model, source.description)
+        return compare(source, temporary)
+
+
+def to_dir(args: Flags, source: Source) -> str:
+    """Write a folder with the weights, their header as config.json, and the model card."""
+    with new_folder(args.out) as folder:
+        save_weights(folder / WEIGHTS, source.model, source.description)
+        (folder / "config.json").write_text(json.dumps(source.description, indent=1) + "\n", encoding="utf-8")
+        card = model_card(
+            source.model, source.description, source.results, f"{SCHEME}{args.push}" if args.push else args.out.name
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        return compare(source, folder)
+
+
+def to_intr(args: Flags, source: Source) -> str:
+    """Write a checkpoint of INTR."""
+    content = intr_checkpoint(source.model, source.meta, source.description["args"])
+    with atomic_write(args.out, "wb") as file:
+        torch.save(content, file)
+    return compare(source, args.out)
+
+
+def compare(source: Source, path: Path) -> str:
+    """Read a file back and return what was found to be equal; RunFailed where the model is another."""
+    model, meta = load_checkpoint(path)
+    own, read = source.model.state_dict(), model.state_dict()
+    different = [name for name in own if not torch.equal(own[name].cpu(), read[name])]
+    if different:
+        raise RunFailed(f"{path} was read back with other weights ({different[0]}): nothing was exported")
+    return f"{len(read)} tensors, {model.num_classes} classes{'' if meta.classes else ' without names'}, read back and equal"
+
+
+TARGETS: dict[str, Callable[[Flags, Source], str]] = {"safetensors": to_safetensors, "dir": to_dir, "intr": to_intr}
+
+
+if __name__ == "__main__":
+    launch(main, get_args_parser())
