@@ -20,26 +20,29 @@ def fetch_from_hub(address: str) -> Path:
         ValueError: no such address, file, revision or network, or no right to read it. No message holds a token.
     """
     match = _ADDRESS.fullmatch(address)
-    if match is None:
+    if match is None or ".." in address.split("/"):
         form = f"{SCHEME}owner/repo, {SCHEME}owner/repo/file or either with @revision"
         raise ValueError(f"checkpoint {without_token(address)} is no address of a file on the hub: give {form}")
     repo, name, revision = match.groups()
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         raise ValueError(f"{SCHEME} needs the package huggingface_hub: pip install huggingface_hub") from None
     error: Exception | None = None
     for candidate in (name,) if name else NAMES:
         try:
-            return Path(hf_hub_download(repo, candidate, revision=revision))
-        except EntryNotFoundError as missing:  # also where there is neither a network nor a file in the cache
+            no_network = isinstance(error, LocalEntryNotFoundError)  # for which the client waits half a minute: once
+            return Path(hf_hub_download(repo, candidate, revision=revision, local_files_only=no_network))
+        except EntryNotFoundError as missing:
             error = error or missing
         except Exception as other:  # whatever the hub's client and the network raise
             error = other
             break
+    offline = isinstance(error, LocalEntryNotFoundError)
+    cause = "the hub does not answer, and its cache has no such file" if offline else _reason(error)
     wanted = "" if name else f"; without a file in the address {' and '.join(NAMES)} are looked for"
-    raise ValueError(f"checkpoint {without_token(address)} cannot be fetched ({_reason(error)}{wanted})") from None
+    raise ValueError(f"checkpoint {without_token(address)} cannot be fetched ({cause}{wanted})") from None
 
 
 def push_to_hub(folder: Path, repo: str, private: bool) -> str:

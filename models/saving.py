@@ -34,7 +34,7 @@ def save_weights(path: Path, model: ICN, description: dict[str, Any]) -> None:
     try:
         save_file(_plain(model), path, metadata={"format": "pt", HEADER: json.dumps(description)})
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error})") from None
+        raise OSError(None, str(error), str(path)) from None
 
 
 def intr_checkpoint(model: ICN, meta: CheckpointMeta, args: dict[str, Any]) -> dict[str, Any]:

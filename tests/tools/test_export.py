@@ -122,23 +122,24 @@ def test_what_intr_cannot_have_is_refused(tmp_path: Path, save_checkpoint: Calla
     assert not (tmp_path / "intr.pth").exists()
 
 
-@pytest.mark.parametrize("out", ["file", "folder"])
-@pytest.mark.parametrize("to", ["safetensors", "dir"])
-def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, to: str) -> None:
-    (tmp_path / "file").write_text("mine")
+@pytest.mark.parametrize(("to", "out"), [("safetensors", "m.safetensors"), ("dir", "m.safetensors"), ("dir", "folder")])
+def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, out: str) -> None:
+    (tmp_path / "m.safetensors").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x").write_text("mine")
     with pytest.raises(SystemExit) as stop:
         launch(main, get_args_parser(), ["--resume", str(checkpoint), "--to", to, "--out", str(tmp_path / out)])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and "exists and is not overwritten" in error and error.count("\n") == 1
-    assert (tmp_path / "file").read_text() == "mine" and len(list((tmp_path / "folder").iterdir())) == 1
+    assert (tmp_path / "m.safetensors").read_text() == "mine" and len(list((tmp_path / "folder").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--to", "intr", "--push", "me/birds"], "--push is of --to dir"),
+        (["--to", "dir", "--private"], "--private is of a repository"),
+        (["--to", "safetensors"], "--out .*out: give a file that ends in .safetensors"),
         (["--to", "dir", "--results", "nowhere"], "--results nowhere is no folder of results"),
     ],
 )

@@ -28,6 +28,7 @@ from tools.export.card import Results, model_card, read_results
 from util.atomic import atomic_write, new_folder, replacing
 from util.cli import Flags, Parser, launch, parse
 from util.errors import RunFailed
+from util.output_files import check_output_file, writing_to
 
 PROG = "python -m tools.export"
 MIB = 2**20
@@ -56,20 +57,30 @@ def get_args_parser() -> Parser:
 
 def main(args: Flags) -> None:
     """Export; raise a ValueError for a wrong flag or file, and a RunFailed where the result is another model."""
-    for name in ("results", "push"):
-        if getattr(args, name) and args.to != "dir":
-            raise ValueError(f"--{name} is of --to dir, a folder with a model card: leave it out, or give --to dir")
-    if args.out.is_file() or (args.out.is_dir() and (args.to != "dir" or any(args.out.iterdir()))):
-        raise ValueError(f"--out {args.out} exists and is not overwritten: choose another name")
+    target = TARGETS[args.to]
+    check_flags(args, target)
     results = None if args.results is None else read_results(args.results)
     model, meta = load_checkpoint(args.resume)
     model.eval()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    said = TARGETS[args.to](args, Source(model, meta, describe(meta), results))
+    with writing_to("--out", args.out):
+        said = target.write(args, Source(model, meta, describe(meta), results))
     files = [args.out] if args.out.is_file() else sorted(args.out.iterdir())
     print(f"{args.out}: {said}, {sum(file.stat().st_size for file in files) / MIB:.1f} MiB")
     if args.push:
         print(f"uploaded: {push_to_hub(args.out, args.push, args.private)}")
+
+
+def check_flags(args: Flags, target: Target) -> None:
+    """Raise a ValueError for flags that the format does not have, and an output that exists or cannot be written."""
+    for name in ("results", "push"):
+        if getattr(args, name) and target.suffix:
+            raise ValueError(f"--{name} is of --to dir, a folder with a model card: leave it out, or give --to dir")
+    if args.private and not args.push:
+        raise ValueError("--private is of a repository that --push creates: leave it out, or give --push")
+    if args.out.is_file() or (not target.suffix and args.out.is_dir() and any(args.out.iterdir())):
+        raise ValueError(f"--out {args.out} exists and is not overwritten: choose another name")
+    if target.suffix:
+        check_output_file("--out", args.out, [target.suffix])
 
 
 def describe(meta: CheckpointMeta) -> dict[str, Any]:
@@ -116,7 +127,14 @@ def compare(source: Source, path: Path) -> str:
     return f"{len(read)} tensors, {model.num_classes} classes{'' if meta.classes else ' without names'}, read back and equal"
 
 
-TARGETS: dict[str, Callable[[Flags, Source], str]] = {"safetensors": to_safetensors, "dir": to_dir, "intr": to_intr}
+class Target(NamedTuple):
+    """A format: what writes it and says what was written, and the ending of its files, '' for a folder."""
+
+    write: Callable[[Flags, Source], str]
+    suffix: str
+
+
+TARGETS = {"safetensors": Target(to_safetensors, ".safetensors"), "dir": Target(to_dir, ""), "intr": Target(to_intr, ".pth")}
 
 
 if __name__ == "__main__":
