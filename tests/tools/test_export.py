@@ -14,11 +14,16 @@ from safetensors.torch import load_file, save_file
 
 import main as training
 from flags import get_args_parser as main_flags
+from flags import resolve
 from models import load_checkpoint
 from models.loading import read_checkpoint
 from predictor import Predictor
+from tools.export import programs
 from tools.export.__main__ import get_args_parser, main
 from util.cli import launch, parse
+from util.errors import RunFailed
+
+needs_tracing = pytest.mark.skipif(torch.__version__ < "2.6", reason="torch.export of torch 2.5 cannot trace these models")
 
 CLASSES = ["a", "b | c", "d/ü", "e\udce9"]  # the last: bytes that are no UTF-8, in the name of a folder
 
@@ -86,8 +91,6 @@ def test_an_export_is_evaluated_and_trained_from(small_run: Path, tmp_path: Path
     assert stats[0] == stats[1]
     weights = tmp_path / "icn" / "model.safetensors"
     flags = parse(main_flags(), ["--finetune", str(weights), "--output_dir", ""])
-    from flags import resolve
-
     content = read_checkpoint(weights)
     assert resolve(flags, ["x", "y"], finetuned=content).hidden_dim == 16
     resumed = resolve(parse(main_flags(), ["--resume", str(weights)]), ["a", "b", "c", "plain"], content)
@@ -138,6 +141,7 @@ def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest
     ("words", "message"),
     [
         (["--to", "intr", "--push", "me/birds"], "--push is of --to dir"),
+        (["--to", "dir", "--no_mask"], "--no_mask is of programs"),
         (["--to", "dir", "--private"], "--private is of a repository"),
         (["--to", "safetensors"], "--out .*out: give a file that ends in .safetensors"),
         (["--to", "dir", "--results", "nowhere"], "--results nowhere is no folder of results"),
@@ -175,3 +179,63 @@ def test_a_header_of_others_is_no_matter(checkpoint: Path, tmp_path: Path) -> No
     save_file(state, tmp_path / "m.safetensors", metadata={"format": "pt"})
     assert read_checkpoint(tmp_path / "m.safetensors")["args"] == {}
     assert load_file(tmp_path / "m.safetensors").keys() == state.keys()
+
+
+def padded(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.zeros(batch, height, width, dtype=torch.bool)
+    mask[0, :, width // 2 :] = True
+    images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(3))
+    return images.masked_fill(mask[:, None], 0.0), mask
+
+
+def expected_outputs(path: Path, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model = load_checkpoint(path)[0].eval()
+    with torch.no_grad():
+        if model.decoder_spec.is_additive:
+            return model.evidence(*inputs)
+        output = model(*inputs, attention="all")
+    return output.logits, output.attention[-1].mean(1)
+
+
+@needs_tracing
+def test_a_traced_program_is_the_model(
+    tmp_path: Path, save_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_checkpoint(tmp_path / "c.pth", ["a", "b", "c"], "--decoder additive --square")
+    export(source, "torch", tmp_path / "m.pt2")
+    assert "batch, height and width vary" in capsys.readouterr().out
+    extra = {"icn.json": ""}
+    program = torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    assert json.loads(extra["icn.json"])["classes"] == ["a", "b", "c"]
+    module = program.module()
+    for size in ((1, 65, 200), (4, 96, 64)):
+        inputs = padded(*size)
+        for found, expected in zip(module(*inputs), expected_outputs(source, *inputs), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    model = programs.LogitsAndMaps(load_checkpoint(source)[0].eval())
+    with pytest.raises(RunFailed, match="differs from the model by 1.0e-02 in its logits on 1 images of 64 x 64 pixels"):
+        programs.check(lambda inputs: [x + 0.01 for x in model(*inputs)], program, model, masked=True)
+
+
+@needs_tracing
+@pytest.mark.parametrize(("flags", "masked"), [("--dec_layers 1", True), ("--decoder additive", False)])
+def test_an_onnx_program_is_the_model(tmp_path: Path, save_checkpoint: Callable[..., Path], flags: str, masked: bool) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-dev.txt)")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements-dev.txt)")
+    source = save_checkpoint(tmp_path / "c.pth", ["a", "b", "c"], flags)
+    export(source, "onnx", tmp_path / "m.onnx", *["--no_mask"] * (not masked))
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    names = ["images", "padding_mask"][: 1 + masked]
+    assert [value.name for value in session.get_inputs()] == names
+    assert json.loads(session.get_modelmeta().custom_metadata_map["icn"])["classes"] == ["a", "b", "c"]
+    for size in ((1, 65, 200), (4, 96, 64)):
+        inputs = padded(*size)[: 1 + masked]
+        outputs = session.run(["logits", "maps"], {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+        for found, expected in zip(outputs, expected_outputs(source, *inputs), strict=True):
+            torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_missing_package_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--to onnx needs the package onnx: pip install onnx onnxruntime onnxscript"):
+        export(checkpoint, "onnx", tmp_path / "m.onnx")

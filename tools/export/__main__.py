@@ -24,6 +24,7 @@ from models.checkpoint_format import WEIGHTS
 from models.hub import SCHEME, push_to_hub
 from models.loading import CheckpointMeta
 from models.saving import describe_model, intr_checkpoint, save_weights
+from tools.export import programs
 from tools.export.card import Results, model_card, read_results
 from util.atomic import atomic_write, new_folder, replacing
 from util.cli import Flags, Parser, launch, parse
@@ -49,6 +50,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the format")
     parser.add_argument("--out", required=True, type=Path, help="file to write; of dir: the folder")
+    parser.add_argument("--no_mask", action="store_true", help="onnx, torch: only images as input, for those of one shape")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="results of main.py --eval, for the card of --to dir")
     parser.add_argument("--push", metavar="OWNER/REPO", help="also upload the folder of --to dir to the Hugging Face hub")
     parser.add_argument("--private", action="store_true", help="a repository that --push creates is private")
@@ -75,6 +77,8 @@ def check_flags(args: Flags, target: Target) -> None:
     for name in ("results", "push"):
         if getattr(args, name) and target.suffix:
             raise ValueError(f"--{name} is of --to dir, a folder with a model card: leave it out, or give --to dir")
+    if args.no_mask and args.to not in ("onnx", "torch"):
+        raise ValueError(f"--no_mask is of programs (--to onnx or torch), not of --to {args.to}: leave it out")
     if args.private and not args.push:
         raise ValueError("--private is of a repository that --push creates: leave it out, or give --push")
     if args.out.is_file() or (not target.suffix and args.out.is_dir() and any(args.out.iterdir())):
@@ -127,6 +131,26 @@ def compare(source: Source, path: Path) -> str:
     return f"{len(read)} tensors, {model.num_classes} classes{'' if meta.classes else ' without names'}, read back and equal"
 
 
+def to_torch(args: Flags, source: Source) -> str:
+    """Write a program for torch.export.load."""
+    return export_program(args, source, programs.save_torch)
+
+
+def to_onnx(args: Flags, source: Source) -> str:
+    """Write a program for onnxruntime."""
+    programs.check_onnx_packages()
+    return export_program(args, source, programs.save_onnx)
+
+
+def export_program(args: Flags, source: Source, save: Callable[[Path, Any, dict[str, Any]], programs.Run]) -> str:
+    """Trace the model, write the program and compare it with the model; the file is there only where they are equal."""
+    flags = fill_from_checkpoint(parse(main_flags(), []), source.meta.args)
+    masked = not args.no_mask
+    program, module = programs.trace(source.model, flags.image_size, flags.square, masked)
+    with replacing(args.out) as temporary:
+        return programs.check(save(temporary, program, source.description), program, module, masked)
+
+
 class Target(NamedTuple):
     """A format: what writes it and says what was written, and the ending of its files, '' for a folder."""
 
@@ -134,7 +158,13 @@ class Target(NamedTuple):
     suffix: str
 
 
-TARGETS = {"safetensors": Target(to_safetensors, ".safetensors"), "dir": Target(to_dir, ""), "intr": Target(to_intr, ".pth")}
+TARGETS = {
+    "safetensors": Target(to_safetensors, ".safetensors"),
+    "dir": Target(to_dir, ""),
+    "intr": Target(to_intr, ".pth"),
+    "onnx": Target(to_onnx, ".onnx"),
+    "torch": Target(to_torch, ".pt2"),
+}
 
 
 if __name__ == "__main__":
