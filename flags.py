@@ -34,14 +34,18 @@ def get_args_parser() -> Parser:
     add_augmentation_flags(parser)
 
     group = parser.group("start")
-    group.add_argument("--finetune", default="", help="start from the weights of a DETR, INTR or ICN file (path or URL)")
+    group.add_argument(
+        "--finetune", default="", help="start from the weights of a DETR, INTR or ICN file (path, URL, hf://owner/repo)"
+    )
     group.add_argument("--backbone_weights", default="none", metavar="none|default|FILE", help="the backbone's initial weights")
     group.add_argument("--noise_frac", default=0.1, type=AMOUNT, help="noise in queries that repeat those of --finetune")
     group.add_argument("--start_epoch", default=0, type=WHOLE, metavar="N", help="first epoch; --resume sets it")
 
     group = parser.group("run")
     group.add_argument("--eval", action="store_true", help="evaluate the checkpoint of --resume and stop")
-    group.add_argument("--resume", default="", help="checkpoint to continue or to evaluate (path, URL); auto: the run's newest")
+    group.add_argument(
+        "--resume", default="", help="checkpoint to continue or to evaluate (path, URL, hf://...); auto: the run's newest"
+    )
     group.add_argument("--save_every_steps", default=0, type=WHOLE, help="save also within epochs; 0: after each epoch only")
     group.add_argument("--keep_last", default=1, type=COUNT, help="how many of the latest checkpoints are kept")
     group.add_argument("--compile", action="store_true", help="compile the model (torch.compile): slow to start, fast to run")

@@ -26,6 +26,7 @@ PAGES = [
         "docs/training.md",
         "docs/decoders.md",
         "docs/visualization.md",
+        "docs/export.md",
         "docs/intr.md",
     ),
     *("docs/results.md", "docs/distributed.md", "docs/attribution.md", "docs/speed.md", "docs/architecture.md"),

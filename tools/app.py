@@ -26,7 +26,7 @@ TOPK = 5
 def get_args_parser() -> Parser:
     """Return the flags."""
     parser = Parser(PROG, description=__doc__)
-    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
+    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: reachable from other machines")
     parser.add_argument("--port", default=7860, type=Number(int, 0, 65535), help="port to serve on")
     parser.add_argument("--device", default="cuda", help="cuda or cpu")

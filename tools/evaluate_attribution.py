@@ -50,7 +50,7 @@ def get_args_parser(add_help: bool = True) -> Parser:
     """Return the flags of the measurement, the model and the data; without --help the parser can be a parent."""
     parser = Parser(PROG, description=__doc__, add_help=add_help)
     group = parser.add_argument_group("measurement")
-    group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
+    group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     group.add_argument("--methods", type=_names, help="maps to measure, with commas between; controls are added; None: all")
     group.add_argument("--ours", help="the map that represents ICN; None: that of the decoder")
     group.add_argument("--metrics", type=_names, help=f"with commas between: {', '.join(families())}; None: all")

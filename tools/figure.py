@@ -49,7 +49,7 @@ def get_args_parser() -> Parser:
     """Return the flags."""
     parser = Parser(PROG, description=__doc__)
     group = parser.add_argument_group("figure")
-    group.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
+    group.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     group.add_argument(
         "--classes", nargs="+", default=[], metavar="CLASS", help="indices or names, with spaces or commas between"
     )

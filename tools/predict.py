@@ -43,7 +43,7 @@ def get_args_parser() -> Parser:
     """Return the flags."""
     parser = Parser(PROG, description=__doc__)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="file, folder, pattern, or - for names on standard input")
-    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
+    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     parser.add_argument("--topk", default=5, type=COUNT, help="number of classes of each photograph")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON")

@@ -47,7 +47,7 @@ def get_args_parser() -> Parser:
     """Return the flags of the report, the model and the data."""
     parser = Parser(PROG, description=__doc__)
     group = parser.add_argument_group("report")
-    group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
+    group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     group.add_argument("--out", help="folder of the page; None: report_<split> beside the checkpoint")
     group.add_argument("--top_q", default=4, type=COUNT, help="classes with maps: those of the highest logits, and the true one")
     group.add_argument(

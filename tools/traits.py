@@ -53,7 +53,7 @@ def get_args_parser() -> Parser:
     """Return the flags."""
     parser = Parser(PROG, description=__doc__)
     group = parser.add_argument_group("traits")
-    group.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
+    group.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     group.add_argument("--classes", nargs="+", metavar="CLASS", help="indices or names, or all; None: all")
     group.add_argument("--against", metavar="CLASS", help="separate the one class of --classes from this one")
     group.add_argument("--images", default=8, type=COUNT, help="images of each class that are measured")

@@ -49,7 +49,7 @@ def get_args_parser() -> Parser:
     """Return INTR's flags for drawing, and the flags of the model and the data."""
     parser = Parser(PROG, description=__doc__)
     group = parser.add_argument_group("drawing")
-    group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path or URL)")
+    group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     group.add_argument(
         "--class_index",
         default=["0"],

@@ -50,7 +50,7 @@ def get_args_parser() -> Parser:
     """Return the flags."""
     parser = Parser(PROG, description=__doc__)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="one photograph; with --top files, folders or patterns")
-    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path or URL)")
+    parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     change = parser.add_mutually_exclusive_group(required=True)
     change.add_argument("--erase", metavar="X,Y,W,H", help="fill a region with the mean colour of the photograph")
     change.add_argument("--inpaint", metavar="X,Y,W,H", help="fill a region from its surroundings (Telea 2004)")

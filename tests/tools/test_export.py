@@ -213,7 +213,7 @@ def test_a_traced_program_is_the_model(
         for found, expected in zip(module(*inputs), expected_outputs(source, *inputs), strict=True):
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     model = programs.LogitsAndMaps(load_checkpoint(source)[0].eval())
-    with pytest.raises(RunFailed, match="differs from the model by 1.0e-02 in its logits on 1 images of 64 x 64 pixels"):
+    with pytest.raises(RunFailed, match="differs from the model by .* in its logits on 1 images of 64 x 64 pixels"):
         programs.check(lambda inputs: [x + 0.01 for x in model(*inputs)], program, model, masked=True)
 
 

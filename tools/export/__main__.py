@@ -146,9 +146,16 @@ def export_program(args: Flags, source: Source, save: Callable[[Path, Any, dict[
     """Trace the model, write the program and compare it with the model; the file is there only where they are equal."""
     flags = fill_from_checkpoint(parse(main_flags(), []), source.meta.args)
     masked = not args.no_mask
-    program, module = programs.trace(source.model, flags.image_size, flags.square, masked)
-    with replacing(args.out) as temporary:
-        return programs.check(save(temporary, program, source.description), program, module, masked)
+
+    def attempt(fixed: bool) -> str:
+        program, module = programs.trace(source.model, flags.image_size, masked, fixed)
+        with replacing(args.out) as temporary:
+            return programs.check(save(temporary, program, source.description), program, module, masked)
+
+    try:
+        return attempt(fixed=False)
+    except RunFailed:  # a network of one size, or one that is traced for some sizes only
+        return attempt(fixed=True)
 
 
 class Target(NamedTuple):

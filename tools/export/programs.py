@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import ICN, ParameterError, for_inference
+from models import ICN, for_inference
 from models.checkpoint_format import HEADER
 from util.errors import RunFailed, first_line
 
@@ -45,27 +45,24 @@ class LogitsAndMaps(nn.Module):
 
 
 @torch.no_grad()
-def trace(model: ICN, size: int, square: bool, masked: bool) -> tuple[Any, LogitsAndMaps]:
+def trace(model: ICN, size: int, masked: bool, fixed: bool) -> tuple[Any, LogitsAndMaps]:
     """Return the program of a model (`torch.export.ExportedProgram`), and the module that it was traced from.
 
-    Batch, height and width of its input vary, as far as the network allows.
+    The batch of its input varies, and unless `fixed` its height and width, as far as the network allows; fixed ones are `size`.
 
     Raises:
         RunFailed: torch.export cannot trace this network.
     """
     module = LogitsAndMaps(for_inference(model).to(memory_format=torch.contiguous_format)).eval()  # type: ignore[call-overload]
-    inputs = make_inputs(2, size, size if square else size * 5 // 4, masked)
-    try:
-        module(*inputs)
-    except ParameterError:  # a network of one size
-        inputs = make_inputs(2, size, size, masked)
-        module(*inputs)
     auto = torch.export.Dim.AUTO
-    shapes = ({0: auto, 2: auto, 3: auto}, {0: auto, 1: auto, 2: auto})
+    shapes: tuple[dict[int, Any], ...] = (
+        ({0: auto}, {0: auto}) if fixed else ({0: auto, 2: auto, 3: auto}, {0: auto, 1: auto, 2: auto})
+    )
+    inputs = make_inputs(2, size, size if fixed else size * 5 // 4, masked)
     try:
         with quiet():
             return torch.export.export(module, inputs, dynamic_shapes=shapes[: len(inputs)], strict=False), module
-    except Exception as error:  # whatever a part of a network that torch cannot trace raises
+    except Exception as error:  # whatever a part of a network raises that torch cannot trace, or that is of one size
         raise RunFailed(f"torch.export of torch {torch.__version__} cannot trace this model ({first_line(error)})") from None
 
 
@@ -97,7 +94,9 @@ def onnx_runner(path: Path) -> Run:
     """Return what runs an ONNX file on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # its errors are exceptions, too
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     return lambda inputs: [
         torch.from_numpy(output)
