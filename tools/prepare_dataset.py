@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/prepare_dataset.py` works too
 
 from datasets.prepare import SOURCES
+from datasets.prepare.writing import locked
 from util.cli import Parser, launch
 from util.distributed import init_distributed
 
@@ -41,7 +43,8 @@ def main(args: argparse.Namespace) -> None:
     """Write the data set that the sub-command names.
 
     Raises:
-        ValueError: a source that is missing or damaged, or a name that is not that of one folder.
+        ValueError: a source that is missing or damaged, a name that is not that of one folder, or another process
+            prepares the same.
         OSError: a file cannot be read or written.
         RunFailed: another process is gone.
     """
@@ -49,7 +52,9 @@ def main(args: argparse.Namespace) -> None:
     with init_distributed() as ranks:
         if args.name in ("", ".", "..") or Path(args.name).name != args.name:
             raise ValueError(f"--name {args.name!r} must be the name of one folder, without slashes")
-        source.prepare(args.out / args.name, ranks, **{flag: getattr(args, flag) for flag in source.FLAGS})
+        target = args.out / args.name
+        with locked(target) if ranks.main else nullcontext():
+            source.prepare(target, ranks, **{flag: getattr(args, flag) for flag in source.FLAGS})
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import cv2
 import numpy as np
 
-from util.atomic import atomic_write, replacing
+from util.atomic import atomic_write, remove_temporary_files, replacing
 from util.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,6 +50,32 @@ def is_prepared(target: Path, settings: Mapping[str, Any]) -> bool:
         raise ValueError(f"{target} is already there, {counts}, prepared with {before}, not with {now}: {advice}")
     print(f"already there: {target}, {counts}")
     return True
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Lock a data set while the context is entered; where that is impossible (a read-only folder, no locks) do nothing.
+
+    Raises:
+        ValueError: another process has locked it.
+    """
+    lock, handle = target.with_name(f".{target.name}.lock"), None
+    try:
+        with suppress(OSError):
+            lock.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                handle = None
+                raise ValueError(f"another process prepares {target}: wait for it, or choose another --name") from None
+        yield
+    finally:
+        if handle is not None:
+            with suppress(OSError):
+                lock.rmdir()
+            os.close(handle)
 
 
 def write_dataset(
@@ -96,6 +123,7 @@ def _open_draft(draft: Path, text: str, folders: set[str]) -> None:
             shutil.rmtree(draft)
     for folder in sorted(folders):
         (draft / folder).mkdir(parents=True, exist_ok=True)
+        remove_temporary_files(draft / folder)
     with atomic_write(draft / RECORD) as file:
         file.write(text)
 

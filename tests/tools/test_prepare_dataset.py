@@ -98,9 +98,19 @@ def test_interrupted_run_is_continued(source, tmp_path, capsys, monkeypatch):
             run(source, tmp_path / "out")
     assert caught.value.code == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".fashion-mnist.unfinished"]
+    temporary = tmp_path / "out" / ".fashion-mnist.unfinished" / "train" / "bag" / ".00008.png.0123abcd.tmp"
+    temporary.touch()  # as after a SIGKILL
     run(source, tmp_path / "out")
     assert "60 images (train 40, val 20) (32 files of an interrupted run, 28 new files)" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["fashion-mnist"]
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_two_processes_do_not_write_one_data_set(source, tmp_path, capsys):
+    with writing.locked(tmp_path / "fashion-mnist"):
+        assert "another process prepares" in error_of(capsys, source, tmp_path)
+        run(source, tmp_path, "--name", "other")
+    run(source, tmp_path)
 
 
 def test_a_folder_of_another_kind_is_not_touched(source, tmp_path, capsys):
