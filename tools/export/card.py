@@ -115,6 +115,6 @@ def _accuracy(results: Results | None) -> str:
 
 
 def _cell(value: object) -> str:
-    """Return a value as text of Markdown: names are not markup."""
+    """Return a value as text of Markdown: names are not markup; bars are left to the tables."""
     text = printable(str(value))
-    return "".join(f"\\{letter}" if letter in "\\|<>[]*_`#&" else letter for letter in text)
+    return "".join(f"\\{letter}" if letter in "\\<>[]*_`#&" else letter for letter in text)
