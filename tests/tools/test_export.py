@@ -18,7 +18,7 @@ from flags import resolve
 from models import load_checkpoint
 from models.loading import read_checkpoint
 from predictor import Predictor
-from tools.export import programs
+from tools.export import int8, programs
 from tools.export.__main__ import get_args_parser, main
 from util.cli import launch, parse
 from util.errors import RunFailed
@@ -142,6 +142,8 @@ def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest
     [
         (["--to", "intr", "--push", "me/birds"], "--push is of --to dir"),
         (["--to", "dir", "--no_mask"], "--no_mask is of programs"),
+        (["--to", "torch", "--int8"], "--int8 is of --to onnx"),
+        (["--to", "onnx", "--test", "val"], "--test is of the measurement of --int8"),
         (["--to", "dir", "--private"], "--private is of a repository"),
         (["--to", "safetensors"], "--out .*out: give a file that ends in .safetensors"),
         (["--to", "dir", "--results", "nowhere"], "--results nowhere is no folder of results"),
@@ -233,6 +235,30 @@ def test_an_onnx_program_is_the_model(tmp_path: Path, save_checkpoint: Callable[
         outputs = session.run(["logits", "maps"], {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
         for found, expected in zip(outputs, expected_outputs(source, *inputs), strict=True):
             torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+
+
+@needs_tracing
+def test_int8_is_measured(
+    small_run: Path, tmp_path: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-dev.txt)")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements-dev.txt)")
+    data = ["--int8", "--dataset_path", small_run, "--dataset_name", "d", "--num_workers", 0]
+    export(small_run / "checkpoint.pth", "onnx", tmp_path / "m.onnx", *data)
+    said = capsys.readouterr().out
+    acc1 = training.main(parse(main_flags(), command("--eval", "--output_dir", "")))["acc1"]
+    assert f"instead of {acc1:.2f} %" in said and "int8 on 12 images" in said
+    assert float(said.split("correlation of the maps ")[1].split(",")[0]) > 0.9
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["icn"])["classes"] == ["a", "b", "c", "plain"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_the_correlation_of_maps() -> None:
+    maps = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    others = torch.stack([2 * maps[0] + 1, -maps[1], torch.ones(4, 5)])
+    expected = torch.tensor([1.0, -1.0, torch.nan], dtype=torch.float64)
+    torch.testing.assert_close(int8.correlation(maps, others), expected, equal_nan=True)
 
 
 def test_a_missing_package_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `python tools/export` works too
 
 import torch
 
+from datasets import Loader, class_names, eval_transform, open_split, verify_images
+from datasets.decode import set_decoding
+from datasets.loaders import build_eval_loader
 from flags import RESTORED, fill_from_checkpoint
 from flags import get_args_parser as main_flags
 from models import ICN, load_checkpoint
@@ -24,11 +28,12 @@ from models.checkpoint_format import WEIGHTS
 from models.hub import SCHEME, push_to_hub
 from models.loading import CheckpointMeta
 from models.saving import describe_model, intr_checkpoint, save_weights
-from tools.export import programs
+from tools.export import int8, programs
 from tools.export.card import Results, model_card, read_results
 from util.atomic import atomic_write, new_folder, replacing
 from util.cli import Flags, Parser, launch, parse
 from util.errors import RunFailed
+from util.number import COUNT, WORKERS
 from util.output_files import check_output_file, writing_to
 
 PROG = "python -m tools.export"
@@ -51,6 +56,12 @@ def get_args_parser() -> Parser:
     parser.add_argument("--to", required=True, choices=TARGETS, help="the format")
     parser.add_argument("--out", required=True, type=Path, help="file to write; of dir: the folder")
     parser.add_argument("--no_mask", action="store_true", help="onnx, torch: only images as input, for those of one shape")
+    parser.add_argument("--int8", action="store_true", help="onnx: matrix products in 8 bits, measured on --dataset_name")
+    parser.add_argument("--dataset_path", default="datasets", help="folder of data sets")
+    parser.add_argument("--dataset_name", help="data set that --int8 is measured on; None: not measured")
+    parser.add_argument("--test", default="val", choices=["val", "test"], help="its split")
+    parser.add_argument("--batch_size", default=8, type=COUNT, help="images in a pass of the measurement")
+    parser.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load its images; 0: only the main process")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="results of main.py --eval, for the card of --to dir")
     parser.add_argument("--push", metavar="OWNER/REPO", help="also upload the folder of --to dir to the Hugging Face hub")
     parser.add_argument("--private", action="store_true", help="a repository that --push creates is private")
@@ -79,6 +90,10 @@ def check_flags(args: Flags, target: Target) -> None:
             raise ValueError(f"--{name} is of --to dir, a folder with a model card: leave it out, or give --to dir")
     if args.no_mask and args.to not in ("onnx", "torch"):
         raise ValueError(f"--no_mask is of programs (--to onnx or torch), not of --to {args.to}: leave it out")
+    if args.int8 and args.to != "onnx":
+        raise ValueError(f"--int8 is of --to onnx, not of --to {args.to}: leave it out")
+    if not args.int8 and (unused := {"dataset_path", "dataset_name", "test", "batch_size", "num_workers"} & args.explicit):
+        raise ValueError(f"--{min(unused)} is of the measurement of --int8: leave it out, or give --int8")
     if args.private and not args.push:
         raise ValueError("--private is of a repository that --push creates: leave it out, or give --push")
     if args.out.is_file() or (not target.suffix and args.out.is_dir() and any(args.out.iterdir())):
@@ -133,23 +148,47 @@ def compare(source: Source, path: Path) -> str:
 
 def to_torch(args: Flags, source: Source) -> str:
     """Write a program for torch.export.load."""
-    return export_program(args, source, programs.save_torch)
+    return export_program(args, source, args.out, programs.save_torch)
 
 
 def to_onnx(args: Flags, source: Source) -> str:
-    """Write a program for onnxruntime."""
+    """Write a program for onnxruntime; with --int8 its 8-bit copy, measured on a split where one is given."""
     programs.check_onnx_packages()
-    return export_program(args, source, programs.save_onnx)
+    if not args.int8:
+        return export_program(args, source, args.out, programs.save_onnx)
+    batches = open_batches(args, source)
+    with TemporaryDirectory(dir=args.out.parent, prefix=".export.") as folder, replacing(args.out) as temporary:
+        full = Path(folder, "full.onnx")
+        said = export_program(args, source, full, programs.save_onnx)
+        int8.quantise(full, temporary)
+        if batches is None:
+            return f"{said}; then int8, whose cost was not measured (give --dataset_path and --dataset_name)"
+        runs = (programs.onnx_runner(full), programs.onnx_runner(temporary))
+        return f"{said}; {int8.measure(*runs, batches, source.meta.normalisation, not args.no_mask)}"
 
 
-def export_program(args: Flags, source: Source, save: Callable[[Path, Any, dict[str, Any]], programs.Run]) -> str:
+def open_batches(args: Flags, source: Source) -> Loader | None:
+    """Return the batches of the split that int8 is measured on; None where the command line names no data set."""
+    if "dataset_name" not in args.explicit:
+        return None
+    flags = fill_from_checkpoint(parse(main_flags(), []), source.meta.args)
+    names = ("dataset_path", "dataset_name", "test", "batch_size", "num_workers")
+    flags = flags.replace(**{name: getattr(args, name) for name in names})
+    classes = source.meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, source.model.num_classes)
+    set_decoding(flags.bit_depth, flags.max_image_mb)
+    split = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(flags.image_size, flags.square))
+    verify_images(split.paths)
+    return build_eval_loader(flags, split, torch.device("cpu"))
+
+
+def export_program(args: Flags, source: Source, out: Path, save: Callable[[Path, Any, dict[str, Any]], programs.Run]) -> str:
     """Trace the model, write the program and compare it with the model; the file is there only where they are equal."""
     flags = fill_from_checkpoint(parse(main_flags(), []), source.meta.args)
     masked = not args.no_mask
 
     def attempt(fixed: bool) -> str:
         program, module = programs.trace(source.model, flags.image_size, masked, fixed)
-        with replacing(args.out) as temporary:
+        with replacing(out) as temporary:
             return programs.check(save(temporary, program, source.description), program, module, masked)
 
     try:
