@@ -59,8 +59,8 @@ def push_to_hub(folder: Path, repo: str, private: bool) -> str:
         HfApi().create_repo(repo, private=private, exist_ok=True)
         HfApi().upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload an ICN")
     except Exception as error:  # whatever the hub's client and the network raise
-        login = "log in by `hf auth login`, or set HF_TOKEN to a token that may write"
-        raise ValueError(f"{without_token(repo)} cannot be uploaded to ({_reason(error)}): {login}; {folder} is whole") from None
+        advice = f"log in by `hf auth login` (or set HF_TOKEN), then `hf upload {without_token(repo)} {folder}`"
+        raise ValueError(f"{without_token(repo)} cannot be uploaded to ({_reason(error)}): {advice}") from None
     return f"{SCHEME}{repo}"
 
 

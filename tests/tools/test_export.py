@@ -84,6 +84,16 @@ def test_the_card_names_classes_without_results(checkpoint: Path, tmp_path: Path
     assert "4 classes: a, b | c, d/ü, e" in card and "Not measured" in card
 
 
+def test_a_folder_is_pushed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pushed: list[tuple[Path, str, bool]] = []
+    monkeypatch.setattr("tools.export.__main__.push_to_hub", lambda *args: pushed.append(args) or f"hf://{args[1]}")
+    export(checkpoint, "dir", tmp_path / "icn", "--push", "me/birds", "--private")
+    assert pushed == [(tmp_path / "icn", "me/birds", True)] and "uploaded: hf://me/birds" in capsys.readouterr().out
+    assert 'from_checkpoint("hf://me/birds")' in (tmp_path / "icn" / "README.md").read_text(encoding="utf-8")
+
+
 def test_an_export_is_evaluated_and_trained_from(small_run: Path, tmp_path: Path, command: Callable[..., list[str]]) -> None:
     export(small_run / "checkpoint.pth", "dir", tmp_path / "icn")
     words = ["--eval", "--output_dir", ""]
