@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,7 +159,26 @@ def check_photos(
             if not partial:
                 raise ValueError(f"{note}; get the whole set, or give --partial to take what is there")
             notes.append(note)
+    if official and (pairs := _identical_across_splits(photos)):
+        named = quoted([f"{one.name} ({one.split}) = {other.name} ({other.split})" for one, other in pairs])
+        notes.append(
+            f"{len(pairs)} of {len(photos)} pictures are the same file in another split: {named}; kept, since the splits are official"
+        )
     return photos, notes
+
+
+def _identical_across_splits(photos: Sequence[Photo]) -> list[tuple[Photo, Photo]]:
+    """Return the pictures whose bytes are those of one in another split, and that one."""
+    sizes: dict[int, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        sizes[photo.path.stat().st_size].append(photo)
+    known: dict[bytes, Photo] = {}
+    pairs = []
+    for photo in (photo for group in sizes.values() if len({photo.split for photo in group}) > 1 for photo in group):
+        other = known.setdefault(blake2b(photo.path.read_bytes()).digest(), photo)
+        if other.split != photo.split:
+            pairs.append((other, photo))
+    return pairs
 
 
 def _describe_boxes(photos: Sequence[Photo]) -> str:

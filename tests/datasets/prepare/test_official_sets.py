@@ -83,7 +83,7 @@ def birds(root: str, keys: list[str], ids: list[str], names: list[str]) -> Files
     turned = Image.Exif()
     turned[0x0112] = 6
     images = {
-        f"{root}/images/{name}": picture(mode="L" if i == 1 else "RGB", exif=turned if i == 2 else b"")
+        f"{root}/images/{name}": picture(mode="L" if i == 1 else "RGB", seed=i, exif=turned if i == 2 else b"")
         for i, name in enumerate(pictures)
     }
     rows = {
@@ -232,6 +232,14 @@ def test_official_layout(name, place, tmp_path, capsys):
 
 def test_every_set_has_a_layout_here():
     assert SETS.keys() == SOURCES.keys() - {"folder", "fashion-mnist"}
+
+
+def test_one_file_in_two_splits_is_said(tmp_path, capsys):
+    source = unpacked(tmp_path / "source", flowers())
+    (source / "jpg" / "image_00004.jpg").write_bytes((source / "jpg" / "image_00002.jpg").read_bytes())
+    run("oxford-flowers", source, "--partial")
+    said = "1 of 6 pictures are the same file in another split: 'image_00002.jpg (train) = image_00004.jpg (val)'; kept"
+    assert said in capsys.readouterr().out
 
 
 def test_numbers_are_those_of_the_official_set(tmp_path, capsys, monkeypatch):
