@@ -162,7 +162,7 @@ def check_photos(
     if official and (pairs := _identical_across_splits(photos)):
         named = quoted([f"{one.name} ({one.split}) = {other.name} ({other.split})" for one, other in pairs])
         notes.append(
-            f"{len(pairs)} of {len(photos)} pictures are the same file in another split: {named}; kept, since the splits are official"
+            f"{len(pairs)} of {len(photos)} pictures are the same file in another split: {named}; kept: the splits are official"
         )
     return photos, notes
 
