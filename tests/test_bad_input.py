@@ -202,7 +202,7 @@ def test_values_out_of_range(capsys: pytest.CaptureFixture, data: Path) -> None:
     assert "--nheads: num_heads 4 must divide hidden_dim 30" in train(capsys, data, "--hidden_dim", 30)
     assert "--hidden_dim: 30" in train(capsys, data, "--hidden_dim", 30, "--nheads", 5)
     assert "--dropout: '1' must be" in train(capsys, data, "--dropout", 1)
-    backbone = ["--backbone", "pit_ti_224", "--feature_stride", 32, "--output_dir", ""]
+    backbone = ["--backbone", "vit_tiny_patch16_224", "--feature_stride", 16, "--output_dir", ""]
     message = "--image_size: the backbone takes no images of 64 x 64 pixels: squares that it takes (square): 224"
     assert message in train(capsys, data, *backbone, "--image_size", 64)
     assert "single cell" in error_of(
