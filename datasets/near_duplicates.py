@@ -11,7 +11,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.decode import decode_thumbnail
 from util.progress import Progress
 
 SIDE = 32  # of the thumbnails whose low frequencies are hashed
@@ -47,6 +46,8 @@ def measure_looks(paths: Sequence[Path], workers: int = 4) -> Looks:
 
 def _look(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the perceptual hash (Zauner 2010: signs of the low frequencies about their median), and the colours."""
+    from datasets.decode import decode_thumbnail  # with torch, which the command line does not wait for
+
     pixels = np.ascontiguousarray(decode_thumbnail(path, SIDE).permute(1, 2, 0).numpy())  # [SIDE, SIDE, 3]
     frequencies = cv2.dct(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32))[:8, :8].ravel()[1:]
     return frequencies > np.median(frequencies), cv2.resize(pixels, (8, 8), interpolation=cv2.INTER_AREA).ravel()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.decode import open_image
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
 from datasets.prepare.tables import number, read_rows
@@ -94,5 +93,7 @@ def _read_parts(folder: Path) -> dict[str, dict[str, tuple[float, float]]]:
 
 def read_votes(path: Path) -> np.ndarray:
     """Read a segmentation, grey by the share of annotators that marked a pixel, as bool `[H, W]`: half of them or more."""
+    from datasets.decode import open_image  # with torch, which the command line does not wait for
+
     with open_image(path) as image:
         return np.asarray(image.convert("L")) >= 128

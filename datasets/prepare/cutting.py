@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
-from datasets.decode import ORIENTATION_TAG, open_image, orientation
 from datasets.prepare.writing import png
 from util.errors import ImageError
 
@@ -38,6 +37,8 @@ def square_around(path: Path, box: Box, banner: int) -> Area:
 
 def _size(path: Path, banner: int) -> tuple[int, int]:
     """Return width and height of a picture above its banner."""
+    from datasets.decode import open_image  # with torch, which the command line does not wait for
+
     with open_image(path) as image:
         if image.height <= banner:
             raise ImageError(f"{path}: has {image.height} rows, and no picture above its banner of {banner}; get it again")
@@ -52,6 +53,8 @@ def cut_picture(path: Path, banner: int, area: Area | None) -> bytes:
     Raises:
         ImageError: the picture cannot be read, or has no more rows than its banner.
     """
+    from datasets.decode import open_image
+
     area = area or (0, 0, *_size(path, banner))
     buffer = BytesIO()
     with open_image(path) as image:
@@ -77,6 +80,8 @@ def mask_png(path: Path, read: Callable[[], np.ndarray] | None, box: Box | None,
     Raises:
         ImageError: the picture or mask cannot be read.
     """
+    from datasets.decode import ORIENTATION_TAG, open_image, orientation
+
     left, top, right, bottom = area or (0, 0, *_size(path, banner))
     with open_image(path) as image:
         size, turn = (image.height, image.width), orientation(image)

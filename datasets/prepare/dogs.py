@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from datasets.decode import open_image
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.cutting import box_mask
 from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
@@ -63,6 +62,8 @@ def read_boxes(path: Path, picture: Path) -> np.ndarray:
     Raises:
         ValueError: it is not of this form.
     """
+    from datasets.decode import open_image  # with torch, which the command line does not wait for
+
     with open_image(picture) as image:
         mask = np.zeros((image.height, image.width), dtype=bool)
     try:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.decode import open_image
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
 from datasets.prepare.tables import read_rows
@@ -53,5 +52,7 @@ def _read(files: Source) -> Iterator[Photo]:
 
 def read_trimap(path: Path) -> np.ndarray:
     """Read a trimap as the mask of the animal, bool `[H, W]`."""
+    from datasets.decode import open_image  # with torch, which the command line does not wait for
+
     with open_image(path) as image:
         return np.asarray(image) == ANIMAL
