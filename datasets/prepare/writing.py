@@ -81,7 +81,7 @@ def locked(target: Path) -> Iterator[None]:
 def write_dataset(
     target: Path, entries: Sequence[Entry], ranks: Ranks, record: Mapping[str, Any], temporary: Path | None = None
 ) -> None:
-    """Write all files of a data set, then give its folder its name; a run that was interrupted goes on where it stopped.
+    """Write all files of a data set, then give its folder its name; an interrupted run is continued.
 
     Args:
         target: the folder, which does not exist.

@@ -1,4 +1,4 @@
-"""Images behind URLs: fetched from a server on the loopback address, and what is said of those that cannot be."""
+"""Images behind URLs: fetched from a server on the loopback address, and the errors of those that cannot be."""
 
 from __future__ import annotations
 

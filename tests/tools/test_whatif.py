@@ -1,4 +1,4 @@
-"""`python -m tools.whatif`: what is changed in a photograph, and what is said of it."""
+"""`python -m tools.whatif`: the changes of a photograph, and what is printed."""
 
 from __future__ import annotations
 
