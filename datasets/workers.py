@@ -113,7 +113,8 @@ def worker_init(worker_id: int) -> None:
     """Set up a worker (`DataLoader(worker_init_fn=)`): one thread; it ends with its parent, and sends whatever it can."""
     torch.set_num_threads(1)
     die_with_parent()
-    for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):  # torch's handlers print; the main process says what it was
+    # torch's handlers print, and submitit's of SIGCONT does; the main process says what it was.
+    for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE, signal.SIGCONT):
         signal.signal(number, signal.SIG_DFL)
     sys.excepthook = _ignore_lost_connection
     Queue._on_queue_feeder_error = _send_otherwise  # type: ignore[attr-defined]
