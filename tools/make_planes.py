@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 
 from datasets.planes import PARTS, get_preset, render
-from datasets.planes.dataset import FORMATS, SPLITS, export
+from datasets.planes.dataset import export
 from datasets.planes.pairs import export_pairs
 from datasets.planes.presets import Preset
 from datasets.planes.renderer import MIN_SIZE
+from datasets.rendering import FORMATS, SPLITS
 from util.atomic import atomic_write
 from util.cli import Parser, launch
 from util.number import COUNT, SEED, WHOLE, WORKERS, Number

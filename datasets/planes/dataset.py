@@ -28,11 +28,10 @@ import numpy as np
 from datasets.planes.parts import PARTS
 from datasets.planes.presets import Preset, class_name, get_preset
 from datasets.planes.renderer import VERSION, counterfactual, render
+from datasets.rendering import encode, plan_split
 from util.atomic import new_folder
 from util.processes import die_with_parent
 
-SPLITS, FORMATS = ("train", "val", "test"), ("png", "jpg")
-JPG_QUALITY = 95
 Record = Mapping[str, Any]
 TOLERANCE = 3  # grey levels by which another JPEG library may differ
 
@@ -62,10 +61,7 @@ def export(
     classes = preset.classes
     if num_workers < 0:
         raise ValueError(f"num_workers is {num_workers}: it must not be negative")
-    for split, count in counts.items():
-        least = len(classes) if split == "train" else 0
-        if count < least:
-            raise ValueError(f"{split} is {count}: it must be at least {least}, preset {preset.name} has {len(classes)} classes")
+    planned = [(split, *row) for split, count in counts.items() for row in plan_split(list(classes), split, count, seed)]
     slots = {slot: list(variants) for slot, variants in preset.slots.items()}
     description = {"name": root.name, "preset": preset.name, "version": VERSION, "seed": seed, "size": size}
     description |= {"format": image_format, "counts": counts, "slots": slots, "classes": classes}
@@ -74,7 +70,6 @@ def export(
         return False
     with new_folder(root) as draft:
         write = partial(write_picture, root=draft, preset=preset, size=size, image_format=image_format)
-        planned = [(split, *row) for split, count in counts.items() for row in plan_split(preset, split, count, seed)]
         lines: dict[str, list[str]] = {split: [] for split in counts}
         for record in _run(write, planned, num_workers):
             lines[record["split"]].append(json.dumps(record) + "\n")
@@ -87,18 +82,6 @@ def export(
     return True
 
 
-def plan_split(preset: Preset, split: str, count: int, seed: int) -> list[tuple[int, str]]:
-    """Draw (z, class) of every picture of a split: seeds without repetition, classes balanced to within one, shuffled."""
-    rng = np.random.default_rng([seed, SPLITS.index(split)])
-    names = list(preset.classes)
-    seeds: dict[int, None] = {}
-    while len(seeds) < count:  # the split is in the lowest digits, so that no two splits share a seed
-        seeds[int(rng.integers(2**48 // 3)) * 3 + SPLITS.index(split)] = None
-    cycle = rng.permutation(len(names))
-    labels = rng.permutation([int(cycle[i % len(names)]) for i in range(count)])
-    return [(z, names[label]) for z, label in zip(seeds, labels, strict=True)]
-
-
 def write_picture(planned: tuple[str, int, str], root: Path, preset: Preset, size: int, image_format: str) -> dict[str, Any]:
     """Render a picture of a split, seed z and class, write it with its masks below `root`, and return its record."""
     split, z, name = planned
@@ -106,8 +89,7 @@ def write_picture(planned: tuple[str, int, str], root: Path, preset: Preset, siz
     drawn = render(preset.classes[name], z, size, roundel=roundel)
     folder, stem = Path(split) / name, f"{z:012x}"
     file = folder / f"{stem}.{image_format}"
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY] if image_format == "jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    write_image(root / file, drawn.image[..., ::-1], options)
+    write_image(root / file, drawn.image[..., ::-1])
     amodal = np.zeros(drawn.parts.shape, np.uint8)
     for part, mask in drawn.amodal.items():
         amodal |= mask.astype(np.uint8) << PARTS.index(part)
@@ -142,10 +124,10 @@ def _is_complete(root: Path, description: dict[str, Any]) -> bool:
     return True
 
 
-def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
     """Write a picture uint8 BGR [H, W, 3] or grey [H, W] in the format of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
+    path.write_bytes(encode(image, path.suffix[1:]))
 
 
 def _start_worker() -> None:
@@ -243,7 +225,7 @@ def check_picture(split: PlanesSplit, record: Record) -> None:
     stored = decode_image(path).permute(1, 2, 0).numpy().astype(np.int16)  # [H, W, 3]
     drawn = counterfactual(record).image
     if path.suffix == ".jpg":
-        encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPG_QUALITY])[1]
+        encoded = np.frombuffer(encode(drawn[..., ::-1], "jpg"), np.uint8)
         drawn = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1]
     if stored.shape != drawn.shape or np.abs(stored - drawn).max() > TOLERANCE:
         raise ValueError(f"{path}: is not what its record renders to: it was changed; make the data set again")

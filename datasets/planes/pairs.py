@@ -23,8 +23,9 @@ import numpy as np
 from datasets.planes.dataset import write_image
 from datasets.planes.parts import SLOTS
 from datasets.planes.presets import Preset, Variants, class_name
-from datasets.planes.renderer import VERSION, Render, apply_sensor, difference_mask, fill_shapes, render
+from datasets.planes.renderer import VERSION, Render, difference_mask, render
 from datasets.planes.scene import Scene, draw_scene, stream
+from datasets.rendering import apply_sensor, fill_shapes
 from util.atomic import new_folder
 
 SUPERSAMPLING = 3
@@ -79,7 +80,7 @@ def render_pair(first: Variants, second: Variants, z: int, size: int = 224) -> P
             corners = np.rint(shape.outline() * len(plane.image) - 0.5 + (plane.x, plane.y)).astype(np.int32)
             cv2.fillPoly(canvas, [corners], shape.colour)
             cv2.fillPoly(owner, [corners], 0)
-    image = apply_sensor(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), sky.sensor, z)
+    image = apply_sensor(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA), sky.sensor, stream(z, "noise"))
     centres = owner[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
     record |= {"zs": [plane.scene.z for plane in drawn], "size": size, "version": VERSION}
     return PairRender(image, np.stack([centres == 1, centres == 2]), record)

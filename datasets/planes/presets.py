@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from datasets.planes.parts import SLOTS
-from datasets.planes.scene import Colour, stream
+from datasets.planes.scene import stream
+from datasets.rendering import Colour
 
 Variants = dict[str, str | None]
 

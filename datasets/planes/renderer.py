@@ -15,7 +15,7 @@ Reproduction is byte for byte with the same numpy and OpenCV; another JPEG libra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ import numpy as np
 
 from datasets.planes.parts import PARTS, SLOTS, Piece, body_pieces, roundel_pieces, slot_pieces
 from datasets.planes.presets import ROUNDELS, Variants, class_name
-from datasets.planes.scene import Scene, Sensor, Shape, draw_scene, stream
+from datasets.planes.scene import Scene, draw_scene, stream
+from datasets.rendering import apply_sensor, fill_shapes, to_pixels
 
 VERSION, MIN_SIZE = 1, 48
 MAX_Z = 2**53  # a seed survives JSON readers that know only doubles
@@ -72,7 +73,7 @@ def render(
     canvas, labels = _draw(scene, pieces, roundel, size * scale)
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     if sensor:
-        image = apply_sensor(image, scene.sensor, z)
+        image = apply_sensor(image, scene.sensor, stream(z, "noise"))
     record = {"class": class_name(variants), "variants": variants, "z": z, "size": size, "roundel": roundel, "sensor": sensor}
     amodal, visible, boxes, keypoints = {}, {}, {}, {}
     masks = _amodal_masks(scene, pieces, size * scale)
@@ -186,40 +187,16 @@ def _amodal_masks(scene: Scene, pieces: list[Piece], big: int) -> dict[str, np.n
 def _stamp(canvas: np.ndarray, scene: Scene, piece: Piece, fill: Any, line: Any) -> None:
     """Fill a piece and draw its outline, in place; the pixels do not depend on the kind of canvas."""
     big = len(canvas)
-    corners = _to_pixels(scene.project(piece.part, piece.points, piece.anchor) * big)
+    corners = to_pixels(scene.project(piece.part, piece.points, piece.anchor) * big)
     cv2.fillPoly(canvas, [corners], fill)
     if piece.solid:
         width = max(1, round(0.012 * big * float(np.linalg.norm(scene.camera[:, 0]))))
         cv2.polylines(canvas, [corners], True, line, width)
 
 
-def fill_shapes(shapes: Iterable[Shape], canvas: np.ndarray, labels: np.ndarray | None = None) -> None:
-    """Draw distractors or occluders, in place, and clear the labels there."""
-    for shape in shapes:
-        corners = _to_pixels(shape.outline() * len(canvas))
-        cv2.fillPoly(canvas, [corners], shape.colour)
-        if labels is not None:
-            cv2.fillPoly(labels, [corners], 0)
-
-
-def _to_pixels(points: np.ndarray) -> np.ndarray:
-    return np.rint(points - 0.5).astype(np.int32)
-
-
 def _touched_pixels(mask: np.ndarray, size: int) -> np.ndarray:
     """Return the pixels that a supersampled mask covers at least in part: bool [size, size]."""
     return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA) > 0
-
-
-def apply_sensor(image: np.ndarray, sensor: Sensor, z: int) -> np.ndarray:
-    """Apply blur, the noise of z and JPEG 4:4:4 to a picture uint8 [H, W, 3]."""
-    kernel = 2 * sensor.blur_radius + 1
-    image = cv2.GaussianBlur(image, (kernel, kernel), sensor.blur)
-    grain = np.rint(stream(z, "noise").standard_normal(image.shape, dtype=np.float32) * sensor.noise)
-    image = np.clip(image + grain, 0, 255).astype(np.uint8)
-    options = [cv2.IMWRITE_JPEG_QUALITY, sensor.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    decoded = cv2.imdecode(cv2.imencode(".jpg", image, options)[1], cv2.IMREAD_COLOR)  # red and blue are swapped twice
-    return np.asarray(decoded)
 
 
 def _keypoint(scene: Scene, pieces: list[Piece], part: str, size: int) -> list[float]:

@@ -7,7 +7,6 @@ variant is drawn.
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 
 from datasets.planes.parts import SLOTS, Piece, body_pieces, roundel_pieces, slot_pieces
+from datasets.rendering import Colour, Sensor, Shape, cloud_noise, draw_distractors, draw_paint, draw_sensor, hsv
 
 # Each group of draws has a stream of its own, so that a change to one leaves the others alone.
 STREAMS = ("attachment", "pose", "colours", "sensor", "occluders", "clouds", "roundel", "noise", "distractors")
@@ -25,59 +25,12 @@ MAX_ROTATION = 35.0  # degrees
 MAX_OCCLUDED = 0.18  # of any variant, by all occluders together
 MARGIN = 0.025  # of the frame, free on every side of the aeroplane
 
-Colour = tuple[float, float, float]  # RGB, 0-255
 Jitter = tuple[np.ndarray, np.ndarray]  # scale [3], shift [3]
 
 
 def stream(z: int, name: str) -> np.random.Generator:
     """Return the random generator of one group of draws for seed z."""
     return np.random.default_rng([z, STREAMS.index(name)])
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A distractor or an occluder, in units of the frame."""
-
-    kind: str
-    centre: np.ndarray  # [2]
-    radii: np.ndarray  # [2]
-    angle: float
-    colour: Colour
-
-    def outline(self) -> np.ndarray:
-        """Return the polygon [n, 2]."""
-        c, s = math.cos(self.angle), math.sin(self.angle)
-        return UNIT_SHAPES[self.kind] * self.radii @ np.array([[c, s], [-s, c]]) + self.centre
-
-    def covers(self, points: np.ndarray) -> np.ndarray:
-        """Return which of the points [m, 2] lie inside an ellipse or a bar: bool [m]."""
-        c, s = math.cos(self.angle), math.sin(self.angle)
-        local = np.abs((points - self.centre) @ np.array([[c, -s], [s, c]]) / self.radii)
-        return (local**2).sum(axis=1) <= 1 if self.kind == "ellipse" else local.max(axis=1) <= 1
-
-
-_ANGLES = np.arange(28) * 2 * np.pi / 28
-UNIT_SHAPES = {
-    "ellipse": np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1),
-    "bar": np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]),
-    "triangle": np.array([[-1, 0.8], [1, 0.8], [-0.4, -1]]),
-    "kite": np.array([[-1, 0], [0.3, -0.7], [1, 0], [0.3, 0.7]]),
-    "bird": np.array([[-1, -0.5], [-0.35, -0.3], [0, 0.25], [0.35, -0.3], [1, -0.5], [0.4, 0.15], [0, 0.6], [-0.4, 0.15]]),
-}
-
-
-@dataclass(frozen=True)
-class Sensor:
-    """Blur, noise and JPEG, in pixels of the picture."""
-
-    blur: float  # sigma
-    noise: float  # standard deviation, grey levels
-    quality: int
-
-    @property
-    def blur_radius(self) -> int:
-        """Half the width of the (finite) kernel, in pixels."""
-        return max(1, round(2.5 * self.blur))
 
 
 @dataclass(frozen=True)
@@ -103,11 +56,8 @@ class Scene:
 
     def background(self, size: int) -> np.ndarray:
         """Paint sky and clouds: uint8 [size, size, 3]."""
-        rng, small = stream(self.z, "clouds"), 72
-        clouds = np.zeros((small, small), np.float32)
-        for cells, weight in ((3, 0.5), (6, 0.3), (12, 0.2)):
-            grid = rng.random((cells, cells)).astype(np.float32)
-            clouds += weight * cv2.resize(grid, (small, small), interpolation=cv2.INTER_CUBIC)
+        small = 72
+        clouds = cloud_noise(stream(self.z, "clouds"), small)
         alpha = np.clip((clouds - (0.72 - 0.3 * self.cloud_cover)) * 5, 0, 0.8)[..., None]
         ramp = np.linspace(0, 1, small, dtype=np.float32)[:, None, None]
         top, bottom, cloud = (np.array(c, np.float32) for c in self.sky)
@@ -139,13 +89,12 @@ def draw_scene(z: int) -> Scene:
         jitter[slot] = (scale, shift)
     camera, offset, sweep, span = _pose(stream(z, "pose"), jitter)
     rng = stream(z, "colours")
-    colours = {name: _paint(rng) for name in ("fuselage", "wings", *SLOTS, "stripe")}
+    colours = {name: draw_paint(rng) for name in ("fuselage", "wings", *SLOTS, "stripe")}
     dark = rng.uniform(18, 55)
     colours |= {"glass": (dark, dark, dark + 22), "intake": (dark, dark, dark)}
     sky, cover = _sky(rng), rng.random()
-    rng = stream(z, "sensor")
-    sensor = Sensor(blur=rng.uniform(0.3, 0.75), noise=rng.uniform(1.0, 7.0), quality=int(rng.uniform(62, 96)))
-    distractors = _distractors(stream(z, "distractors"))
+    sensor = draw_sensor(stream(z, "sensor"))
+    distractors = draw_distractors(stream(z, "distractors"))
     bare = Scene(z, camera, offset, sweep, span, jitter, colours, sky, cover, distractors, (), sensor)
     return replace(bare, occluders=_occluders(stream(z, "occluders"), bare))
 
@@ -169,14 +118,6 @@ def _pose(rng: np.random.Generator, jitter: dict[str, Jitter]) -> tuple[np.ndarr
     return scale * camera, offset, sweep, span
 
 
-def _distractors(rng: np.random.Generator) -> tuple[Shape, ...]:
-    shapes, kinds = [], list(UNIT_SHAPES)
-    for _ in range(int(rng.random() * 6)):
-        kind, centre = kinds[int(rng.random() * len(kinds))], rng.random(2)
-        shapes.append(Shape(kind, centre, rng.uniform(0.015, 0.085, 2), rng.uniform(0, math.pi), _paint(rng)))
-    return tuple(shapes)
-
-
 def _occluders(rng: np.random.Generator, scene: Scene) -> tuple[Shape, ...]:
     """Draw 0-3 shapes in front of the aeroplane; one that would hide more than MAX_OCCLUDED of any variant is drawn again."""
     points, average = _all_samples()
@@ -189,7 +130,7 @@ def _occluders(rng: np.random.Generator, scene: Scene) -> tuple[Shape, ...]:
             kind = "ellipse" if rng.random() < 0.5 else "bar"
             low_radii, high_radii = ([0.02] * 2, [0.07] * 2) if kind == "ellipse" else ([0.05, 0.006], [0.22, 0.018])
             radii = rng.uniform(low_radii, high_radii)
-            shape = Shape(kind, low + rng.random(2) * (high - low), radii, rng.uniform(0, math.pi), _paint(rng))
+            shape = Shape(kind, low + rng.random(2) * (high - low), radii, rng.uniform(0, math.pi), draw_paint(rng))
             candidate = covered | shape.covers(projected)
             if (average @ candidate).max() <= MAX_OCCLUDED:
                 covered = candidate
@@ -253,27 +194,16 @@ def _sample_area(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray, np.nd
     return np.concatenate(points), np.concatenate(anchors), weight / max(weight.sum(), 1e-12)
 
 
-def _hsv(h: float, s: float, v: float) -> Colour:
-    r, g, b = colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))
-    return (255 * r, 255 * g, 255 * b)
-
-
-def _paint(rng: np.random.Generator) -> Colour:
-    """Draw a colour of the palette that aeroplanes, distractors and occluders share: metal and white, or saturated."""
-    h, s, v, kind = rng.random(4)
-    return _hsv(h, 0.16 * s, 0.5 + 0.5 * v) if kind < 0.35 else _hsv(h, 0.4 + 0.6 * s, 0.4 + 0.6 * v)
-
-
 def _sky(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
     """Draw top, bottom and cloud colour: day, dusk, overcast or any hue."""
     kind, h, s, v, light = rng.random(5)
     if kind < 0.45:
-        top = _hsv(0.54 + 0.1 * h, 0.4 + 0.4 * s, 0.55 + 0.4 * v)
-        return top, _hsv(0.53 + 0.08 * h, 0.12 + 0.2 * s, 0.85 + 0.15 * light), _hsv(0.6, 0.03, 0.9 + 0.1 * light)
+        top = hsv(0.54 + 0.1 * h, 0.4 + 0.4 * s, 0.55 + 0.4 * v)
+        return top, hsv(0.53 + 0.08 * h, 0.12 + 0.2 * s, 0.85 + 0.15 * light), hsv(0.6, 0.03, 0.9 + 0.1 * light)
     if kind < 0.65:
-        top = _hsv(0.6 + 0.18 * h, 0.35 + 0.35 * s, 0.25 + 0.35 * v)
-        bottom = _hsv(0.02 + 0.1 * h, 0.3 + 0.45 * s, 0.7 + 0.3 * light)
-        return top, bottom, _hsv(0.95 + 0.1 * h, 0.25, 0.6 + 0.3 * light)
+        top = hsv(0.6 + 0.18 * h, 0.35 + 0.35 * s, 0.25 + 0.35 * v)
+        bottom = hsv(0.02 + 0.1 * h, 0.3 + 0.45 * s, 0.7 + 0.3 * light)
+        return top, bottom, hsv(0.95 + 0.1 * h, 0.25, 0.6 + 0.3 * light)
     if kind < 0.85:
-        return _hsv(h, 0.08 * s, 0.4 + 0.45 * v), _hsv(h, 0.08 * s, 0.6 + 0.35 * light), _hsv(h, 0.05, 0.5 + 0.5 * light)
-    return _hsv(h, 0.2 + 0.5 * s, 0.3 + 0.6 * v), _hsv(h + 0.1, 0.1 + 0.4 * s, 0.4 + 0.6 * light), _hsv(h, 0.1, 0.5 + 0.5 * light)
+        return hsv(h, 0.08 * s, 0.4 + 0.45 * v), hsv(h, 0.08 * s, 0.6 + 0.35 * light), hsv(h, 0.05, 0.5 + 0.5 * light)
+    return hsv(h, 0.2 + 0.5 * s, 0.3 + 0.6 * v), hsv(h + 0.1, 0.1 + 0.4 * s, 0.4 + 0.6 * light), hsv(h, 0.1, 0.5 + 0.5 * light)
