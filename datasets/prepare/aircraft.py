@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.cutting import Box
-from datasets.prepare.photos import PARTIAL, SQUARE_CROP, About, Photo, prepare_photos
+from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import number, read_rows
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ SOURCE_HELP = "fgvc-aircraft-2013b.tar.gz, or the folder that holds it or its fi
 FLAGS: dict[str, dict[str, Any]] = {
     "source": {"type": Path, "required": True, "help": SOURCE_HELP},
     "level": {"choices": list(CLASSES), "default": "variant", "help": "which classes"},
-    "square_crop": SQUARE_CROP,
-    "partial": PARTIAL,
+    **SELECTION,
 }
 
 

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -33,6 +34,20 @@ DAMAGES = (
     NotImplementedError,
 )
 MEGABYTE = 2**20
+# Bounds of what an archive may unpack to: no archive of photographs comes near them, one that is made to fill the disk does.
+BLOCK = 4096  # bytes that a file takes at least
+SLACK, RATIO = 2**30, 100  # bytes of any archive, and of each of its own bytes
+LONGEST_HEADER = MEGABYTE  # of a tar archive: names and the like, which are read at once
+
+
+class BoundedHeader(tarfile.TarInfo):
+    """The header of a file in a tar archive; one whose own length would fill the memory is damaged."""
+
+    def _proc_member(self, tape: tarfile.TarFile) -> Any:
+        headers = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if self.type in headers and self.size > LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tape)  # type: ignore[misc]
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -68,7 +83,16 @@ class Source(AbstractContextManager["Source"]):
         self.notes: list[str] = []
         if not (source.is_dir() or source.is_file()):
             raise ValueError(f"--source {source}: no such folder or archive")
-        self.roots = [source] if source.is_dir() else [self._unpacked(source)]
+        self.roots = [source] if source.is_dir() else []
+
+    def __enter__(self) -> Source:
+        if not self.roots:
+            try:
+                self.roots.append(self.unpacked(self.source))
+            except ValueError:
+                self.__exit__(ValueError)
+                raise
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.ranks.main and (kind is None or issubclass(kind, ValueError)):
@@ -98,7 +122,7 @@ class Source(AbstractContextManager["Source"]):
         for pattern in archives.split() if self.source.is_dir() else ():
             for archive in sorted(self.source.glob(pattern)):
                 if archive.is_file():
-                    self.roots.append(self._unpacked(archive))
+                    self.roots.append(self.unpacked(archive))
                     if found := self._search(name):
                         return found
         return None
@@ -111,33 +135,46 @@ class Source(AbstractContextManager["Source"]):
                         return path
         return None
 
-    def _unpacked(self, archive: Path) -> Path:
-        """Return the folder with the files of an archive."""
-        folder = self.work / archive.name
+    def unpacked(self, archive: Path, once: bool = False) -> Path:
+        """Return the folder with the files of an archive; raises as `unpack`."""
+        known = blake2b(os.fsencode(archive), digest_size=4).hexdigest()
+        folder = self.work / f"{archive.name[:100]}.{known}"
         if self.ranks.main and not folder.exists():
-            partial = self.work / f"{archive.name}.partial"
-            unpack(archive, partial)
+            partial = folder.with_name(f"{folder.name}.partial")
+            unpack(archive, partial, once)
             partial.rename(folder)
         self.ranks.barrier()
         return folder
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, once: bool = False) -> None:
     """Unpack the files of a tar or zip archive; links and devices are left out, files that are there already are kept.
 
+    Args:
+        archive: the archive.
+        folder: is created.
+        once: a name that is in it twice is an error; else the last file of it counts, as tar has it.
+
     Raises:
-        ValueError: it is no archive, is damaged, or a name in it leads out of the folder.
+        ValueError: it is no archive, is damaged, a name in it leads out of the folder, or it would fill the disk.
     """
-    size = archive.stat().st_size // MEGABYTE
+    size = archive.stat().st_size
+    most, taken, names = SLACK + RATIO * size, 0, set[str]()
     try:
-        with archive.open("rb") as file, Progress(size, f"unpacking {archive.name} (MB)") as line:
+        with archive.open("rb") as file, Progress(size // MEGABYTE, f"unpacking {archive.name} (MB)") as line:
             folder.mkdir(parents=True, exist_ok=True)
             for name, length, open_member in _members(file):
+                taken += max(length, BLOCK)
+                if taken > most:
+                    raise ValueError(f"its {size:,} bytes would unpack to over {most // MEGABYTE:,} MB, as no pictures do")
+                if once and name in names:
+                    raise ValueError(f"{quoted([name])} is in it twice")
                 path = inside(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not (path.is_file() and path.stat().st_size == length):
+                if name in names or not (path.is_file() and path.stat().st_size == length):
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     with open_member() as content, path.open("wb") as copy:
                         shutil.copyfileobj(content, copy)
+                names.add(name)
                 line.step(file.tell() // MEGABYTE - line.done)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ValueError(f"{archive}: {quoted([str(error.filename)])} is a file and a folder in it; get it again") from None
@@ -146,7 +183,7 @@ def unpack(archive: Path, folder: Path) -> None:
             f"{archive}: is damaged, encrypted or no tar or zip archive ({first_line(error)}); get it again"
         ) from None
     except ValueError as error:
-        raise ValueError(f"{archive}: {error}; nothing outside the output folder is written") from None
+        raise ValueError(f"{archive}: {error}; it was not unpacked") from None
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
@@ -159,7 +196,7 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]
                     yield info.filename, info.file_size, lambda info=info: container.open(info)  # type: ignore[misc]
         return
     file.seek(0)
-    with tarfile.open(fileobj=file) as tape:
+    with tarfile.open(fileobj=file, tarinfo=BoundedHeader) as tape:
         for member in tape:
             if member.isfile():
                 yield member.name, member.size, lambda member=member: _extract(tape, member)  # type: ignore[misc]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.prepare.archives import Source, inside
-from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
+from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import number, pick, read_mat
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ DESCRIPTION = (
     "`val` is the official test. Boxes become masks in <name>/masks."
 )
 SOURCE_HELP = "folder that holds these four files or what is in them"
-FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
+FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, **SELECTION}
 
 
 def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.prepare.archives import Source, inside
-from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
+from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import number, read_rows
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ DESCRIPTION = (
     "The segmentations (without them the boxes) become <name>/masks; boxes and parts are in <name>/annotations.json."
 )
 SOURCE_HELP = "folder that holds CUB_200_2011.tgz (and segmentations.tgz) or their files"
-FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
+FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, **SELECTION}
 
 
 def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> None:

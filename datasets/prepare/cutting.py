@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +16,12 @@ from util.errors import ImageError
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels; right and bottom excluded
 Area = tuple[int, int, int, int]  # a box within a picture, in whole pixels
 MARGIN = 1.2  # side of a square over the longer side of its box
+
+
+def around(boxes: Iterable[Box]) -> Box | None:
+    """Return the smallest box around several; None if there are none."""
+    edges = list(zip(*boxes, strict=True))
+    return (min(edges[0]), min(edges[1]), max(edges[2]), max(edges[3])) if edges else None
 
 
 def square_around(path: Path, box: Box, banner: int) -> Area:

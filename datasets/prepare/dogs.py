@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial as bind
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from datasets.prepare.archives import Source, inside
-from datasets.prepare.cutting import box_mask
-from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
+from datasets.prepare.cutting import Box, around, box_mask
+from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import number, read_mat
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ DESCRIPTION = (
     "The boxes of all dogs of a picture become its mask in <name>/masks."
 )
 SOURCE_HELP = "folder that holds these archives or their files"
-FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
+FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, **SELECTION}
 
 
-def prepare(target: Path, ranks: Ranks, *, source: Path, partial: bool) -> None:
+def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> None:
     """Write Stanford Dogs as the image folder `target`; raises as `prepare_photos`."""
-    prepare_photos(target, ranks, ABOUT, source, lambda files: list(_read(files)), {"partial": partial})
+    prepare_photos(target, ranks, ABOUT, source, lambda files: list(_read(files)), settings)
 
 
 def _read(files: Source) -> Iterator[Photo]:
@@ -51,26 +52,34 @@ def _read(files: Source) -> Iterator[Photo]:
             if not label:
                 raise ValueError(f"{path}: {name!r} is not of the form n02085620-Chihuahua/n02085620_5927.jpg: get it again")
             picture = inside(folder, name)
-            boxes = annotations and inside(annotations, name).with_suffix("")
-            mask = bind(read_boxes, boxes, picture) if boxes and boxes.is_file() else None
-            yield Photo(name, picture, label, split, mask=mask)
+            path_of_boxes = annotations and inside(annotations, name).with_suffix("")
+            if path_of_boxes and path_of_boxes.is_file():
+                boxes = read_boxes(path_of_boxes)
+                yield Photo(name, picture, label, split, around(boxes), bind(draw_boxes, boxes, picture))
+            else:
+                yield Photo(name, picture, label, split)
 
 
-def read_boxes(path: Path, picture: Path) -> np.ndarray:
-    """Return the union of the boxes of an annotation in Pascal VOC's form, bool `[H, W]`.
+def read_boxes(path: Path) -> list[Box]:
+    """Read the boxes of an annotation in Pascal VOC's form.
 
     Raises:
         ValueError: it is not of this form.
     """
+    try:
+        found = ElementTree.fromstring(path.read_bytes()).findall("object/bndbox")
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path}: is no annotation ({error}); get it again") from None
+    left, top, right, bottom = ([number(path, box.findtext(edge)) for box in found] for edge in ("xmin", "ymin", "xmax", "ymax"))
+    return list(zip(left, top, right, bottom, strict=True))
+
+
+def draw_boxes(boxes: Sequence[Box], picture: Path) -> np.ndarray:
+    """Return the mask of all pixels of a picture that a box covers, bool `[H, W]`."""
     from datasets.decode import open_image  # with torch, which the command line does not wait for
 
     with open_image(picture) as image:
         mask = np.zeros((image.height, image.width), dtype=bool)
-    try:
-        boxes = ElementTree.fromstring(path.read_bytes()).findall("object/bndbox")
-        edges = [[box.findtext(edge) or "" for edge in ("xmin", "ymin", "xmax", "ymax")] for box in boxes]
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: is no annotation ({error}); get it again") from None
-    for left, top, right, bottom in ((number(path, edge) for edge in box) for box in edges):
-        mask |= box_mask(mask.shape, (left, top, right, bottom))
+    for box in boxes:
+        mask |= box_mask(mask.shape, box)
     return mask

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.prepare.archives import Source, inside
-from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
+from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import pick, read_mat
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ DESCRIPTION = (
     "images for train, 1,020 for val and 6,149 for test (main.py --test test)."
 )
 SOURCE_HELP = "folder that holds these three files, or the pictures in jpg/"
-FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
+FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, **SELECTION}
 
 
-def prepare(target: Path, ranks: Ranks, *, source: Path, partial: bool) -> None:
+def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> None:
     """Write Oxford Flowers as the image folder `target`; raises as `prepare_photos`."""
-    prepare_photos(target, ranks, ABOUT, source, lambda files: list(_read(files)), {"partial": partial})
+    prepare_photos(target, ranks, ABOUT, source, lambda files: list(_read(files)), settings)
 
 
 def _read(files: Source) -> Iterator[Photo]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.prepare.archives import Source
 from datasets.prepare.cub import read_birds
-from datasets.prepare.photos import PARTIAL, About, Photo, prepare_photos
+from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import read_rows
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ DESCRIPTION = (
     "parts are in <name>/annotations.json."
 )
 SOURCE_HELP = "nabirds.tar.gz, or the folder that holds it or its files"
-FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, "partial": PARTIAL}
+FLAGS: dict[str, dict[str, Any]] = {"source": {"type": Path, "required": True, "help": SOURCE_HELP}, **SELECTION}
 
 
 def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> None:

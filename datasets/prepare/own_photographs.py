@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.folders import SYSTEM, LeftOut, class_folders, images_below
-from datasets.near_duplicates import BITS, measure_looks, near_duplicates
 from datasets.prepare.archives import Source, file_names
 from datasets.prepare.photo_lists import FORM, SPLIT, Row, read_list
-from datasets.prepare.photos import PARTIAL, SQUARE_CROP, About, Photo, check_once, prepare_photos
-from datasets.prepare.splits import join_groups, limit_per_class, split_by_group
+from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.unsplit import FLAGS as SPLITTING
+from datasets.prepare.unsplit import with_splits
 from util.classes import class_key
-from util.number import COUNT, PART, SEED, Number
 from util.printable import quoted
 
 if TYPE_CHECKING:
@@ -39,18 +37,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": f"the list (default: the only one in --source; {NONE}: class folders); {FORM}; or JSON in COCO's form",
     },
     "val_list": {"type": Path, "help": "the list of val, where --list is that of train"},
-    "val": {"type": PART, "default": 0.2, "help": "share of each class for val"},
-    "test": {"type": PART, "default": 0.0, "help": "share of each class for test"},
-    "seed": {"type": SEED, "default": 0, "help": "seed of the split and of --limit_per_class"},
-    "min_per_class": {"type": COUNT, "default": 1, "help": "leave out classes with fewer pictures"},
-    "limit_per_class": {"type": COUNT, "help": "at most so many pictures of each class, chosen at random"},
-    "duplicate_bits": {
-        "type": Number(int, -1, 16),
-        "default": 4,
-        "help": f"bits, of {BITS}, that the perceptual hashes of near-duplicates differ by at most; -1: do not look for them",
-    },
-    "square_crop": SQUARE_CROP,
-    "partial": PARTIAL,
+    **SPLITTING,
 }
 
 
@@ -94,24 +81,7 @@ def _fingerprint(source: Path, lists: Iterable[str]) -> str:
 def _read(files: Source, flags: Mapping[str, Any]) -> list[Photo]:
     """Return the photographs with their splits."""
     folder = _top(files.roots[0])
-    rows = _read_rows(folder, flags, files.notes)
-    check_once([Photo(row.name, row.path, row.label, row.split) for row in rows])
-    rows = sorted({row.path: row for row in rows}.values())
-    if missing := [row.name for row in rows if not row.path.is_file()]:  # with --partial
-        files.notes.append(f"{len(missing)} of {len(rows)} listed pictures are missing: {quoted(missing)}")
-        rows = [row for row in rows if row.path.is_file()]
-    rows = _choose(rows, flags, files.notes)
-    pairs = _near_duplicates(rows, flags["duplicate_bits"], files.notes)
-    if any(row.split for row in rows):
-        _check_splits(rows, pairs)
-        splits = [row.split for row in rows]
-        if "val" not in splits and "test" in splits:
-            files.notes.append("the list has no val: its test is val")
-            splits = ["val" if split == "test" else split for split in splits]
-    else:
-        groups = join_groups([row.group or index for index, row in enumerate(rows)], pairs)
-        splits = _draw_splits(rows, groups, flags, files.notes)
-    return [Photo(row.name, row.path, row.label, split, row.box) for row, split in zip(rows, splits, strict=True)]
+    return with_splits(_read_rows(folder, flags, files.notes), flags, files.notes)
 
 
 def _top(folder: Path) -> Path:
@@ -175,68 +145,3 @@ def _read_folders(folder: Path, notes: list[str]) -> Iterator[Row]:
             yield Row(os.path.relpath(image, folder), Path(image), class_key(name), "", "")
     if text := str(left_out):
         notes.append(f"left out are {text}")
-
-
-def _choose(rows: list[Row], flags: Mapping[str, Any], notes: list[str]) -> list[Row]:
-    """Return the pictures that --min_per_class and --limit_per_class leave."""
-    counts = Counter(row.label for row in rows)
-    folded = Counter(label.casefold() for label in counts)
-    if alike := sorted(label for label in counts if folded[label.casefold()] > 1):
-        notes.append(f"{len(alike)} classes differ from another by upper case alone: {quoted(alike)}")
-    if few := sorted(label for label, count in counts.items() if count < flags["min_per_class"]):
-        notes.append(
-            f"{len(few)} of {len(counts)} classes have fewer than {flags['min_per_class']} pictures: {quoted(few)}; left out"
-        )
-        rows = [row for row in rows if row.label not in few]
-    if flags["limit_per_class"]:
-        kept = limit_per_class([f"{row.label}\0{row.split}" for row in rows], flags["limit_per_class"], flags["seed"])
-        notes.append(f"{len(kept)} of {len(rows)} pictures are taken: at most {flags['limit_per_class']} of each class")
-        rows = [rows[index] for index in kept]
-    if not rows:
-        raise ValueError(f"no class has as many as {flags['min_per_class']} pictures: give a smaller --min_per_class")
-    return rows
-
-
-def _near_duplicates(rows: Sequence[Row], bits: int, notes: list[str]) -> list[tuple[int, int]]:
-    """Return the pairs of near-duplicates; none if `bits` is negative."""
-    pairs = near_duplicates(measure_looks([row.path for row in rows]), bits) if bits >= 0 else []
-    for what, chosen in (
-        ("near-duplicates (kept in one split)", pairs),
-        ("near-duplicates with two labels", [(i, j) for i, j in pairs if rows[i].label != rows[j].label]),
-    ):
-        if chosen:
-            named = quoted([f"{rows[i].name} = {rows[j].name}" for i, j in chosen])
-            notes.append(f"{len(chosen)} pairs of {what}: {named}")
-    return pairs
-
-
-def _check_splits(rows: Sequence[Row], pairs: Sequence[tuple[int, int]]) -> None:
-    """Raise a ValueError for a group or near-duplicates in several splits of the list."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        other = first.setdefault(row.group, row)
-        if row.group and other.split != row.split:
-            both = f"{quoted([other.name])} ({other.split}) and {quoted([row.name])} ({row.split})"
-            raise ValueError(f"the group {quoted([row.group])} is in two splits: {both}; give them one split, or other groups")
-    if across := [(rows[i], rows[j]) for i, j in pairs if rows[i].split != rows[j].split]:
-        named = quoted([f"{one.name} ({one.split}) = {other.name} ({other.split})" for one, other in across])
-        advice = "give both of a pair one split, remove one, or allow it by --duplicate_bits -1"
-        raise ValueError(f"{len(across)} pairs of near-duplicates are in two splits: {named}; {advice}")
-
-
-def _draw_splits(rows: Sequence[Row], groups: Sequence[int], flags: Mapping[str, Any], notes: list[str]) -> list[str]:
-    """Return splits drawn by class and group, and note the classes that a split lacks."""
-    shares = {"train": 1 - flags["val"] - flags["test"], "val": flags["val"], "test": flags["test"]}
-    shares = {split: share for split, share in shares.items() if share}
-    labels = [row.label for row in rows]
-    splits = split_by_group(labels, groups, shares, flags["seed"])
-    for split in shares:
-        lacking = sorted(set(labels) - {label for label, other in zip(labels, splits, strict=True) if other == split})
-        if len(lacking) == len(set(labels)):
-            advice = f"give more pictures or groups, a larger --{split}, or --{split} 0"
-            raise ValueError(f"no class has enough pictures or groups for {split}: {advice}")
-        if lacking:
-            notes.append(
-                f"{len(lacking)} of {len(set(labels))} classes have too few pictures or groups for {split}: {quoted(lacking)}"
-            )
-    return splits

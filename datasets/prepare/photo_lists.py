@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS
 from datasets.prepare.archives import inside
-from datasets.prepare.cutting import Box
+from datasets.prepare.cutting import Box, around
 from util.classes import class_key
 from util.errors import first_line
 from util.printable import quoted
@@ -120,8 +120,7 @@ def _read_coco(path: Path) -> tuple[list[tuple[int, list[str]]], dict[int, Box]]
             if annotation.get("bbox"):
                 left, top, width, height = map(float, annotation["bbox"])
                 box = left, top, left + width, top + height
-                old = boxes.get(number, box)
-                boxes[number] = (*map(min, old[:2], box[:2]), *map(max, old[2:], box[2:]))  # type: ignore[assignment]
+                boxes[number] = around([boxes.get(number, box), box]) or box
                 if not all(map(math.isfinite, box)):
                     raise ValueError(f"the box {annotation['bbox']} is not finite")
     except KeyError as error:

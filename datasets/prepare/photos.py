@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from datasets.prepare.archives import Source
 from datasets.prepare.cutting import Box, cut_picture, mask_png, square_around
 from datasets.prepare.names import class_folders_of, picture_names
+from datasets.prepare.selection import select
 from datasets.prepare.writing import Entry, is_prepared, write_dataset
 from util.printable import quoted
 
@@ -22,11 +23,7 @@ if TYPE_CHECKING:
     from util.distributed import Ranks
 
 SPLITS = ("train", "val", "test")
-PARTIAL = {
-    "action": "store_true",
-    "help": "take what is there: missing pictures and other numbers than the official ones are said, not refused",
-}
-SQUARE_CROP = {"choices": ["boxes"], "help": "cut each picture to the square around its box, with a margin; others stay whole"}
+Official: TypeAlias = "tuple[int | None, int]"  # images (None: the site does not say) and classes
 
 
 class Photo(NamedTuple):
@@ -52,13 +49,13 @@ class Photo(NamedTuple):
 
 
 class About(NamedTuple):
-    """A data set: name, address, the site's line on its licence, how it is split, and (images, classes) of each split."""
+    """A data set: name, address, the site's line on its licence, how it is split, and the official numbers of each split."""
 
     title: str
     url: str
     licence: str
     split: str
-    official: Mapping[str, tuple[int, int]] = {}
+    official: Mapping[str, Official] = {}
 
 
 def prepare_photos(
@@ -78,7 +75,7 @@ def prepare_photos(
         about: the data set.
         source: folder or archive for `read`.
         read: returns the photographs.
-        settings: flags (JSON values) that make another data set of the source; `partial` among them.
+        settings: flags (JSON values) that make another data set of the source; those of `selection.FLAGS` among them.
         banner: rows to cut off at the bottom of each picture.
 
     Raises:
@@ -90,6 +87,9 @@ def prepare_photos(
         raise ValueError(f"--out: {target} would lie in --source, and become a part of it: choose a folder elsewhere")
     with Source(source, target.with_name(f".{target.name}.unpacked"), ranks) as files:
         photos, remarks = check_photos(read(files), about.official, bool(settings["partial"]))
+        if about.official:
+            chosen = select([photo.label for photo in photos], [photo.split for photo in photos], settings, remarks)
+            photos = [photos[index] for index in chosen]
         if settings.get("square_crop"):
             remarks.append(_describe_boxes(photos))
         notes = [*files.notes, *remarks]
@@ -124,9 +124,7 @@ def check_once(listed: Sequence[Photo]) -> list[Photo]:
     return list(known.values())
 
 
-def check_photos(
-    listed: Sequence[Photo], official: Mapping[str, tuple[int, int]], partial: bool
-) -> tuple[list[Photo], list[str]]:
+def check_photos(listed: Sequence[Photo], official: Mapping[str, Official], partial: bool) -> tuple[list[Photo], list[str]]:
     """Return the photographs that are used, each once, and what there is to say about the others.
 
     Raises:
@@ -154,8 +152,9 @@ def check_photos(
         raise ValueError("there is no training picture: nothing to prepare")
     for split, counts in official.items():
         found = len(chosen := [photo.label for photo in photos if photo.split == split]), len(set(chosen))
-        if found != counts:
-            note = "{}: {:,} images of {:,} classes, the official set has {:,} of {:,}".format(split, *found, *counts)
+        images, classes = counts[0] or found[0], counts[1]
+        if found != (images, classes):
+            note = f"{split}: {found[0]:,} images of {found[1]:,} classes, the official set has {images:,} of {classes:,}"
             if not partial:
                 raise ValueError(f"{note}; get the whole set, or give --partial to take what is there")
             notes.append(note)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tarfile
-import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
+from sources import Files, cells, error_of, mask, mat, packed, picture, run, unpacked
 
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
@@ -22,44 +16,6 @@ from datasets.masks import check_masks, read_mask
 from datasets.prepare import SOURCES
 from datasets.prepare.cutting import square_around
 from datasets.prepare.names import picture_names
-from tools.prepare_dataset import get_args_parser, main
-from util.cli import launch
-
-Files = Mapping[str, "bytes | str"]
-
-
-def picture(width: int = 60, height: int = 50, kind: str = "JPEG", mode: str = "RGB", seed: int = 0, **options: object) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    image = Image.fromarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)).convert(mode)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def mask(grey: np.ndarray) -> bytes:
-    return cv2.imencode(".png", grey.astype(np.uint8))[1].tobytes()
-
-
-def mat(**variables: object) -> bytes:
-    buffer = io.BytesIO()
-    savemat(buffer, variables)
-    return buffer.getvalue()
-
-
-def cells(names: list[str]) -> np.ndarray:
-    array = np.empty((len(names), 1), dtype=object)
-    array[:, 0] = names
-    return array
-
-
-def archive(path: Path, files: Files) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as tape:
-        for name, content in files.items():
-            data = content.encode() if isinstance(content, str) else content
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tape.addfile(member, io.BytesIO(data))
 
 
 def aircraft() -> dict[str, Files]:
@@ -161,35 +117,6 @@ def flowers() -> dict[str, Files]:
             "setid.mat": mat(trnid=[[1, 2]], valid=[[4]], tstid=[[3, 5, 6]]),
         },
     }
-
-
-def unpacked(source: Path, archives: dict[str, Files]) -> Path:
-    for files in archives.values():
-        for name, content in files.items():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return source
-
-
-def packed(source: Path, archives: dict[str, Files]) -> Path:
-    for name, files in archives.items():
-        archive(source / name, files) if name else unpacked(source, {"": files})
-    return source
-
-
-def run(name: str, source: Path, *more: str) -> Path:
-    out = source.parent / "data"
-    launch(main, get_args_parser(), [name, "--source", str(source), "--out", str(out), *more])
-    return out / name
-
-
-def error_of(capsys: pytest.CaptureFixture[str], name: str, source: Path, *more: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        run(name, source, *more)
-    message = capsys.readouterr().err.splitlines()[-1]  # a slow machine shows progress before it
-    assert caught.value.code == 2 and ": error: " in message, message
-    assert {path.name for path in source.parent.iterdir()} <= {"source", "data"}
-    return message
 
 
 # Classes, images of each split, pixels of the mask of each picture (0: it has none).
@@ -352,40 +279,6 @@ def test_a_missing_picture_and_a_class_of_test_alone_are_left_out_of_a_part(tmp_
     assert sorted(path.name for path in target.glob("*/*/*.jpg")) == ["american_bulldog_2.jpg", "american_bulldog_4.jpg"]
 
 
-@pytest.mark.parametrize("member", ["../outside.txt", "/tmp/outside.txt", "a/../../outside.txt"])
-@pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_an_archive_that_leads_out_of_the_folder_is_refused(member, kind, tmp_path, capsys):
-    source = tmp_path / "source" / f"nabirds.{kind}"
-    archive(source, {member: "x"})
-    if kind == "zip":
-        with zipfile.ZipFile(source, "w") as container:
-            container.writestr(member, "x")
-    message = error_of(capsys, "nabirds", source.parent)
-    assert "leads out of its folder" in message and source.name in message
-    assert not list((tmp_path / "data").rglob("*"))
-
-
-def test_links_in_an_archive_are_left_out(tmp_path, capsys):
-    source = tmp_path / "source" / "nabirds.tar"
-    source.parent.mkdir()
-    with tarfile.open(source, "w") as tape:
-        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
-            member = tarfile.TarInfo("nabirds/train_test_split.txt")
-            member.type, member.linkname = kind, "/etc/passwd"
-            tape.addfile(member)
-    assert "no train_test_split.txt" in error_of(capsys, "nabirds", source.parent)
-
-
-@pytest.mark.parametrize("damage", ["short", "bytes", "none"])
-def test_a_damaged_archive_is_named(damage, tmp_path, capsys):
-    source = packed(tmp_path / "source", pets())
-    path = source / "images.tar.gz"
-    data = path.read_bytes()
-    path.write_bytes({"short": data[: len(data) // 2], "bytes": data[:40] + b"12345" + data[45:], "none": b"no archive"}[damage])
-    message = error_of(capsys, "oxford-pets", source, "--partial")
-    assert "images.tar.gz: is damaged, encrypted or no tar or zip archive" in message and "\\n" not in message
-
-
 @pytest.mark.parametrize(
     ("name", "missing"), [("stanford-cars", "cars_meta.mat"), ("oxford-flowers", "jpg/"), ("cub", "train_test_split.txt")]
 )
@@ -409,24 +302,31 @@ def test_a_damaged_matlab_file_and_one_without_labels(tmp_path, capsys):
     assert "103 is not a whole number from 1 to 102" in error_of(capsys, "oxford-flowers", source, "--partial")
 
 
-def test_an_interrupted_unpacking_is_continued(tmp_path, capsys, monkeypatch):
-    source = packed(tmp_path / "source", pets())
-    opened: list[str] = []
-    extractfile = tarfile.TarFile.extractfile
+@pytest.mark.parametrize(("name", "size"), [("stanford-dogs", 48), ("oxford-pets", 24), ("stanford-cars", 48), ("cub", 36)])
+def test_squares_of_other_sets(name, size, tmp_path, capsys):
+    target = run(name, packed(tmp_path / "source", SETS[name][0]()), "--partial", "--square_crop", "boxes")
+    assert {decode_image(path).shape[1:] for path in target.glob("[tv]*/*/*.jpg")} == {(size, size)}
+    assert check_masks(target / "masks", target / "train", sorted(target.glob("train/*/*.jpg"))) > 0
 
-    def extract(tape: tarfile.TarFile, member: tarfile.TarInfo) -> object:
-        opened.append(member.name)
-        if len(opened) == 3:
-            raise KeyboardInterrupt
-        return extractfile(tape, member)
 
-    monkeypatch.setattr(tarfile.TarFile, "extractfile", extract)
-    with pytest.raises(SystemExit) as caught:
-        run("oxford-pets", source, "--partial")
-    assert caught.value.code == 130
-    run("oxford-pets", source, "--partial")
-    assert len([name for name in opened if name.startswith("images/")]) == 5  # 2 whole, 1 interrupted, 2 afterwards
-    assert os.listdir(tmp_path / "data") == ["oxford-pets"]
+def test_a_set_without_boxes_has_no_squares(tmp_path, capsys):
+    source = packed(tmp_path / "source", flowers())
+    assert "no picture has a box" in error_of(capsys, "oxford-flowers", source, "--partial", "--square_crop", "boxes")
+
+
+def test_a_part_of_an_official_set(tmp_path, capsys):
+    source = packed(tmp_path / "source", cars())
+    target = run("stanford-cars", source, "--partial", "--min_per_class", 3, "--limit_per_class", 1)
+    assert [path.name for path in (target / "train").iterdir()] == ["AM General Hummer SUV 2000"]
+    assert len(list(target.glob("[tv]*/*/*.jpg"))) == 2
+    out = capsys.readouterr().out
+    assert "1 of 2 classes have fewer than 3 pictures: 'Ram C/V Cargo Van Minivan 2012'; left out" in out
+    assert "2 of 3 pictures are taken: at most 1 of each class" in out
+    run("stanford-cars", source, "--partial", "--min_per_class", 3, "--limit_per_class", 1)
+    assert "already there" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("stanford-cars", source, "--partial")
+    assert "prepared with limit_per_class 1, min_per_class 3, not with" in capsys.readouterr().err
 
 
 def test_names_within_a_class_are_unique():

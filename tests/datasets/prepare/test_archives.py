@@ -1,0 +1,134 @@
+"""Archives, hostile and damaged ones among them: nothing is written elsewhere, and nothing that fills the disk or the memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from sources import archive, error_of, picture, run
+
+from datasets.prepare import archives
+from datasets.prepare.archives import unpack
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """A tar archive of class folders."""
+    path = tmp_path / "source" / "birds.tar.gz"
+    archive(path, {f"birds/{label}/{n}.jpg": picture(seed=n) for n, label in enumerate(["wren", "tit"] * 3)})
+    return path
+
+
+@pytest.mark.parametrize("member", ["../outside.txt", "/tmp/outside.txt", "a/../../outside.txt"])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_that_leads_out_of_the_folder_is_refused(member, kind, tmp_path, capsys):
+    source = tmp_path / "source" / f"nabirds.{kind}"
+    archive(source, {member: "x"})
+    message = error_of(capsys, "nabirds", source.parent)
+    assert "leads out of its folder" in message and source.name in message
+    assert not list((tmp_path / "data").rglob("*"))
+
+
+def test_links_in_an_archive_are_left_out(tmp_path, capsys):
+    source = tmp_path / "source" / "nabirds.tar"
+    source.parent.mkdir()
+    with tarfile.open(source, "w") as tape:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
+            member = tarfile.TarInfo("nabirds/train_test_split.txt")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tape.addfile(member)
+    assert "no train_test_split.txt" in error_of(capsys, "nabirds", source.parent)
+
+
+@pytest.mark.parametrize("damage", ["short", "bytes", "none"])
+def test_a_damaged_archive_is_named(damage, birds, capsys):
+    data = birds.read_bytes()
+    birds.write_bytes({"short": data[: len(data) // 2], "bytes": data[:40] + b"12345" + data[45:], "none": b"no archive"}[damage])
+    message = error_of(capsys, "folder", birds)
+    assert "birds.tar.gz: is damaged, encrypted or no tar or zip archive" in message and "\\n" not in message
+
+
+def test_an_interrupted_unpacking_is_continued(birds, monkeypatch):
+    opened: list[str] = []
+    extractfile = tarfile.TarFile.extractfile
+
+    def extract(tape: tarfile.TarFile, member: tarfile.TarInfo) -> object:
+        opened.append(member.name)
+        if len(opened) == 3:
+            raise KeyboardInterrupt
+        return extractfile(tape, member)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", extract)
+    with pytest.raises(SystemExit) as caught:
+        run("folder", birds)
+    assert caught.value.code == 130
+    run("folder", birds)
+    assert len([name for name in opened if name.startswith("birds/")]) == 7  # 2 whole, 1 interrupted, 4 afterwards
+    assert os.listdir(birds.parent / "data") == ["folder"]
+
+
+def zip_bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as container:
+        container.writestr("a.jpg", bytes(3 * 2**20))
+
+
+def tar_bomb(path: Path) -> None:
+    archive(path, {"a.jpg": bytes(3 * 2**20)})
+
+
+def many_files(path: Path) -> None:
+    archive(path, {f"{n}.jpg": b"" for n in range(1200)})
+
+
+def sparse_file(path: Path) -> None:
+    """A header that says 8 TB, as of a file with holes."""
+    member = tarfile.TarInfo("a.jpg")
+    member.size = 2**43
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+
+
+@pytest.mark.parametrize(
+    ("write", "ending"), [(zip_bomb, ".zip"), (tar_bomb, ".tgz"), (many_files, ".tgz"), (sparse_file, ".tar")]
+)
+def test_a_bomb_is_refused(write, ending, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(archives, "SLACK", 2**21)
+    source = tmp_path / f"bomb{ending}"
+    write(source)
+    message = error_of(capsys, "folder", source)
+    assert re.search(r"bytes would unpack to over [23] MB, as no pictures do; it was not unpacked$", message)
+
+
+def test_a_header_that_fills_the_memory_is_refused(tmp_path, capsys):
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 2**33
+    (tmp_path / "x.tgz").write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240)))
+    assert "x.tgz: is damaged" in error_of(capsys, "folder", tmp_path / "x.tgz")
+
+
+def test_a_name_that_is_twice_in_an_archive(tmp_path):
+    path = tmp_path / "twice.tar"
+    with tarfile.open(path, "w") as tape:
+        for text in (b"one", b"two"):
+            member = tarfile.TarInfo("a.txt")
+            member.size = 3
+            tape.addfile(member, io.BytesIO(text))
+    unpack(path, tmp_path / "last")
+    assert (tmp_path / "last" / "a.txt").read_bytes() == b"two"
+    with pytest.raises(ValueError, match="'a.txt' is in it twice"):
+        unpack(path, tmp_path / "once", once=True)
+
+
+def test_sizes_that_a_zip_archive_understates(tmp_path, capsys):
+    path = tmp_path / "false.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as container:
+        container.writestr("a.jpg", bytes(10**6))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(struct.pack("<I", 10**6), struct.pack("<I", 100)))
+    assert "false.zip: is damaged" in error_of(capsys, "folder", path)
