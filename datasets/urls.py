@@ -18,6 +18,7 @@ URL = re.compile("(https?|file)://", re.IGNORECASE)
 LARGEST = 200 * 10**6  # bytes of a file
 WAIT, LIMIT = 20.0, 120.0  # seconds without a byte, and for all of them
 CHUNK = 2**16
+AGENT = {"User-Agent": "Mozilla/5.0 (compatible; ICN)"}
 SAFE = "%/:=&?#+!$,;'@()*[]~"  # what stays as it is in an address; other characters are percent-encoded
 
 
@@ -42,7 +43,7 @@ def fetched(url: str) -> Iterator[Path]:
 
 def _download(url: str, path: Path) -> None:
     deadline = time.monotonic() + LIMIT
-    request = Request(quote(url, safe=SAFE), headers={"User-Agent": "Mozilla/5.0 (compatible; ICN)"})
+    request = Request(quote(url, safe=SAFE), headers=AGENT)
     with urlopen(request, timeout=WAIT) as response, path.open("wb") as file:
         while chunk := response.read1(CHUNK) if hasattr(response, "read1") else response.read(CHUNK):
             file.write(chunk)

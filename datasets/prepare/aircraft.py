@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.cutting import Box
+from datasets.prepare.downloads import Download
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import number, read_rows
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 CLASSES = {"variant": 100, "family": 70, "manufacturer": 30}
 SPLITS = {"train": ("trainval", 6667), "val": ("test", 3333)}
 BANNER = 20  # rows at the bottom with the photographer's copyright
+
+DOWNLOADS = [
+    Download(
+        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+        2753340328,
+        "d4acdd33327262359767eeaa97a4f732",
+    )
+]
 
 HELP = "10,000 photographs of aeroplanes: 100 variants, 70 families or 30 manufacturers (Maji et al. 2013)"
 DESCRIPTION = (

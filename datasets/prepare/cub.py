@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.prepare.archives import Source, inside
+from datasets.prepare.downloads import Download
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import number, read_rows
@@ -25,6 +26,12 @@ ABOUT = About(
     split="official: train_test_split.txt; its test is val",
     official={"train": (5994, 200), "val": (5794, 200)},
 )
+CALTECH = "https://data.caltech.edu/records"
+DOWNLOADS = [
+    Download(f"{CALTECH}/65de6-vp158/files/CUB_200_2011.tgz", 1150585339, "97eceeb196236b17998738112f37df78"),
+    Download(f"{CALTECH}/w9d68-gec53/files/segmentations.tgz", 39272883, "4d47ba1228eae64f2fa547c47bc65255"),
+]
+
 HELP = "11,788 photographs of 200 species of birds (Wah et al. 2011)"
 DESCRIPTION = (
     "CUB-200-2011 from CUB_200_2011.tgz and, for exact masks, segmentations.tgz, unpacked or not. `val` is the official test. "

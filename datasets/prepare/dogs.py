@@ -12,6 +12,7 @@ import numpy as np
 
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.cutting import Box, around, box_mask
+from datasets.prepare.downloads import Download
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import number, read_mat
@@ -27,6 +28,11 @@ ABOUT = About(
     official={"train": (12000, 120), "val": (8580, 120)},
 )
 SPLITS = {"train": "train_list.mat", "val": "test_list.mat"}
+
+DOWNLOADS = [
+    Download(f"{ABOUT.url}{name}", size)
+    for name, size in (("images.tar", 793579520), ("annotation.tar", 21852160), ("lists.tar", 481280))
+]
 
 HELP = "20,580 photographs of 120 breeds of dogs (Khosla et al. 2011)"
 DESCRIPTION = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasets.prepare.downloads import Download
 from datasets.prepare.writing import Entry, is_prepared, write_dataset
 from util.number import COUNT
 
@@ -22,6 +23,16 @@ ABOUT = {
     "licence": "MIT",
     "split": "official: val is the test",
 }
+DOWNLOADS = [
+    Download(f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{name}-ubyte.gz", md5=md5)
+    for name, md5 in (
+        ("train-images-idx3", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+        ("train-labels-idx1", "25c81989df183df01b3e8a0aad5dffbe"),
+        ("t10k-images-idx3", "bef4ecab320f06d8554ea6380940ec79"),
+        ("t10k-labels-idx1", "bb300cfdad3c16e7a12a480ee83cd310"),
+    )
+]
+
 HELP = "70,000 grey pictures of clothes, 28 x 28 pixels, 10 classes (Xiao et al. 2017)"
 DESCRIPTION = (
     "Fashion-MNIST from its four IDX files. `train` holds the 60,000 training images, `val` the 10,000 test images; there is "

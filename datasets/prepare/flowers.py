@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.prepare.archives import Source, inside
+from datasets.prepare.downloads import Download
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import pick, read_mat
@@ -39,6 +40,12 @@ lotus, toad lily, anthurium, frangipani, clematis, hibiscus, columbine, desert-r
 watercress, canna lily, hippeastrum, bee balm, ball moss, foxglove, bougainvillea, camellia, mallow, mexican petunia,
 bromelia, blanket flower, trumpet creeper, blackberry lily
 """
+
+DOWNLOADS = [
+    Download(f"{ABOUT.url}102flowers.tgz", md5="52808999861908f626f3c1f4e79d11fa"),
+    Download(f"{ABOUT.url}imagelabels.mat", md5="e0620be6f572b9609742df49c70aed4d"),
+    Download(f"{ABOUT.url}setid.mat", md5="a5357ecc9cb78c4bef273ce3793fc85c"),
+]
 
 HELP = "8,189 photographs of 102 flowers (Nilsback and Zisserman 2008)"
 DESCRIPTION = (

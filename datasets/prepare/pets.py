@@ -11,6 +11,7 @@ import numpy as np
 
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.cutting import Box
+from datasets.prepare.downloads import Download
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.selection import FLAGS as SELECTION
 from datasets.prepare.tables import read_rows
@@ -27,6 +28,11 @@ ABOUT = About(
 )
 SPLITS = {"train": "trainval.txt", "val": "test.txt"}
 ANIMAL, BACKGROUND = 1, 2  # in a trimap; 3 is the boundary, which the mask leaves out
+
+DOWNLOADS = [
+    Download(f"{ABOUT.url}data/images.tar.gz", 791918971, "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+    Download(f"{ABOUT.url}data/annotations.tar.gz", 19173078, "95a8c909bbe2e81eed6a22bccdf3f68f"),
+]
 
 HELP = "7,349 photographs of 37 breeds of cats and dogs (Parkhi et al. 2012)"
 DESCRIPTION = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -119,6 +119,41 @@ def flowers() -> dict[str, Files]:
     }
 
 
+def split_tree(root: str, splits: Mapping[str, list[str]], kind: str) -> Files:
+    """Class folders of splits, three pictures in each of train and one in the others."""
+    counts = {split: 3 if split == "train" else 1 for split in splits}
+    names = [f"{split}/{label}/{n:03}" for split in splits for label in splits[split] for n in range(counts[split])]
+    return {f"{root}{name}.{kind}": picture(seed=seed) for seed, name in enumerate(names)}
+
+
+def birds_525() -> dict[str, Files]:
+    looney = "LOONEY BIRDS"
+    splits = {"train": ["PARAKETT  AUKLET", looney], "valid": ["PARAKETT AUKLET", looney], "test": ["PARAKETT  AUKLET", looney]}
+    row = "0,train/PARAKETT  AKULET/001.jpg,PARAKETT  AKULET,train,AETHIA PSITTACULA\n"
+    model = "EfficientNetB0-525-(224 X 224)- 98.97.h5"
+    return {"archive.zip": {**split_tree("", splits, "jpg"), "birds.csv": f"class id,filepaths,labels\n{row}", model: "weights"}}
+
+
+def butterflies() -> dict[str, Files]:
+    classes = ["Heliconius erato", "Heliconius melpomene ssp. (malleti x plesseni)"]
+    tree = split_tree("butterfly/", {"train": classes, "val": classes}, "jpeg")
+    return {"butterfly.zip": {**tree, "butterfly/train/.DS_Store": "x", "__MACOSX/butterfly/train/x/._001.jpeg": "x"}}
+
+
+def fish_vista() -> dict[str, Files]:
+    files: dict[str, bytes | str] = {}
+    for split, count in {"train": 4, "val": 2, "test": 2}.items():
+        rows = []
+        for n in range(count):
+            name = f"INHS_FISH_{split}{n}.jpg"
+            place = f"Images/chunk_{n % 2 + 1}/{name}"
+            files[place] = picture(seed=len(files))
+            species = ["notropis atherinoides", "amia calva"][n % 2]
+            rows.append(f'{name},source.jpg,"Museum, Illinois",{species},{place}\n')
+        files[f"classification_{split}.csv"] = "filename,source_filename,owner,standardized_species,file_name\n" + "".join(rows)
+    return {"": files}
+
+
 # Classes, images of each split, pixels of the mask of each picture (0: it has none).
 SETS: dict[str, tuple[Callable[[], dict[str, Files]], list[str], dict[str, int], int]] = {
     "fgvc-aircraft": (aircraft, ["747-100", "Cessna 172", "F_A-18"], {"train": 3, "val": 2}, 40 * 25),
@@ -127,6 +162,14 @@ SETS: dict[str, tuple[Callable[[], dict[str, Files]], list[str], dict[str, int],
     "stanford-cars": (cars, ["AM General Hummer SUV 2000", "Ram C_V Cargo Van Minivan 2012"], {"train": 3, "val": 2}, 40 * 25),
     "stanford-dogs": (dogs, ["Chihuahua", "wire-haired_fox_terrier"], {"train": 2, "val": 2}, 30 * 25),
     "oxford-pets": (pets, ["Abyssinian", "american_bulldog"], {"train": 2, "val": 2}, 10 * 20),
+    "birds-525": (birds_525, ["LOONEY BIRDS", "PARAKETT AUKLET"], {"train": 6, "val": 2, "test": 2}, 0),
+    "butterflies": (
+        butterflies,
+        ["Heliconius erato", "Heliconius melpomene ssp. (malleti x plesseni)"],
+        {"train": 6, "val": 2},
+        0,
+    ),
+    "fish-vista": (fish_vista, ["amia calva", "notropis atherinoides"], {"train": 4, "val": 2, "test": 2}, 0),
     "oxford-flowers": (flowers, ["passion flower", "pink primrose"], {"train": 2, "val": 1, "test": 3}, 0),
 }
 
@@ -155,6 +198,35 @@ def test_official_layout(name, place, tmp_path, capsys):
     assert "the official set has" in capsys.readouterr().out
     run(name, source, "--partial")
     assert "already there" in capsys.readouterr().out
+
+
+def test_numbers_of_pictures_that_no_site_gives(tmp_path, capsys):
+    message = error_of(capsys, "butterflies", packed(tmp_path / "source", butterflies()))
+    assert "train: 6 images of 2 classes, the official set has 6 of 65" in message
+
+
+def test_fishes_in_one_folder_and_those_that_are_not_served(tmp_path, capsys):
+    files = dict(fish_vista()[""])
+    moved = {name.replace("chunk_1/", "").replace("chunk_2/", ""): content for name, content in files.items()}
+    del moved["Images/INHS_FISH_test1.jpg"]
+    source = unpacked(tmp_path / "source", {"": moved})
+    assert "1 of 8 listed pictures are missing: 'INHS_FISH_test1.jpg'" in error_of(capsys, "fish-vista", source)
+    assert len(list(run("fish-vista", source, "--partial").glob("*/*/*.jpg"))) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("classification_val.csv", "a,b\n1,2\n", "is not Fish-Vista's list ('filename')"),
+        ("classification_val.csv", "filename,standardized_species\nx.jpg\n", "is not Fish-Vista's list"),
+        ("classification_val.csv", "filename,standardized_species\n../x.jpg,a\n", "'../x.jpg' leads out of its folder"),
+        ("classification_train.csv", "version https://git-lfs.github.com/spec/v1\nsize 9\n", "is not Fish-Vista's list"),
+        ("Images/chunk_1/INHS_FISH_val0.jpg", "version https://git-lfs.github.com/spec/v1\nsize 9\n", "pointer of Git LFS"),
+    ],
+)
+def test_wrong_lists_and_pointers_of_fishes(name, content, expected, tmp_path, capsys):
+    source = unpacked(tmp_path / "source", {"": {**fish_vista()[""], name: content}})
+    assert expected in error_of(capsys, "fish-vista", source, "--partial")
 
 
 def test_every_set_has_a_layout_here():
@@ -280,7 +352,14 @@ def test_a_missing_picture_and_a_class_of_test_alone_are_left_out_of_a_part(tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"), [("stanford-cars", "cars_meta.mat"), ("oxford-flowers", "jpg/"), ("cub", "train_test_split.txt")]
+    ("name", "missing"),
+    [
+        ("stanford-cars", "cars_meta.mat"),
+        ("oxford-flowers", "jpg/"),
+        ("cub", "train_test_split.txt"),
+        ("birds-525", "train/"),
+        ("fish-vista", "classification_train.csv"),
+    ],
 )
 def test_what_is_missing_is_named(name, missing, tmp_path, capsys):
     (tmp_path / "source").mkdir()
