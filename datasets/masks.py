@@ -115,14 +115,15 @@ def read_pairs(path: Path, classes: Sequence[str]) -> list[PairPicture]:
 
     Raises:
         ValueError: (one line that names the file) the list or an entry is not of the form above, a picture or mask is
-            missing or damaged, a class is not the model's, both are the same, or a mask has another size than its picture.
+            missing or damaged, a class is not the model's, both are the same, or a mask is empty, full, or has another size
+            than its picture.
     """
     path = path / "pairs.json" if path.is_dir() else path
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"--pairs {path}: {error.strerror}; {FORM}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--pairs {path}: is not JSON ({error}); {FORM}") from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"--pairs {path}: {'an empty list' if entries == [] else 'not a list'}; {FORM}")
@@ -157,6 +158,7 @@ def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str]) 
         if image_size(mask) != size:
             height, width = image_size(mask)
             raise ValueError(f"{mask}: is {width} x {height}, its picture is {size[1]} x {size[0]}; they must have one size")
+        read_mask(mask)
     return PairPicture(picture, masks, (chosen[0], chosen[1]))  # type: ignore[arg-type]
 
 

@@ -27,6 +27,7 @@ PAGES = [
         "docs/decoders.md",
         "docs/visualization.md",
         "docs/export.md",
+        "docs/errors.md",
         "docs/intr.md",
     ),
     *("docs/results.md", "docs/distributed.md", "docs/attribution.md", "docs/speed.md", "docs/architecture.md"),

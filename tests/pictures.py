@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Sequence
 
 
@@ -26,3 +27,9 @@ def tiff(
             directory += struct.pack(f"{order}HHII", tag, 4, 1, value)
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, start + len(pixels))
     return head + channels + pixels + directory + bytes(4)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return the beginning of a PNG of that size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\x01IDAT\0"

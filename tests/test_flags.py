@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import tiny_flags
 
 import main
 import run_with_submitit
 from flags import get_args_parser
 from tools.visualization import get_args_parser as visualization_parser
-from util.cli import Parser, parse
+from util.cli import parse
 from util.device import select_device
 from util.number import Number
 
@@ -73,30 +72,6 @@ def test_flags_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "recipe.args").write_text("# what it is for\n--lr 1e-3 --square\n\n--epochs 5 --output_dir 'my results'  # few\n")
     args = parse(get_args_parser(), [f"@{tmp_path / 'recipe.args'}", "--epochs", "6"])
     assert (args.lr, args.square, args.epochs, args.output_dir) == (1e-3, True, 6, "my results")
-
-
-@pytest.mark.parametrize("words", [["--epochs", "many"], ["--no_such_flag"], ["--lr_scheduler", "linear"], ["--epoch", "3"]])
-def test_parser_errors_are_one_line(words: list[str], capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parse(Parser("main.py", parents=[get_args_parser()]), words)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith("main.py: error: ") and error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["--resume", "a", "--finetune", "b"], "give one of them"),
-        (["--eval"], "--eval needs --resume"),
-        (["--decoder", "none", "--dec_layers", "2"], "--decoder average or none has no layers: leave --dec_layers out"),
-        (["--resume", "a", "--backbone_weights", "default"], "leave it out"),
-        (["--world_size", "2"], "--world_size 2, but there are 1 processes"),
-        (["--device", "meta"], "--device 'meta' is not supported"),
-    ],
-)
-def test_flags_that_make_no_sense(words: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        main.main(tiny_flags(*words))
 
 
 def flags_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -102,7 +102,11 @@ def read_attribution(path: Path) -> dict[str, Any]:
         table = page.attribution_table(content, [name for name, metric in METRICS.items() if metric.bar])
         settings = content["settings"]
         return {**table, "about": f"{settings['dataset']}, {settings['split']}, {len(content['images'])} images: {path.name}"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ValueError(
+            f"--attribution {path} cannot be read ({error.strerror}): give an attribution.json of tools.evaluate_attribution"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"--attribution {path} is no attribution.json of tools.evaluate_attribution ({error!r})") from None
 
 

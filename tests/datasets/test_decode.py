@@ -20,6 +20,7 @@ import datasets.decode
 import datasets.jpeg
 import datasets.pixels
 from datasets.decode import Decoding, ImageError, check_image, decode_image, image_size
+from tests.pictures import png_of
 
 _T = Image.Transpose
 _TURNS = (_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM, _T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90)
@@ -35,12 +36,6 @@ def picture() -> Image.Image:
 
 def pixels(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def png_of(width: int, height: int) -> bytes:
-    """Return the beginning of a PNG of that size."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\x01IDAT\0"
 
 
 def error_of(function, path: Path) -> str:

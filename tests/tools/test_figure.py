@@ -71,8 +71,6 @@ def test_images_keep_their_shape_at_the_width_of_a_column(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--classes", "x"], ["--classes", "'x'", "0 to 3"]),
-    (["--classes", "a", "0"], ["--classes", "twice"]),
-    (["--out", "fig.xyz"], ["--out fig.xyz", ".pdf"]),
     (["--out", "absent/fig.pdf"], ["absent/fig.pdf", "does not exist; create it"]),
     (["--classes", "a", "--columns", "methods", "--methods", "oracle"], ["oracle", "ground truth"]),
     (["--classes", "a", "--columns", "classes", "--methods", "attention", "rollout"], ["one method"]),

@@ -101,18 +101,3 @@ def test_names_that_are_not_utf_8(
     assert shown in capsys.readouterr().out and Path("p.csv").read_text("utf-8").splitlines()[1].startswith(f"{shown},")
     assert os.fsencode(json.loads(Path("p.json").read_text("utf-8"))[0]["file"]) == name
     assert len(os.listdir("panels")) == 1
-
-
-@pytest.mark.parametrize(("flags", "word"), [
-    (["--topk", "0"], "--topk"),
-    (["--csv", "absent/p.csv"], "--csv absent/p.csv"),
-    (["--json", "."], "--json ."),
-    (["--panels", "/dev/null/x"], "/dev/null/x"),
-])  # fmt: skip
-def test_wrong_flags_are_one_line(
-    checkpoints: Path, photos: Path, capsys: pytest.CaptureFixture[str], flags: list[str], word: str
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        launch(main, get_args_parser(), [str(photos), "--resume", str(checkpoints / "detr.pth"), "--device", "cpu", *flags])
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert stop.value.code == 2 and len(lines) == 1 and word in lines[0]

@@ -95,12 +95,9 @@ def test_a_report_replaces_a_report_and_nothing_else(
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    (["--methods", "atention"], ["atention", "attention"]),
     (["--methods", "oracle"], ["oracle", "ground truth"]),
     (["--top_q", "0"], ["--top_q"]),
-    (["--attribution", "absent.json"], ["--attribution absent.json"]),
     (["--resume", ""], ["--resume"]),
-    (["--dataset_name", "absent"], ["absent"]),
 ])  # fmt: skip
 def test_errors_are_one_line(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: list[str]

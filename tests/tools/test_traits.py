@@ -54,7 +54,6 @@ def test_two_classes_are_separated_beside_a_random_head(
     (["--classes", "x"], "class 'x' does not exist"),
     (["--classes", "a", "0"], "twice"),
     (["--against", "b"], "--against: give one class"),
-    (["--classes", "a", "--against", "a"], "--against: give one class"),
     (["--classes", "a", "--against", "b"], "too few"),
     (["--images", "0"], "--images"),
 ])  # fmt: skip

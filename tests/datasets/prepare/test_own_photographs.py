@@ -122,21 +122,11 @@ def test_a_group_is_in_one_split(photos):
     ("rows", "expected"),
     [
         ("path,label\n00.jpg,c\n99.jpg,c\n,c\n01.jpg,\n02.jpg,a,b\nx.txt,c\n../a.jpg,c\n", "6 of 7 rows are wrong: row 3"),
-        ("path,label\n../secret.jpg,cat\n00.jpg,cat\n", "row 2: '../secret.jpg' leads out of its folder"),
         ("path,label\n/etc/secret.jpg,cat\n00.jpg,cat\n", "row 2: '/etc/secret.jpg' leads out of its folder"),
-        ("path,label,split\n00.jpg,cat,train\n01.jpg,cat,sometimes\n", "row 3: split 'sometimes' is not train, val or test"),
-        ("foo,bar\n00.jpg,cat\n", "neither a picture nor a header"),
         ("path,file,label\n00.jpg,a,cat\n", "several columns of paths"),
         ("00.jpg cat\n", "no rows of two columns"),
         ("", "no rows of two columns"),
-        ("PK\3\4 workbook", "save it as CSV"),
-        ('path,label\n00.jpg,"cat\n', "no rows of two columns"),
-        ("path,label\n00.jpg,cat\n00.jpg,dog\n", "'00.jpg' is listed with the labels 'cat' and 'dog'"),
         ("00.jpg,cat,train\n00.jpg,cat,test\n", "'00.jpg' is listed with the splits 'train' and 'test'"),
-        ("00.jpg,cat,train\n01.jpg,dog,test\n", "1 of 2 classes have no training picture: 'dog'"),
-        ("00.jpg,a,train,g\n01.jpg,a,test,g\n", "the group 'g' is in two splits: '00.jpg' (train) and '01.jpg' (test)"),
-        ("00.jpg,a/b,train\n01.jpg,a_b,train\n", "the classes 'a/b', 'a_b' would share the folder 'a_b'"),
-        ("00.jpg,a\n01.jpg,b\n", "no class has enough pictures or groups for val"),
     ],
 )  # fmt: skip
 def test_a_wrong_list_is_refused(photos, capsys, rows, expected):
@@ -177,11 +167,9 @@ def test_squares_around_boxes_of_coco(photos, capsys):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[]", "is no JSON in COCO's form"),
         ("{", "is no JSON in COCO's form"),
         ("[" * 100000, "is no JSON in COCO's form"),
         ("{}", "there is no 'images'; expected"),
-        (coco(["cat"], categories=[]), "there is no 0; expected"),
         (coco(["cat"], images=[{"id": "x0", "file_name": "../a.jpg"}]), "row 1: '../a.jpg' leads out of its folder"),
         (coco(["cat"], annotations=[{"image_id": "x0", "category_id": 0, "bbox": [1, 2]}]), "is no JSON in COCO's form"),
         (coco(["cat"], images=[{"id": "x0", "file_name": 7}]), "row 1: '7' is not named like an image"),
@@ -272,11 +260,8 @@ def test_folders_without_classes(photos, capsys, folders, expected):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--val", "0.6", "--test", "0.4"], "their sum must be below 1"),
-        (["--min_per_class", "7"], "no class has as many as 7 pictures"),
         (["--min_per_class", "0"], "--min_per_class"),
         (["--list", "/dev/zero"], "/dev/zero: there is no such file"),
-        (["--list", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["--duplicate_bits", "64"], "--duplicate_bits"),
     ],
 )
