@@ -265,11 +265,16 @@ def _memory(image: Image.Image) -> int:
 
 def _upright(pixels: np.ndarray, orientation: int) -> Tensor:
     """Return pixels uint8 `[H, W, 3]` as uint8 `[3, H, W]`, turned by their EXIF orientation."""
+    return torch.from_numpy(turn_upright(pixels, orientation)).permute(2, 0, 1)
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels `[H, W, C]` by their EXIF orientation."""
     if orientation in SIDEWAYS:
         pixels = cv2.transpose(pixels)
     if orientation in FLIPS:
         pixels = cv2.flip(pixels, FLIPS[orientation])
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return pixels
 
 
 def _check_range(image: Image.Image, name: str) -> None:

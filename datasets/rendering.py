@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -136,6 +136,14 @@ def apply_sensor(image: np.ndarray, sensor: Sensor, rng: np.random.Generator) ->
     options = [cv2.IMWRITE_JPEG_QUALITY, sensor.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     decoded = cv2.imdecode(cv2.imencode(".jpg", image, options)[1], cv2.IMREAD_COLOR)  # red and blue are swapped twice
     return np.asarray(decoded)
+
+
+def shrink(pixels: np.ndarray, side: float, of: Callable[..., int] = max) -> np.ndarray:
+    """Shrink a picture `[H, W, ...]` so that the longer side, or the shorter (`of=min`), has at most `side` pixels."""
+    ratio = side / of(pixels.shape[:2])
+    if ratio >= 1:
+        return pixels
+    return cv2.resize(pixels, [max(1, round(length * ratio)) for length in pixels.shape[1::-1]], interpolation=cv2.INTER_AREA)
 
 
 def encode(image: np.ndarray, image_format: str = "png") -> bytes:

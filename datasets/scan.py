@@ -39,7 +39,7 @@ def eval_shapes(dataset: ImageFolder, workers: int = 4) -> list[tuple[int, int]]
     assert isinstance(transform, EvalTransform), "only the output size of eval transforms follows from the header"
     if transform.square:
         return [transform.output_size(1, 1)] * len(dataset)
-    sizes = _map_files(lambda path: image_size(path, dataset.decoding), dataset.paths, workers, 64, "reading image sizes")
+    sizes = map_files(lambda path: image_size(path, dataset.decoding), dataset.paths, workers, 64, "reading image sizes")
     return [transform.output_size(*size) for size in sizes]
 
 
@@ -57,16 +57,10 @@ def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) 
     if marker is not None and marker.exists():
         sys.stderr.write(marker.read_text(encoding="utf-8"))
         return
-    results = list(_map_files(lambda path: _check(path, decoding), paths, workers, 16, "checking images"))
+    results = list(map_files(lambda path: _check(path, decoding), paths, workers, 16, "checking images"))
     bad = [result for result in results if isinstance(result, str)]
     if bad:
-        first = bad[0] if len(bad) == 1 else f"the first: {bad[0]}"
-        lines = [f"{len(bad)} of {len(paths)} images cannot be used; {first}"]
-        if len(bad) > 1:
-            lines += [f"  {line}" for line in bad[:SHOWN]]
-        if len(bad) > SHOWN:
-            lines.append(f"  and {len(bad) - SHOWN} more")
-        raise ValueError("\n".join(lines))
+        raise ValueError(list_bad(bad, len(paths), "images cannot be used"))
     notes = "".join(f"warning: {line}\n" for line in _describe(paths, results, decoding.bit_depth))
     sys.stderr.write(notes)
     if marker is not None:
@@ -74,6 +68,17 @@ def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) 
             marker.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(marker) as file:
                 file.write(notes)
+
+
+def list_bad(bad: Sequence[str], total: int, what: str) -> str:
+    """Return a message about files that are bad: a first line that stands alone, and up to 20 lines, one for each."""
+    first = bad[0] if len(bad) == 1 else f"the first: {bad[0]}"
+    lines = [f"{len(bad)} of {total} {what}; {first}"]
+    if len(bad) > 1:
+        lines += [f"  {line}" for line in bad[:SHOWN]]
+    if len(bad) > SHOWN:
+        lines.append(f"  and {len(bad) - SHOWN} more")
+    return "\n".join(lines)
 
 
 def _describe(paths: Sequence[str | os.PathLike[str]], results: Sequence[Finding | str], bit_depth: int) -> Iterator[str]:
@@ -97,7 +102,7 @@ def _describe(paths: Sequence[str | os.PathLike[str]], results: Sequence[Finding
         )
 
 
-def _map_files(
+def map_files(
     read: Callable[[str | os.PathLike[str]], T], paths: Sequence[str | os.PathLike[str]], workers: int, chunk: int, label: str
 ) -> Iterator[T]:
     """Yield what `read` returns for each file, in order; threads take `chunk` files at a time."""

@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
@@ -213,3 +213,14 @@ def file_names(folder: Path) -> Iterator[str]:
         for name in sorted(files):
             if not SYSTEM.fullmatch(name):
                 yield os.path.relpath(os.path.join(where, name), folder)
+
+
+def fingerprint_of(source: Path, lists: Iterable[str] = ()) -> str:
+    """Return a hash of names, sizes and times of the files of a source, and of lists, by which a change is noticed."""
+    digest = blake2b(digest_size=8)
+    names = list(file_names(source)) if source.is_dir() else ["."]
+    for name, path in [*((name, source / name) for name in names), *((name, Path(name)) for name in lists)]:
+        if path.exists():
+            status = path.stat()
+            digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.folders import SYSTEM, LeftOut, class_folders, images_below
-from datasets.prepare.archives import Source, file_names
+from datasets.prepare.archives import Source, fingerprint_of
 from datasets.prepare.photo_lists import FORM, SPLIT, Row, read_list
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.unsplit import FLAGS as SPLITTING
@@ -57,7 +56,7 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
     if flags["val"] + flags["test"] >= 1:
         raise ValueError(f"--val {flags['val']} and --test {flags['test']} leave no picture for train: their sum must be below 1")
     lists = {key: flags[key] and str(flags[key]) for key in ("list", "val_list")}
-    settings = {**flags, **lists, "hash of the photographs": _fingerprint(source, filter(None, lists.values()))}
+    settings = {**flags, **lists, "hash of the photographs": fingerprint_of(source, filter(None, lists.values()))}
     about = About(
         title="own photographs",
         url="",
@@ -65,17 +64,6 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
         split=f"of the list, or else drawn by class and group: seed {flags['seed']}, val {flags['val']}, test {flags['test']}",
     )
     prepare_photos(target, ranks, about, source, lambda files: _read(files, flags), settings)
-
-
-def _fingerprint(source: Path, lists: Iterable[str]) -> str:
-    """Return a hash of names, sizes and times of the source's files, by which a change is noticed."""
-    digest = blake2b(digest_size=8)
-    names = list(file_names(source)) if source.is_dir() else ["."]
-    for name, path in [*((name, source / name) for name in names), *((name, Path(name)) for name in lists)]:
-        if path.exists():
-            status = path.stat()
-            digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _read(files: Source, flags: Mapping[str, Any]) -> list[Photo]:

@@ -79,7 +79,12 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def write_dataset(
-    target: Path, entries: Sequence[Entry], ranks: Ranks, record: Mapping[str, Any], temporary: Path | None = None
+    target: Path,
+    entries: Sequence[Entry],
+    ranks: Ranks,
+    record: Mapping[str, Any],
+    temporary: Path | None = None,
+    threads: int = 2,
 ) -> None:
     """Write all files of a data set, then give its folder its name; an interrupted run is continued.
 
@@ -89,6 +94,7 @@ def write_dataset(
         ranks: the processes that share them.
         record: becomes dataset.json; its `images` are {split: {"images": ..., "classes": ...}}.
         temporary: folder of files that will be deleted, to which there must be no symbolic links.
+        threads: of each process.
     """
     draft = target.with_name(f".{target.name}.unfinished")
     text = json.dumps({**record, "files": _fingerprint(entries)}, indent=1, ensure_ascii=False) + "\n"
@@ -96,7 +102,7 @@ def write_dataset(
         _open_draft(draft, text, {os.path.dirname(name) for name, _ in entries})
     ranks.barrier()
     chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
-    pool = ThreadPoolExecutor(2)
+    pool = ThreadPoolExecutor(threads)
     written: Counter[str] = Counter()
 
     def write_chunks() -> Iterator[Counter[str]]:
