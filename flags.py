@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from models.architecture import ARCHITECTURE
 from models.decoders import ALIASES, DECODERS, additive_decoders, canonical_decoder, find_decoder
@@ -53,6 +54,7 @@ def get_args_parser() -> Parser:
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: recompute activations")
     group.add_argument("--output_sub_dir", default="output_sub", help="results: <output_dir>/<dataset_name>/<output_sub_dir>")
     group.add_argument("--tensorboard", action="store_true", help="also write TensorBoard's files")
+    group.add_argument("--wandb", action="store_true", help="also log to Weights & Biases (WANDB_MODE=offline: to files)")
     return parser
 
 
@@ -218,6 +220,13 @@ def compared_flags() -> list[str]:
     actions = get_args_parser().flags_of("model", "start", *RESTORED)
     names = [action.dest for action in actions if action.dest not in ("seed", "start_epoch")]
     return ["dataset_name", "test", *names]
+
+
+def logged_flags(args: Flags) -> dict[str, Any]:
+    """Return the flags that may be shown to others: those that say what is computed; of a path or URL only the file's name."""
+    flags = {name: getattr(args, name) for name in (*compared_flags(), "seed", "world_size")}
+    files = {name: Path(urlsplit(flags[name]).path).name for name in ("finetune", "backbone_weights")}
+    return {**flags, **files}
 
 
 def explicit_flags(args: Flags) -> dict[str, Any]:

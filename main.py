@@ -18,6 +18,7 @@ ARGS = parse(PARSER) if __name__ == "__main__" else None  # before torch is impo
 import math
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ import engine
 from datasets import ImageFolder, TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
 from datasets.decode import set_decoding
 from datasets.loaders import build_datasets, build_eval_loader, build_loader, training_classes
-from flags import check_flags, explicit_flags, fill_from_checkpoint, output_folder, resolve
+from flags import check_flags, explicit_flags, fill_from_checkpoint, logged_flags, output_folder, resolve
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
 from models.checkpoint_format import VERSION
 from models.loading import read_checkpoint
@@ -36,6 +37,7 @@ from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, mi
 from util.device import select_device
 from util.distributed import init_distributed
 from util.failures import describe_failures
+from util.forecast import Forecast, shorter_recipe
 from util.launcher import read_launcher_env
 from util.logging import RunLog
 from util.metrics import Sums, format_stats
@@ -134,43 +136,68 @@ def train_epochs(
 ) -> dict[str, Any]:
     """Train and evaluate the epochs that are left; return the last line of log.txt."""
     ranks, model, folder = trainer.ranks, trainer.model, checkpointer.folder
-    log = RunLog(folder, args.tensorboard, args.start_epoch) if ranks.main else RunLog(None)
+    forecast = make_forecast(args, sampler, state.epoch.batches, len(val_loader.dataset), device)
     line: dict[str, Any] = {}
-    for index in range(args.start_epoch, args.epochs):
-        state.begin_epoch(index)
-        sampler.set_epoch(index, state.epoch.batches)
-        train_stats = engine.train_one_epoch(
-            trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=checkpointer.after_step
-        )
-        eval_model = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
-        test_stats = engine.evaluate(
-            eval_model,
-            val_loader,
-            device,
-            trainer.normalisation,
-            model.num_classes,
-            args.test,
-            trainer.precision,
-            checkpointer.stop_if_requested,
-            ranks,
-        ).stats
-        ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
-        is_best = state.finish_epoch(test_stats["acc1"], test_stats["loss"])
-        best = f"best {state.best['acc1']:.2f} % (epoch {state.best['epoch'] + 1})"
-        print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(test_stats)}  {best}", flush=True)
-        line = {f"train_{key}": value for key, value in train_stats.items()}
-        line |= {f"test_{key}": value for key, value in test_stats.items()}
-        line |= {"epoch": index, "step": trainer.steps, "best_acc1": state.best["acc1"]}
-        line |= {"n_parameters": count_parameters(model), "elapsed": state.elapsed()}
-        log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
-        is_milestone = (index + 1) % args.lr_drop == 0 or index + 1 == args.epochs
-        checkpointer.save([BEST] * is_best + [milestone_name(index)] * is_milestone)
-    log.close()
-    where = f"; checkpoints and log.txt: {folder}" if folder else ""
-    print(
-        f"trained for {clock(state.elapsed())}, best acc@1 {state.best['acc1']:.2f} % in epoch {state.best['epoch'] + 1}{where}"
-    )
+
+    def after_step() -> None:
+        forecast.after_step()
+        checkpointer.after_step()
+
+    with open_log(args, folder, ranks) as log:
+        for index in range(args.start_epoch, args.epochs):
+            state.begin_epoch(index)
+            sampler.set_epoch(index, state.epoch.batches)
+            train_stats = engine.train_one_epoch(
+                trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=after_step
+            )
+            eval_model = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
+            test_stats = engine.evaluate(
+                eval_model,
+                val_loader,
+                device,
+                trainer.normalisation,
+                model.num_classes,
+                args.test,
+                trainer.precision,
+                checkpointer.stop_if_requested,
+                ranks,
+            ).stats
+            ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
+            is_best = state.finish_epoch(test_stats["acc1"], test_stats["loss"])
+            best = f"best {state.best['acc1']:.2f} % (epoch {state.best['epoch'] + 1})"
+            print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(test_stats)}  {best}", flush=True)
+            line = log_line(trainer, state, train_stats, test_stats)
+            log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
+            is_milestone = (index + 1) % args.lr_drop == 0 or index + 1 == args.epochs
+            checkpointer.save([BEST] * is_best + [milestone_name(index)] * is_milestone)
+    best = f"best acc@1 {state.best['acc1']:.2f} % in epoch {state.best['epoch'] + 1}"
+    print(f"trained for {clock(state.elapsed())}, {best}{f'; checkpoints and log.txt: {folder}' if folder else ''}")
     return line
+
+
+def open_log(args: Flags, folder: Path | None, ranks: Ranks) -> RunLog:
+    """Open the log of a run in its folder; rank 0 alone writes one."""
+    if not ranks.main:
+        return RunLog(None)
+    wandb = logged_flags(args) if args.wandb else None
+    return RunLog(folder, args.tensorboard, args.start_epoch, wandb, is_same_run(args.resume, folder))
+
+
+def log_line(trainer: Trainer, state: TrainState, train_stats: dict[str, Any], test_stats: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of the epoch that was just finished, as log.txt has them."""
+    line = {f"train_{key}": value for key, value in train_stats.items()}
+    line |= {f"test_{key}": value for key, value in test_stats.items()}
+    line |= {"epoch": state.epoch.index, "step": trainer.steps, "best_acc1": state.best["acc1"]}
+    return {**line, "n_parameters": count_parameters(trainer.model), "elapsed": state.elapsed()}
+
+
+def make_forecast(args: Flags, sampler: TrainSampler, done: int, evaluated: int, device: torch.device) -> Forecast:
+    """Build the forecast of a run: `done` batches of the epoch are trained, `evaluated` images are scored after each."""
+    batches = sampler.batches_per_epoch
+    epochs = args.epochs - args.start_epoch - (done == batches)
+    share = evaluated / min(sampler.n, batches * sampler.batch_size * sampler.world_size)
+    todo, steps = (math.ceil(number / args.accumulate) for number in (batches - done % batches, batches))
+    return Forecast(todo, steps, epochs, share, device, shorter_recipe(args, device))
 
 
 def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | None]:

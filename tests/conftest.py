@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ import torch
 from flags import get_args_parser
 from models import ICN, build_model
 from util.cli import Flags, parse
+from util.logging import WANDB_PRIVATE
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
@@ -88,3 +92,24 @@ def one_thread() -> Iterator[None]:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that a test remembers survives it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
+    """A stand-in for the package wandb; returns the runs that are started: settings, environment, logged lines, exit codes."""
+    runs: list[SimpleNamespace] = []
+
+    def init(**settings: Any) -> SimpleNamespace:
+        run = SimpleNamespace(settings=settings, environment=dict(os.environ), lines=[], metrics=[], ends=[])
+        run.log, run.finish = run.lines.append, lambda exit_code: run.ends.append(exit_code)
+        run.define_metric = lambda name, **more: run.metrics.append((name, more.get("step_metric")))
+        runs.append(run)
+        return run
+
+    module = ModuleType("wandb")
+    module.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for name in WANDB_PRIVATE:  # what a run sets is unset again after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return runs

@@ -15,7 +15,7 @@ import main
 from flags import get_args_parser
 from util.cli import parse
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "fake_wandb")
 
 BASE: dict[str, Any] = {
     "backbone": "test_resnet", "feature_stride": 16, "hidden_dim": 32, "dim_feedforward": 64, "nheads": 4, "enc_layers": 1,
@@ -55,7 +55,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     # run
     "eval": (True, {}), "resume": ("auto", {}), "save_every_steps": (1, {}), "keep_last": (2, {}),
     "compile": (True, {"dropout": 0.0}), "deterministic": (True, {}), "grad_checkpointing": (True, {"backbone": "resnet18"}),
-    "output_sub_dir": ("sub", {}), "tensorboard": (True, {}),
+    "output_sub_dir": ("sub", {}), "tensorboard": (True, {}), "wandb": (True, {}),
 }  # fmt: skip
 # Of the flags of model, training, augmentation and input those whose example is what a run has without them.
 AS_WITHOUT = {"backbone_norm", "num_queries", "bit_depth"}  # no file of the data set has 16 bits

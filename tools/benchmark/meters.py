@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from util.memory import read_field, resident
+
 # INTR's names, which ICN keeps; a peer without one of them has no row for it.
 PARTS = {
     "backbone": "backbone.0",
@@ -33,7 +35,7 @@ COMMANDS = (("main.py", "--help"), ("main.py", "--no_such_flag"))
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
     """Return processor, GPU (or None), threads and versions; no host names, no paths."""
-    cpu = _read_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+    cpu = read_field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
     words = {"cpu": cpu, "capability": torch.backends.cpu.get_cpu_capability(), "gpu": None, "cuda": None}
     if device.type == "cuda":
         words |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
@@ -46,15 +48,6 @@ def describe(machine: Mapping[str, Any]) -> str:
     gpu = f"{machine['gpu']} (CUDA {machine['cuda']}), " if machine["gpu"] else ""
     processor = f"{machine['cpu']} ({machine['capability']}), {machine['threads']} threads"
     return f"{gpu}{processor}, torch {machine['torch']}, {machine['system']}"
-
-
-def _read_field(path: Path, name: str) -> str:
-    """Return the first value of `name: value` in a file of /proc; an empty string where there is none."""
-    with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
-            if line.partition(":")[0].strip() == name:
-                return line.partition(":")[2].strip()
-    return ""
 
 
 class Contention:
@@ -88,7 +81,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.base = 0 if device.type == "cuda" else _resident("VmRSS")
+        self.base = 0 if device.type == "cuda" else resident("VmRSS")
 
     def reset(self) -> None:
         if self.device.type == "cuda":
@@ -100,7 +93,7 @@ class PeakMemory:
         """Return bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return max(0, _resident("VmHWM") - self.base)
+        return max(0, resident("VmHWM") - self.base)
 
 
 def limit_memory(gib: float) -> None:
@@ -112,15 +105,8 @@ def limit_memory(gib: float) -> None:
 
 def available_gib() -> float | None:
     """Return the memory available without swapping, in GiB; None where the kernel does not say."""
-    value = _read_field(Path("/proc/meminfo"), "MemAvailable")
+    value = read_field(Path("/proc/meminfo"), "MemAvailable")
     return int(value.split()[0]) / 2**20 if value else None
-
-
-def _resident(name: str) -> int:
-    """Return `VmRSS` (now) or `VmHWM` (the peak) in bytes; elsewhere than on Linux the peak for both."""
-    if value := _read_field(Path("/proc/self/status"), name):
-        return int(value.split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _try_to_write(name: str, text: str) -> None:
