@@ -74,9 +74,14 @@ def packed(source: Path, archives: dict[str, Files]) -> Path:
     return source
 
 
+def beside(source: object) -> Path:
+    """Return the folder for data sets beside a source, which may have a prefix (wds:)."""
+    return Path(str(source).rpartition(":")[2]).parent / "data"
+
+
 def run(name: str, source: object, *more: object, out: Path | None = None) -> Path:
     """Prepare a data set beside its source; return its folder."""
-    out = out or Path(str(source)).parent / "data"
+    out = out or beside(source)
     launch(main, get_args_parser(), [name, "--source", str(source), "--out", str(out), *map(str, more)])
     return out / name
 
@@ -87,6 +92,6 @@ def error_of(capsys: pytest.CaptureFixture[str], name: str, source: object, *mor
         run(name, source, *more, out=out)
     message = capsys.readouterr().err.splitlines()[-1]  # a slow machine shows progress before it
     assert caught.value.code == 2 and ": error: " in message, message
-    folder = out or Path(str(source)).parent / "data"
+    folder = out or beside(source)
     assert not list(folder.rglob("*")), message
     return message

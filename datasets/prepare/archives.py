@@ -135,10 +135,15 @@ class Source(AbstractContextManager["Source"]):
                         return path
         return None
 
+    def place(self, path: Path) -> Path:
+        """Return the folder for the unpacked content of a file; another one when the file changes."""
+        status = path.stat()
+        version = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+        return self.work / f"{path.name[:100]}.{blake2b(os.fsencode(version), digest_size=4).hexdigest()}"
+
     def unpacked(self, archive: Path, once: bool = False) -> Path:
         """Return the folder with the files of an archive; raises as `unpack`."""
-        known = blake2b(os.fsencode(archive), digest_size=4).hexdigest()
-        folder = self.work / f"{archive.name[:100]}.{known}"
+        folder = self.place(archive)
         if self.ranks.main and not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
             unpack(archive, partial, once)

@@ -3,50 +3,65 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from datasets.folders import SYSTEM, LeftOut, class_folders, images_below
+from datasets.prepare import darwin_core, huggingface, webdataset
 from datasets.prepare.archives import Source, fingerprint_of
 from datasets.prepare.photo_lists import FORM, SPLIT, Row, read_list
 from datasets.prepare.photos import About, Photo, prepare_photos
+from datasets.prepare.split_folders import read_split_folders
 from datasets.prepare.unsplit import FLAGS as SPLITTING
 from datasets.prepare.unsplit import with_splits
+from datasets.prepare.workbooks import WORKBOOKS
 from util.classes import class_key
 from util.printable import quoted
 
 if TYPE_CHECKING:
     from util.distributed import Ranks
 
-TABLES = (".csv", ".tsv")
-LISTS = (*TABLES, ".txt", ".json")
+TABLES = (".csv", ".tsv", *WORKBOOKS)
+LISTS = (*TABLES, ".txt", ".json", ".jsonl")
 NONE = "none"
+LOCK = "~$"  # before the name of a workbook that is open
+FORMS: dict[str, ModuleType] = {"hf": huggingface, "wds": webdataset, "gbif": darwin_core}  # by the prefix of --source
 
-HELP = "your own photographs: a folder with a list of labels, or a folder of class folders"
+HELP = "your own photographs: a list of labels, class folders, or an export of GBIF, iNaturalist, Hugging Face, WebDataset"
 DESCRIPTION = (
     "Your own photographs, from a folder (or tar or zip archive) with a list `path,label[,split][,group]`, as a spreadsheet "
     "exports it, or with a folder for each class. Without splits in the list they are drawn: stratified by class, by a seed, "
-    "with all pictures of a group (one individual, one camera, one burst) and all near-duplicates in one split."
+    "with all pictures of a group (one individual, one camera, one burst) and all near-duplicates in one split. Also a Darwin "
+    "Core archive beside its pictures (gbif:), a saved data set of Hugging Face (hf:), and WebDataset shards (wds:)."
 )
+COLUMN_HELP = "column of the {} in the list, or key in .json of WebDataset, where it is not found by its name"
 FLAGS: dict[str, dict[str, Any]] = {
-    "source": {"type": Path, "required": True, "help": "folder or archive of the photographs"},
+    "source": {
+        "required": True,
+        "help": "folder or archive of the photographs; gbif:<folder>, hf:<folder>, wds:<folder or 'shard-{000..099}.tar'> say "
+        "what else it is, where that is not recognised",
+    },
     "list": {
         "type": Path,
         "help": f"the list (default: the only one in --source; {NONE}: class folders); {FORM}; or JSON in COCO's form",
     },
     "val_list": {"type": Path, "help": "the list of val, where --list is that of train"},
+    "label": {"metavar": "COLUMN", "help": COLUMN_HELP.format("labels")},
+    "group": {"metavar": "COLUMN", "help": COLUMN_HELP.format("groups")},
     **SPLITTING,
 }
 
 
-def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
+def prepare(target: Path, ranks: Ranks, *, source: str, **flags: Any) -> None:
     """Write photographs as the image folder `target`.
 
     Args:
         target: the folder.
         ranks: the processes that share the files.
-        source: folder or archive of the photographs.
+        source: folder or archive of the photographs, perhaps after the name of one of `FORMS` and a colon.
         **flags: the values of the other `FLAGS`.
 
     Raises:
@@ -55,21 +70,41 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **flags: Any) -> None:
     """
     if flags["val"] + flags["test"] >= 1:
         raise ValueError(f"--val {flags['val']} and --test {flags['test']} leave no picture for train: their sum must be below 1")
+    form, _, rest = source.partition(":")
+    form, path, shards = (form, Path(rest), []) if form in FORMS else ("", Path(source), [])
+    if form == "wds":
+        shards = webdataset.expand(rest)
+        path = shards[0].parent
     lists = {key: flags[key] and str(flags[key]) for key in ("list", "val_list")}
-    settings = {**flags, **lists, "hash of the photographs": fingerprint_of(source, filter(None, lists.values()))}
+    if form and any(lists.values()):
+        raise ValueError(f"--list and --val_list are for photographs without {form}: before --source")
+    if shards:
+        hashes = "\0".join(f"{shard.name}\0{fingerprint_of(shard)}" for shard in shards)
+        version = blake2b(os.fsencode(hashes), digest_size=8).hexdigest()
+    else:
+        version = fingerprint_of(path, filter(None, lists.values()))
+    settings = {**flags, **lists, "hash of the photographs": version}
     about = About(
         title="own photographs",
         url="",
         licence="not stated",
         split=f"of the list, or else drawn by class and group: seed {flags['seed']}, val {flags['val']}, test {flags['test']}",
     )
-    prepare_photos(target, ranks, about, source, lambda files: _read(files, flags), settings)
+    prepare_photos(target, ranks, about, path, lambda files: _read(files, form, shards, flags), settings)
 
 
-def _read(files: Source, flags: Mapping[str, Any]) -> list[Photo]:
+def _read(files: Source, form: str, shards: Sequence[Path], flags: Mapping[str, Any]) -> list[Photo]:
     """Return the photographs with their splits."""
-    folder = _top(files.roots[0])
-    return with_splits(_read_rows(folder, flags, files.notes), flags, files.notes)
+    folder = files.roots[0] if shards else _top(files.roots[0])
+    if not form and not flags["list"]:
+        form = next((name for name, module in FORMS.items() if module.recognise(folder)), "")
+        if form:
+            print(f"{folder}: is read as {FORMS[form].NAME} ({form}:)")
+    if shards:
+        rows = webdataset.read(files, folder, flags, shards)
+    else:
+        rows = FORMS[form].read(files, folder, flags) if form else _read_rows(folder, flags, files.notes)
+    return with_splits(rows, flags, files.notes)
 
 
 def _top(folder: Path) -> Path:
@@ -83,15 +118,18 @@ def _top(folder: Path) -> Path:
 def _read_rows(folder: Path, flags: Mapping[str, Any], notes: list[str]) -> list[Row]:
     """Return the pictures of the lists or class folders, with the splits that the lists give."""
     train, val = _given(folder, flags["list"]), _given(folder, flags["val_list"])
+    chosen = {key: flags[key] for key in ("label", "group") if flags[key]}
     if str(train) == NONE or not (train := train or _find_list(folder)):
         if val:
             raise ValueError("--val_list needs a --list, that of train")
+        if chosen:
+            raise ValueError(f"--{next(iter(chosen))} names a column, and {folder} has no list: leave it out, or give --list")
         rows = list(_read_folders(folder, notes))
     else:
-        rows = read_list(train, folder, flags["partial"])
+        rows = read_list(train, folder, flags["partial"], chosen)
     if val:
         rows = [row._replace(split="train") for row in rows]
-        rows += [row._replace(split="val") for row in read_list(val, folder, flags["partial"])]
+        rows += [row._replace(split="val") for row in read_list(val, folder, flags["partial"], chosen)]
     if not rows:
         raise ValueError(f"{folder}: no image in any class folder; expected {folder}/<class>/<image>")
     return rows
@@ -104,7 +142,7 @@ def _given(folder: Path, path: Path | None) -> Path | None:
 
 def _find_list(folder: Path) -> Path | None:
     """Return the only list in a folder; None if there is none. Beside folders, a text may be another one."""
-    entries = sorted(path for path in folder.iterdir() if not SYSTEM.fullmatch(path.name))
+    entries = sorted(path for path in folder.iterdir() if not SYSTEM.fullmatch(path.name) and not path.name.startswith(LOCK))
     endings = TABLES if any(path.is_dir() for path in entries) else LISTS
     found = [path for path in entries if path.suffix.lower() in endings]
     if len(found) > 1:
@@ -124,7 +162,10 @@ def _read_folders(folder: Path, notes: list[str]) -> Iterator[Row]:
         wanted = f"expected {folder}/<class>/<image>, or a list ({', '.join(LISTS)}; --list)"
         raise ValueError(f"{str(error).partition('; expected')[0]}; {wanted}") from None
     if {name.casefold() for name in classes} <= SPLIT.keys():
-        raise ValueError(f"{folder} has the folders {quoted(list(classes))}: it has splits, and can be trained on as it is")
+        if {*classes} <= {"train", "val", "test"}:
+            raise ValueError(f"{folder} has the folders {quoted(list(classes))}: it has splits, and can be trained on as it is")
+        yield from (Row(photo.name, photo.path, photo.label, photo.split, "") for photo in read_split_folders(folder, notes))
+        return
     for name, class_folder in classes.items():
         images = list(images_below(os.fspath(folder / class_folder), left_out))
         if not images:

@@ -10,16 +10,17 @@ import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS
 from datasets.prepare.archives import inside
 from datasets.prepare.cutting import Box, around
+from datasets.prepare.workbooks import WORKBOOKS, read_workbook
 from util.classes import class_key
-from util.errors import first_line
-from util.printable import quoted
+from util.errors import did_you_mean, first_line
+from util.printable import printable, quoted
 
 FORM = "expected columns path,label[,split][,group], between commas, semicolons, tabs or |"
 COCO_FORM = (
@@ -49,13 +50,14 @@ class Row(NamedTuple):
     box: Box | None = None
 
 
-def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[Row]:
+def read_list(path: Path, folder: Path, missing_allowed: bool = False, chosen: Mapping[str, str] | None = None) -> list[Row]:
     """Read a list of photographs.
 
     Args:
         path: the list.
         folder: that of the pictures.
         missing_allowed: whether a picture may not exist.
+        chosen: headers of the columns `label` and `group`, where they are not found by their names.
 
     Raises:
         ValueError: it is no such list, or some rows are wrong, of which the first are named.
@@ -63,12 +65,20 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; {FORM}")
     if path.suffix.lower() == ".json":
+        if chosen:
+            raise ValueError(f"--{next(iter(chosen))}: {path} is JSON in COCO's form, which has no columns: leave it out")
         rows, boxes = _read_coco(path)
         columns, encoding = list(COLUMNS), "utf-8"
     else:
-        (text, encoding), boxes = _decode(path), {}
-        rows = _parse(path, text)
-        columns = _columns(path, rows)
+        boxes = {}
+        if path.suffix.lower() in WORKBOOKS:
+            rows, encoding = read_workbook(path), "utf-8"
+        elif path.suffix.lower() == ".jsonl":
+            rows, encoding = _read_json_lines(path), "utf-8"
+        else:
+            text, encoding = _decode(path)
+            rows = _parse(path, text)
+        columns = _columns(path, rows, chosen or {})
     if "split" in columns and not any(cells[columns.index("split")] for _, cells in rows if len(cells) == len(columns)):
         columns[columns.index("split")] = ""  # an empty column
     found, wrong = [], []
@@ -80,12 +90,21 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False) -> list[R
             wrong.append(f"row {number}: {problem}")
         else:
             found.append(row._replace(box=boxes.get(number)))
-    if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ValueError(f"{path}: {len(wrong)} of {len(rows)} rows are wrong: {'; '.join(wrong[:SHOWN])}{more}")
+    refuse(path, wrong, len(rows))
     if not found:
         raise ValueError(f"{path}: lists no picture; {FORM}")
     return found
+
+
+def refuse(path: Path, wrong: Sequence[str], count: int, notes: list[str] | None = None) -> None:
+    """Raise a ValueError that names the first wrong rows of a list; with `notes`, append it there: they are left out."""
+    if not wrong:
+        return
+    more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    message = f"{len(wrong)} of {count} rows are wrong: {'; '.join(map(printable, wrong[:SHOWN]))}{more}"
+    if notes is None:
+        raise ValueError(f"{path}: {message}")
+    notes.append(f"{message}; left out")
 
 
 def _decode(path: Path) -> tuple[str, str]:
@@ -94,7 +113,7 @@ def _decode(path: Path) -> tuple[str, str]:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace"), "utf-16"
     if b"\0" in data or data.startswith(b"PK\3\4"):
-        raise ValueError(f"{path}: is no text (a workbook?): save it as CSV; {FORM}")
+        raise ValueError(f"{path}: is no text (a workbook of another kind than .xlsx?): save it as CSV; {FORM}")
     try:
         return data.decode("utf-8-sig"), "utf-8"
     except UnicodeDecodeError:
@@ -130,6 +149,17 @@ def _read_coco(path: Path) -> tuple[list[tuple[int, list[str]]], dict[int, Box]]
     return [(number, list(row)) for row, number in rows.items()], boxes
 
 
+def _read_json_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Return number and cells of a header, made of all keys, and of each line that is an object."""
+    try:
+        lines = [(number, json.loads(line)) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+        keys = list(dict.fromkeys(str(key) for _, facts in lines for key in facts))
+        texts = [(number, {key: "" if value is None else str(value) for key, value in facts.items()}) for number, facts in lines]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: has lines that are no JSON objects ({first_line(error)})") from None
+    return [(0, keys), *((number, [facts.get(key, "").strip() for key in keys]) for number, facts in texts)]
+
+
 def _parse(path: Path, text: str) -> list[tuple[int, list[str]]]:
     """Return number and cells of each row that is not empty, by the delimiter that gives most rows that name a picture."""
     first, _, rest = text.partition("\n")
@@ -158,10 +188,15 @@ def _is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
+def _columns(path: Path, rows: list[tuple[int, list[str]]], chosen: Mapping[str, str]) -> list[str]:
     """Return the columns' names ('' for those that do not count); the header is taken out of the rows."""
     head = rows[0][1]
     names = [COLUMN.get(cell.casefold().replace(" ", "_"), "") for cell in head]
+    for column, header in chosen.items():
+        if header not in head:
+            raise ValueError(f"--{column} {header}: {path} has no such column, but {quoted(head)}{did_you_mean(header, head)}")
+        names = ["" if name == column else name for name in names]
+        names[head.index(header)] = column
     if {"path", "label"} <= set(names):
         if repeated := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
             raise ValueError(

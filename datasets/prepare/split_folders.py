@@ -1,9 +1,10 @@
-"""Folders of splits that hold class folders, under the names that people give to splits."""
+"""Splits by the names of folders and files, as people call them; folders of splits that hold class folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from datasets.folders import LeftOut, class_folders, images_below
@@ -27,6 +28,21 @@ def split_folders(root: Path) -> dict[str, Path]:
     if "val" not in found and "test" in found:
         found["val"] = found.pop("test")
     return found
+
+
+def splits_in_names(names: Sequence[str]) -> list[str]:
+    """Return the split that each name of a file contains as a word; '' for all where they do not divide the files.
+
+    Raises:
+        ValueError: only some of them name a split.
+    """
+    words = [{SPLIT[word] for word in re.findall("[a-z]+", name.casefold()) if word in SPLIT} for name in names]
+    splits = ["".join(found) if len(found) == 1 else "" for found in words]
+    if len(set(splits)) < 2:
+        return [""] * len(names)
+    if without := [name for name, split in zip(names, splits, strict=True) if not split]:
+        raise ValueError(f"{quoted(without)} name no split, where others name one: rename them, or move them away")
+    return splits
 
 
 def read_split_folders(root: Path, notes: list[str], name_class: Callable[[str], str] = class_key) -> Iterator[Photo]:

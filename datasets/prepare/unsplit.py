@@ -58,6 +58,14 @@ def with_splits(rows: Sequence[Row], flags: Mapping[str, Any], notes: list[str])
     return [Photo(row.name, row.path, row.label, split, row.box) for row, split in zip(rows, splits, strict=True)]
 
 
+def pad_numbers(rows: Sequence[Row]) -> list[Row]:
+    """Return rows whose labels, where all are numbers, have as many digits, so that their order is that of the numbers."""
+    if not all(row.label.isdecimal() for row in rows):
+        return list(rows)
+    width = max((len(row.label) for row in rows), default=0)
+    return [row._replace(label=row.label.zfill(width)) for row in rows]
+
+
 def _near_duplicates(rows: Sequence[Row], bits: int, notes: list[str]) -> list[tuple[int, int]]:
     """Return the pairs of near-duplicates; none if `bits` is negative."""
     pairs = near_duplicates(measure_looks([row.path for row in rows]), bits) if bits >= 0 else []
