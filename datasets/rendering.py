@@ -32,6 +32,12 @@ def plan_split(classes: Sequence[str], split: str, count: int, seed: int) -> lis
     return [(z, classes[label]) for z, label in zip(seeds, labels, strict=True)]
 
 
+def draw_mark(rng: np.random.Generator, own: int, count: int, rate: float) -> int:
+    """Draw the index of a shortcut's mark, of `count`: `own`, that of the class, with probability `rate`, otherwise another."""
+    chance, other = rng.random(2)
+    return own if chance < rate else (own + 1 + int(other * (count - 1))) % count
+
+
 def hsv(h: float, s: float, v: float) -> Colour:
     """Return a colour from hue, of which 1 is a whole turn, saturation and value, both 0-1."""
     r, g, b = colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))

@@ -61,6 +61,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--pairs", type=WHOLE, default=200, help="pictures of two objects, in pairs/ with pairs.json")
     data.add_argument("--seed", type=SEED, default=0, help="the data set is a function of it and of the files")
     data.add_argument("--num_workers", type=Number(int, 1, 1024), default=2, help="threads; they do not change the files")
+    shortcut = "plant a mark in a corner of the pictures of train and val: their class's with this probability, or else another's"
+    data.add_argument("--shortcut", type=SHARE, metavar="RATE", help=shortcut)
     change = parser.add_argument_group("change of the objects")
     scale = "least and most of the longer side of an object, as a share of the picture's side; of two objects 0.7 of that"
     change.add_argument("--scale", type=Number(float, 0.05, 1), nargs=2, default=(0.4, 0.8), metavar=("LOW", "HIGH"), help=scale)
@@ -104,15 +106,14 @@ def main(args: Flags) -> None:
 def write_sheet(args: Flags) -> None:
     """Write a picture with a composite of each class, and beside it what its mask marks; raises as `read_sources`."""
     from attribution.report.render import Section, Tile, panel
-    from datasets.composites.compose import Plan
-    from datasets.composites.dataset import open_composer, open_sources
+    from datasets.composites.dataset import open_composer, open_sources, plan_single
 
     sources, notes = open_sources(vars(args))
     composer = open_composer(args.replace(size=min(args.size, SHEET_SIDE)).__dict__, sources)
     tiles = []
     for z, label in enumerate(sorted(sources.folders)[:SHEET_CLASSES], start=1000 * args.seed):
-        image, (mask,) = composer.compose(Plan("val", z, (sources.choose("val", label, z),)))
-        shaded = np.where(mask[..., None], image, np.rint(image * SHADE)).astype(np.uint8)
+        image, masks = composer.compose(plan_single(sources, "val", label, z, args.shortcut))
+        shaded = np.where(masks.max(0)[..., None], image, np.rint(image * SHADE)).astype(np.uint8)
         counts = [len(sources.cutouts[split][label]) for split in ("train", "val")]
         tiles.append(Tile(np.hstack([image, shaded]), (label, f"cut-outs: {counts[0]} train, {counts[1]} val")))
     title = f"Composites of {len(sources.folders)} classes"

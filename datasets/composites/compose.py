@@ -20,10 +20,11 @@ import numpy as np
 
 from datasets.composites.backgrounds import cut_background, load_photograph, render_background
 from datasets.composites.cutouts import FAINT, MIN_PIXELS, read_cutout
+from datasets.composites.marks import mark_layer
 from datasets.rendering import apply_sensor, draw_sensor, shrink
 
 # Each group of draws has a stream of its own, so that a change to one leaves the others alone.
-STREAMS = ("cutout", "pose", "colours", "photograph", "background", "sensor", "noise")
+STREAMS = ("cutout", "pose", "colours", "photograph", "background", "sensor", "noise", "mark")
 PAIR_SCALE = 0.7  # of the size of an object, where there are two
 MAX_HIDDEN = 0.25  # of an object by the one before it
 TRIES = 400  # of placing two objects; with any shapes and scales some are found
@@ -74,15 +75,17 @@ class Object(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A picture to be composed: the split whose backgrounds it has, its seed, and its one or two cut-outs, from back to front."""
+    """A picture to be composed: the split whose backgrounds it has, its seed, its one or two cut-outs, from back to front, and
+    the class whose mark it has, if any, before the one."""
 
     split: str
     z: int
     cutouts: tuple[Path, ...]
+    mark: int | None = None
 
 
 class Composite(NamedTuple):
-    """A picture uint8 `[S, S, 3]` RGB, and the mask of what is seen of each object, bool `[n, S, S]`."""
+    """A picture uint8 `[S, S, 3]` RGB, and the mask of what is seen of each object, and of the mark: bool `[n, S, S]`."""
 
     image: np.ndarray
     masks: np.ndarray
@@ -192,7 +195,8 @@ class Composer:
         rng, paint = stream(plan.z, "pose"), stream(plan.z, "colours")
         colours = [draw_colours(paint, self.change) for _ in things]
         if len(things) == 1:
-            return [place(things[0], draw_pose(rng, self.change), colours[0], self.size)]
+            layer = place(things[0], draw_pose(rng, self.change), colours[0], self.size)
+            return [layer] if plan.mark is None else [layer, mark_layer(plan.mark, self.size)]
         for _ in range(TRIES):
             poses = [draw_pose(rng, self.change) for _ in things]
             poses = [pose._replace(share=PAIR_SCALE * pose.share) for pose in poses]

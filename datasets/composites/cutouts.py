@@ -57,7 +57,7 @@ def find_cutouts(words: Sequence[Path], notes: list[str]) -> list[Cutout]:
     if text := str(left_out):
         notes.append(f"left out are {text}")
     if len(labels := {cutout.label for cutout in found}) < 2:
-        what = f"one class, {quoted(sorted(labels))}" if labels else "no cut-out"
+        what = f"one class, {quoted(sorted(labels))}" if labels else "no cut-out" + f" (left out are {text})" * bool(text)
         raise ValueError(f"--cutouts {quoted([str(word) for word in words])}: {what}: at least two classes are needed; {FORM}")
     return found
 
@@ -80,7 +80,7 @@ def _classes(words: Sequence[Path], left_out: LeftOut) -> list[tuple[str, Path, 
         for name, folder in class_folders(root, left_out).items()
     ]
     if loose := left_out.names.get("in no class folder"):
-        both = f"{len(loose)} images and {len(folders)} folders ({quoted([folder.name for folder in sorted(folders)])})"
+        both = f"{len(loose)} images and {quoted([folder.name for folder in sorted(folders)])}"
         raise ValueError(
             f"--cutouts {root}: holds {both}, but files or folders are classes, not both; name them: --cutouts {root}/*.png"
         )

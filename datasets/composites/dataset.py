@@ -2,6 +2,7 @@
 
 <root>/{train,val}/<class>/<stem>.png          the pictures (or .jpg)
 <root>/masks/<split>/<class>/<stem>.png        what is seen of the object, 0 or 255
+<root>/marks/<split>/<class>/<stem>.png        the planted mark of --shortcut, 0 or 255
 <root>/pairs/<stem>.png, .A.png, .B.png        pictures of two objects of different classes, and the mask of each
 <root>/pairs/pairs.json                        [{"file", "A", "B", ...}], A and B the classes
 <root>/annotations.json                        picture -> seed, cut-out, background
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from datasets.composites.compose import PAIR_SCALE, Change, Composer, Composite, Plan, visible_shares
+from datasets.composites.compose import PAIR_SCALE, Change, Composer, Composite, Plan, stream, visible_shares
 from datasets.composites.sources import Sources, read_sources
 from datasets.prepare.archives import fingerprint_of
 from datasets.prepare.writing import Entry, is_prepared, write_dataset
-from datasets.rendering import SPLITS, encode, plan_split
+from datasets.rendering import SPLITS, draw_mark, encode, plan_split
 
 if TYPE_CHECKING:
     from util.distributed import Ranks
@@ -46,6 +47,13 @@ class Pair(NamedTuple):
     def order(self) -> slice:
         """The step from back-to-front to (A, B), and from that to back-to-front."""
         return slice(None, None, 1 if self.first_behind else -1)
+
+
+def plan_single(sources: Sources, split: str, label: str, z: int, shortcut: float | None) -> Plan:
+    """Return the picture of seed z of a class; with a `shortcut` it has the mark of its class with this probability."""
+    labels = list(sources.folders)
+    mark = None if shortcut is None else draw_mark(stream(z, "mark"), labels.index(label), len(labels), shortcut)
+    return Plan(split, z, (sources.choose(split, label, z),), mark)
 
 
 def plan_pairs(sources: Sources, count: int, seed: int) -> list[Pair]:
@@ -77,7 +85,7 @@ def prepare_composites(target: Path, ranks: Ranks, flags: Mapping[str, Any]) -> 
     for source in given:
         if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
             raise ValueError(f"--out: {target} would lie in {source}, and become a part of it: choose a folder elsewhere")
-    names = ("size", "format", "train", "val", "pairs", "val_share", "seed", "partial", *Change.__dataclass_fields__)
+    names = ("size", "format", "train", "val", "pairs", "val_share", "seed", "partial", "shortcut", *Change.__dataclass_fields__)
     settings = {name: list(value) if isinstance(value := flags[name], (list, tuple)) else value for name in names}
     hashes = [f"{path.resolve().name} {fingerprint_of(path)}" for path in given]
     settings |= {"backgrounds": "photographs" if flags["backgrounds"] else "rendered", "files": hashes, "version": VERSION}
@@ -103,7 +111,10 @@ def prepare_composites(target: Path, ranks: Ranks, flags: Mapping[str, Any]) -> 
         "class_names": {folder: label for label, folder in sources.folders.items() if folder != label},
         "notes": notes,
     }
-    entries = [*_entries(composer, sources, planned, flags["format"]), *_pair_entries(composer, sources, pairs, flags["format"])]
+    entries = [
+        *_entries(composer, sources, planned, flags["format"], flags["shortcut"]),
+        *_pair_entries(composer, sources, pairs, flags["format"]),
+    ]
     write_dataset(target, entries, ranks, record, threads=flags["num_workers"])
 
 
@@ -121,18 +132,26 @@ def open_composer(flags: Mapping[str, Any], sources: Sources) -> Composer:
 
 
 def _entries(
-    composer: Composer, sources: Sources, planned: Mapping[str, Sequence[tuple[int, str]]], image_format: str
+    composer: Composer,
+    sources: Sources,
+    planned: Mapping[str, Sequence[tuple[int, str]]],
+    image_format: str,
+    shortcut: float | None,
 ) -> Iterator[Entry]:
-    """Yield pictures, masks and annotations.json."""
+    """Yield pictures, masks, marks and annotations.json."""
     compose = lru_cache(KEPT)(composer.compose)
     rows = []
     for split, pictures in planned.items():
         for z, label in pictures:
-            plan = Plan(split, z, (sources.choose(split, label, z),))
+            plan = plan_single(sources, split, label, z, shortcut)
             name = f"{split}/{sources.folders[label]}/{z:012x}"
             yield f"{name}.{image_format}", partial(_picture, compose, plan, image_format)
             yield f"masks/{name}.png", partial(_mask, compose, plan, 0)
-            rows.append(f"{_json(f'{name}.{image_format}')}: {_json({'z': z} | _origin(composer, sources, plan))}")
+            facts = {"z": z} | _origin(composer, sources, plan)
+            if plan.mark is not None:
+                yield f"marks/{name}.png", partial(_mask, compose, plan, 1)
+                facts["mark"] = list(sources.folders.values())[plan.mark]
+            rows.append(f"{_json(f'{name}.{image_format}')}: {_json(facts)}")
     yield "annotations.json", partial(_bytes, "{\n" + ",\n".join(rows) + "\n}\n")
 
 

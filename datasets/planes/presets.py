@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from datasets.planes.parts import SLOTS
 from datasets.planes.scene import stream
-from datasets.rendering import Colour
+from datasets.rendering import Colour, draw_mark
 
 Variants = dict[str, str | None]
 
@@ -41,10 +41,7 @@ class Preset:
         if self.rate is None:
             return None
         own = list(self.classes).index(name)
-        chance, other = stream(z, "roundel").random(2)
-        if chance < self.rate:
-            return own
-        return (own + 1 + int(other * (len(ROUNDELS) - 1))) % len(ROUNDELS)
+        return draw_mark(stream(z, "roundel"), own, len(ROUNDELS), self.rate)
 
 
 def class_name(variants: Mapping[str, str | None]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.composites.compose import Change, Composer, Plan
 from datasets.decode import image_size
 from datasets.image_folder import open_split
 from datasets.masks import check_masks, read_mask, read_pairs
@@ -146,6 +147,30 @@ def test_photographs_of_train_and_val_differ(cutouts, tmp_path):
     assert shown["train"] and shown["val"] and not shown["train"] & shown["val"]
     assert shown["train"] | shown["val"] <= {f"deep/{index}.jpg" for index in range(4)}
     assert json.loads((root / "dataset.json").read_text())["backgrounds"] == {"train": 3, "val": 1}
+
+
+def test_a_planted_mark_is_its_classes_at_the_rate(made, cutouts, tmp_path):
+    root = run(cutouts, tmp_path, "--shortcut", 0.7, "--train", 60, "--pairs", 1)
+    facts = json.loads((root / "annotations.json").read_text())
+    own = [about["mark"] == name.split("/")[1] for name, about in facts.items()]
+    assert 0.5 < np.mean(own) < 0.9 and {about["mark"] for about in facts.values()} == {"blue", "grey", "red"}
+    colours: dict[str, list[np.ndarray]] = {}
+    for name, about in facts.items():
+        mark, mask = (read_mask(root / kind / name).numpy() for kind in ("marks", "masks"))
+        rows, columns = np.nonzero(mark)
+        assert rows.min() > 36 and columns.max() < 12 and mark.sum() >= 20 and not (mark & mask).any()
+        colours.setdefault(about["mark"], []).append(cv2.imread(str(root / name))[mark].mean(0))
+    means = {label: np.mean(found, 0) for label, found in colours.items()}
+    for label, found in colours.items():
+        for colour in found:
+            assert min(means, key=lambda other: np.abs(means[other] - colour).sum()) == label
+    assert not list((root / "marks").rglob("pairs")) and not (made / "marks").exists()
+    counts = {
+        name: Composer(48, Change(), {"val": ()}).compose(Plan("val", 5, (cutouts / "red/0.png",), name)) for name in (None, 1)
+    }
+    assert len(counts[None].masks) == 1 and len(counts[1].masks) == 2
+    differs = np.abs(counts[1].image.astype(int) - counts[None].image).max(2) > 60
+    assert differs.any() and not differs[~(cv2.dilate(counts[1].masks[1].astype(np.uint8), np.ones((5, 5))) > 0)].any()
 
 
 def test_hostile_names(tmp_path):

@@ -48,7 +48,7 @@ def test_classes_are_folders_or_files(tmp_path):
     [
         (["none"], "'none': no such file or folder"),
         (["flat/cat.png"], "is one file, one class"),
-        (["flat"], "holds 2 images and 1 folders ('more')"),
+        (["flat"], "holds 2 images and 'more', but"),
         (["flat/cat.png", "other/cat.png"], "two of them are the class 'cat'"),
         (["flat/more", "empty"], "one class, 'more'"),
         (["empty"], "no cut-out"),
