@@ -14,6 +14,7 @@ from util.printable import quoted
 
 EXTENSIONS = ".bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp"
 IMAGE_EXTENSIONS = frozenset(EXTENSIONS.split())
+SPLITS = ("train", "val", "test")
 LAYOUT = "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>"
 
 # Formats of images that are not read, and what converts them to JPEG or PNG.

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-SPLITS, FORMATS = ("train", "val", "test"), ("png", "jpg")
+from datasets.folders import SPLITS
+
+FORMATS = ("png", "jpg")
 JPG_QUALITY = 95
 Colour = tuple[float, float, float]  # RGB, 0-255
 

@@ -24,6 +24,7 @@ SHOWN = 20  # bad files listed in the error
 CHECKS = 2  # to be raised with each new check: files are then read again
 CAMERA_BITS = (10, 12, 14)
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -61,7 +62,7 @@ def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) 
     bad = [result for result in results if isinstance(result, str)]
     if bad:
         raise ValueError(list_bad(bad, len(paths), "images cannot be used"))
-    notes = "".join(f"warning: {line}\n" for line in _describe(paths, results, decoding.bit_depth))
+    notes = "".join(f"warning: {line}\n" for line in describe_findings(paths, results, decoding.bit_depth))
     sys.stderr.write(notes)
     if marker is not None:
         with suppress(OSError):  # read-only home: the next run checks again
@@ -81,8 +82,8 @@ def list_bad(bad: Sequence[str], total: int, what: str) -> str:
     return "\n".join(lines)
 
 
-def _describe(paths: Sequence[str | os.PathLike[str]], results: Sequence[Finding | str], bit_depth: int) -> Iterator[str]:
-    """Yield a line for each kind of oddity, with the first files that have it."""
+def describe_findings(paths: Sequence[str | os.PathLike[str]], results: Sequence[Finding | str], bit_depth: int) -> Iterator[str]:
+    """Yield a line for each kind of oddity, with the first files that have it; results that are no Finding do not count."""
     odd, peaks = defaultdict(list), {}
     for path, result in zip(paths, results, strict=True):
         if isinstance(result, Finding) and result.note:
@@ -102,9 +103,7 @@ def _describe(paths: Sequence[str | os.PathLike[str]], results: Sequence[Finding
         )
 
 
-def map_files(
-    read: Callable[[str | os.PathLike[str]], T], paths: Sequence[str | os.PathLike[str]], workers: int, chunk: int, label: str
-) -> Iterator[T]:
+def map_files(read: Callable[[S], T], paths: Sequence[S], workers: int, chunk: int, label: str) -> Iterator[T]:
     """Yield what `read` returns for each file, in order; threads take `chunk` files at a time."""
     chunks = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
     pool = ThreadPoolExecutor(max(1, workers))

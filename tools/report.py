@@ -22,7 +22,6 @@ import torch
 from attribution.methods.registry import METHODS, drawn_methods
 from attribution.metrics.registry import METRICS
 from attribution.report import page
-from attribution.report.overlay import fit
 from attribution.report.panels import DrawnImages, Explained, Item, collate_items, compute_maps, explain_classes
 from datasets import EvalSampler, ImageBatch, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
@@ -40,7 +39,6 @@ from util.results_folder import results_beside_checkpoint
 
 PROG = "python -m tools.report"
 LONGEST = 448  # side of the pictures on the page
-QUALITY = 85
 
 
 def get_args_parser() -> Parser:
@@ -156,9 +154,7 @@ def explain_all(
 
 def write_image(folder: Path, item: Item, explained: Explained, maps: dict[str, np.ndarray]) -> None:
     """Write one image's picture, and its maps as a script."""
-    picture = cv2.cvtColor(fit(item.picture, LONGEST, enlarge=False), cv2.COLOR_RGB2BGR)
-    jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    (folder / page.picture_name(item.place)).write_bytes(jpeg.tobytes())
+    page.write_picture(folder / page.picture_name(item.place), item.picture, LONGEST)
     sizes = explained.padded_size, explained.valid_size
     encoded = {name: page.encode_maps(values, *sizes, METHODS[name].signed) for name, values in maps.items()}
     scores = {"p": [float(f"{p:.6g}") for p in explained.scores], "logits": [float(f"{x:.6g}") for x in explained.logits]}

@@ -1,4 +1,4 @@
-"""Writing the pages that people open from disk: the report of an evaluation, and the index of drawn panels.
+"""Writing the pages that people open from disk: the report of an evaluation, the index of drawn panels, the check of a data set.
 
 A page is one folder without a server: `index.html`, and data as scripts, since a page opened from disk may not fetch files. Names
 of classes and files are data, never markup.
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import cv2
 import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from attribution.report.overlay import COLOURS, SIGNED_COLOURS, SIGNED_WEIGHT, WEIGHT, Size, valid_cells
+from attribution.report.overlay import COLOURS, SIGNED_COLOURS, SIGNED_WEIGHT, WEIGHT, Size, fit, valid_cells
 from util.atomic import atomic_write
 from util.plotting import colormaps
 from util.printable import printable
@@ -27,6 +28,7 @@ TEMPLATES = Path(__file__).parent / "page"
 PICTURES, MAPS = Path("pictures"), Path("data", "maps")
 SUMMARY = Path("data", "summary.js")
 BINS = 15  # of the reliability diagram
+QUALITY = 85  # of the pictures
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -67,6 +69,13 @@ def colour_tables() -> dict[str, Any]:
 def picture_name(number: int) -> Path:
     """Return the file of an image, relative to the folder of the report."""
     return PICTURES / f"{number:07d}.jpg"
+
+
+def write_picture(path: Path, picture: np.ndarray, longest: int) -> None:
+    """Write a picture uint8 `[H, W, 3]` as JPEG, with a long side of at most `longest` pixels."""
+    pixels = cv2.cvtColor(fit(picture, longest, enlarge=False), cv2.COLOR_RGB2BGR)
+    jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    path.write_bytes(jpeg.tobytes())
 
 
 def maps_name(number: int) -> Path:

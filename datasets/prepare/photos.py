@@ -6,12 +6,13 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from datasets.folders import SPLITS
+from datasets.near_duplicates import identical_files
 from datasets.prepare.archives import Source
 from datasets.prepare.cutting import Box, cut_picture, mask_png, square_around
 from datasets.prepare.names import class_folders_of, picture_names
@@ -22,7 +23,6 @@ from util.printable import quoted
 if TYPE_CHECKING:
     from util.distributed import Ranks
 
-SPLITS = ("train", "val", "test")
 Official: TypeAlias = "tuple[int | None, int]"  # images (None: the site does not say) and classes
 
 
@@ -168,15 +168,10 @@ def check_photos(listed: Sequence[Photo], official: Mapping[str, Official], part
 
 def _identical_across_splits(photos: Sequence[Photo]) -> list[tuple[Photo, Photo]]:
     """Return the pictures whose bytes are those of one in another split, and that one."""
-    sizes: dict[int, list[Photo]] = defaultdict(list)
-    for photo in photos:
-        sizes[photo.path.stat().st_size].append(photo)
-    known: dict[bytes, Photo] = {}
     pairs = []
-    for photo in (photo for group in sizes.values() if len({photo.split for photo in group}) > 1 for photo in group):
-        other = known.setdefault(blake2b(photo.path.read_bytes()).digest(), photo)
-        if other.split != photo.split:
-            pairs.append((other, photo))
+    for group in identical_files([photo.path for photo in photos]):
+        first, *others = (photos[index] for index in group)
+        pairs += [(first, other) for other in others if other.split != first.split]
     return pairs
 
 
