@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.decode import Finding, check_image, current_decoding, image_size, open_image
+from datasets.folders import SPLITS
 from datasets.inventory import Inventory
 from datasets.leaks import Leaks, Pair, find_leaks
 from datasets.near_duplicates import identical_files, look_of, stack_looks
@@ -97,6 +98,7 @@ def check_dataset(inventory: Inventory, duplicate_bits: int, workers: int) -> di
         "near_classes": pairs(leaks.labels),
         "near_groups": [[names[index] for index in group] for group in leaks.within],
         "suspects": None,
+        "scored": 0,
     }
 
 
@@ -153,12 +155,12 @@ def faults(content: dict[str, Any]) -> list[str]:
     if bad := content["unusable"]:
         lines.append(f"{_count(bad, 'file')} cannot be used: {quoted([each['file'] for each in bad])}")
     for what, chosen in (
-        ("lie in two splits", [each for each in content["identical"] if each["splits"] > 1]),
-        ("lie in two classes of a split", [each for each in content["identical"] if each["splits"] == 1 < each["classes"]]),
+        ("in two splits", [each for each in content["identical"] if each["splits"] > 1]),
+        ("in two classes of a split", [each for each in content["identical"] if each["splits"] == 1 < each["classes"]]),
     ):
         if chosen:
             named = quoted([" = ".join(each["files"][:2]) for each in chosen])
-            lines.append(f"{_count(chosen, 'file')} of the same content {what}: {named}")
+            lines.append(f"{_count(chosen, 'group')} of equal files {what}: {named}")
     for split in content["splits"]:
         if chosen := [pair for pair in content["near_across"] if pair["file"].startswith(f"{split}{os.sep}")]:
             what = "has a near-duplicate" if len(chosen) == 1 else "have near-duplicates"
@@ -177,7 +179,7 @@ def remarks(content: dict[str, Any]) -> list[str]:
     chosen = [each for each in content["identical"] if each["splits"] == each["classes"] == 1]
     if chosen:
         named = quoted([" = ".join(each["files"][:2]) for each in chosen])
-        lines.append(f"{_count(chosen, 'file')} more than once in a class: {named}")
+        lines.append(f"{_count(chosen, 'group')} of equal files in a class: {named}")
     if pairs := content["near_classes"]:
         named = quoted([f"{pair['file']} = {pair['other']}" for pair in pairs])
         lines.append(f"{_count(pairs, 'picture')} like one of another class in the same split: {named}")
@@ -186,8 +188,12 @@ def remarks(content: dict[str, Any]) -> list[str]:
         named = quoted([f"{group[0]} and {len(group) - 1} more" for group in groups])
         lines.append(f"{_count(groups, 'group')} of near-duplicates within a class and split, {images:,} pictures: {named}")
     if suspects := content["suspects"]:
-        named = quoted([f"{each['file']} is rather {each['predicted']}" for each in suspects])
-        lines.append(f"{_count(suspects, 'picture')} that may be mislabelled: {named}")
+        confident = sum(each["confident"] for each in suspects)
+        named = quoted([f"{each['file']} for {each['predicted']}" for each in suspects])
+        lines.append(f"{_count(suspects, 'picture')} taken for another class, {confident:,} of them confidently: {named}")
+    usable = content["images"] - len(content["unusable"])
+    if (left := usable - content["scored"]) and content["suspects"] is not None:
+        lines.append(f"{left:,} of {usable:,} pictures have no prediction: the checkpoint does not know their classes")
     return lines
 
 
@@ -195,10 +201,11 @@ def _class_remarks(content: dict[str, Any]) -> Iterator[str]:
     classes = content["classes"]
     for place, split in enumerate(content["splits"]):
         counts = {each["name"]: each["images"][place] for each in classes}
-        if missing := [name for name, count in counts.items() if not count]:
+        missing = [name for name, count in counts.items() if not count]
+        if missing and split != SPLITS[0]:
             yield f"{len(missing)} of {len(classes)} classes have no picture in {split}: {quoted(missing)}"
         present = {name: count for name, count in counts.items() if count}
-        if split == "train" and present and max(present.values()) >= UNBALANCED * min(present.values()):
+        if split == SPLITS[0] and present and max(present.values()) >= UNBALANCED * min(present.values()):
             most, fewest = max(present, key=present.__getitem__), min(present, key=present.__getitem__)
             yield (
                 f"classes are not balanced: {present[most]:,} training pictures of {quoted([most])}, "

@@ -59,6 +59,7 @@ SMALL = {
     "tools.visualization": "--num_workers 0 --device cpu",
     "tools.predict": "--num_workers 0 --device cpu",
     "tools.report": "--num_workers 0 --device cpu",
+    "tools.check_dataset": "--device cpu",
     "tools.figure": "--num_workers 0 --device cpu",
     "tools.traits": "--num_workers 0 --device cpu",
     "tools.whatif": "--device cpu",

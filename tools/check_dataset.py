@@ -12,9 +12,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/check_dataset.py` works too
 
@@ -37,7 +37,16 @@ from util.progress import Progress
 
 PROG = "python -m tools.check_dataset"
 CONTENT = "check.json"
-CONFIDENT = 0.5  # by which the probability of another class exceeds that of the label of a suspect
+
+
+class Score(NamedTuple):
+    """A picture, its class, the class that the checkpoint predicts, and the probabilities of both."""
+
+    file: str
+    label: str
+    predicted: str
+    p_label: float
+    p_predicted: float
 
 
 def get_args_parser() -> Parser:
@@ -77,7 +86,8 @@ def main(args: Flags) -> None:
     with replace_folder(out, Path(CONTENT)) as folder:
         content = check_dataset(inventory, args.duplicate_bits, workers)
         if predictor:
-            content.update(find_suspects(predictor, known, inventory, content, args.batch_size, workers))
+            unusable = {each["file"] for each in content["unusable"]}
+            content |= find_suspects(list(score_pictures(predictor, known, inventory, unusable, args.batch_size, workers)))
         found, more = faults(content), remarks(content)
         with atomic_write(folder / CONTENT) as file:
             file.write(json.dumps({"faults": found, "remarks": more, **content}, indent=1, allow_nan=False) + "\n")
@@ -104,46 +114,59 @@ def known_classes(predictor: Predictor, inventory: Inventory) -> list[str | None
     return known
 
 
-def find_suspects(
+def score_pictures(
     predictor: Predictor,
     known: Sequence[str | None],
     inventory: Inventory,
-    content: Mapping[str, Any],
+    unusable: Container[str],
     batch_size: int,
     workers: int,
-) -> dict[str, Any]:
-    """Return the pictures whose label the checkpoint doubts, the greatest doubts first, and a picture of each class that is sure.
+) -> Iterator[Score]:
+    """Yield what the checkpoint says of each picture that it can score.
 
     Args:
         predictor: the model.
         known: its name of each class of the data set; None: it has none.
         inventory: the data set.
-        content: what `check_dataset` returned.
+        unusable: files that cannot be read.
         batch_size: pictures in a forward pass.
         workers: processes that load them.
     """
-    unusable = {each["file"] for each in content["unusable"]}
     chosen = [index for index, label in enumerate(inventory.label_of) if known[label] is not None]
     chosen = [index for index in chosen if inventory.file(index) not in unusable]
     ours = {name: inventory.classes[label] for label, name in enumerate(known) if name is not None}
-    suspects: list[dict[str, Any]] = []
-    sure: dict[str, tuple[float, str]] = {}
-    paths = [inventory.paths[index] for index in chosen]
     with Progress(len(chosen), "scoring") as progress:
-        for place, result in predictor.stream(paths, len(predictor.classes), batch_size, workers):
+        stream = predictor.stream([inventory.paths[index] for index in chosen], len(predictor.classes), batch_size, workers)
+        for place, result in stream:
             progress.step()
-            if not isinstance(result, Prediction):  # it changed meanwhile
-                continue
-            index, p = chosen[place], dict(zip(*result, strict=True))
-            file, label, predicted = inventory.file(index), str(known[inventory.label_of[index]]), result.names[0]
-            if predicted == label:
-                sure[ours[label]] = max(sure.get(ours[label], (0.0, "")), (p[label], file))
-            elif p[predicted] - p[label] >= CONFIDENT:
-                each = {"file": file, "label": ours[label], "predicted": ours.get(predicted, predicted)}
-                suspects.append({**each, "p_label": round(p[label], 6), "p_predicted": round(p[predicted], 6)})
-    suspects.sort(key=lambda each: (each["p_label"] - each["p_predicted"], each["file"]))
-    unscored = len(inventory) - len(unusable) - len(chosen)
-    return {"suspects": suspects, "examples": {name: file for name, (_, file) in sure.items()}, "not_scored": unscored}
+            if isinstance(result, Prediction):  # else the file changed meanwhile
+                index = chosen[place]
+                label = str(known[inventory.label_of[index]])
+                p = result.probabilities[result.names.index(label)]
+                best = ours.get(result.names[0], result.names[0])
+                yield Score(inventory.file(index), ours[label], best, round(p, 6), round(result.probabilities[0], 6))
+
+
+def find_suspects(scores: Sequence[Score]) -> dict[str, Any]:
+    """Return the pictures that are taken for another class, the greatest differences first, and the surest of each class.
+
+    A suspect is `confident` if the predicted class is at least as probable as it is, on average, for the pictures of that class
+    (confident learning, Northcutt et al., JAIR 2021, eq. 1 and 2), which does not depend on the calibration of the checkpoint.
+    """
+    own: dict[str, list[float]] = {}
+    surest: dict[str, Score] = {}
+    for score in scores:
+        own.setdefault(score.label, []).append(score.p_label)
+        if score.label == score.predicted:
+            surest[score.label] = max(surest.get(score.label, score), score, key=lambda each: each.p_label)
+    usual = {name: sum(values) / len(values) for name, values in own.items()}
+    doubted = [score for score in scores if score.label != score.predicted]
+    doubted.sort(key=lambda score: (score.p_label - score.p_predicted, score.file))
+    return {
+        "scored": len(scores),
+        "suspects": [{**score._asdict(), "confident": score.p_predicted >= usual.get(score.predicted, 1.0)} for score in doubted],
+        "examples": {name: score.file for name, score in surest.items()},
+    }
 
 
 def print_summary(content: Mapping[str, Any], found: Sequence[str], more: Sequence[str]) -> None:
