@@ -114,7 +114,7 @@ def draw_colours(rng: np.random.Generator, change: Change) -> np.ndarray:
 def load_object(path: Path, side: int) -> Object:
     """Read a cut-out and shrink it to at most `side` pixels; raises as `read_cutout`."""
     pixels = read_cutout(path)
-    pixels[..., :3] = np.rint(pixels[..., :3] * (pixels[..., 3:] / 255.0))
+    pixels[..., :3] = (pixels[..., :3].astype(np.uint16) * pixels[..., 3:] + 127) // 255
     pixels = shrink(pixels, side)
     seen = np.argwhere(pixels[..., 3] >= FAINT)[:, ::-1]  # [n, 2], x and y
     corners = np.concatenate([seen + offset for offset in ((0, 0), (1, 0), (0, 1), (1, 1))])

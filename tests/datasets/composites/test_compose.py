@@ -61,6 +61,7 @@ def test_nothing_of_what_is_transparent_is_seen(things):
         assert on_black.any() and (on_black[..., 1] <= on_black.max(2) // 2).all()  # no green
         noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
         picture, alpha = blend(noise, [layer]), layer[..., 3:]
+        assert seen_masks([layer]).sum() == pytest.approx(alpha.sum(), rel=0.04)  # edges that are half covered even out
         assert (picture == noise)[np.broadcast_to(alpha == 0, noise.shape)].all()
         assert np.abs(picture - (noise * (1 - alpha) + on_black)).max() <= 1.01
 

@@ -165,12 +165,12 @@ def test_a_planted_mark_is_its_classes_at_the_rate(made, cutouts, tmp_path):
         for colour in found:
             assert min(means, key=lambda other: np.abs(means[other] - colour).sum()) == label
     assert not list((root / "marks").rglob("pairs")) and not (made / "marks").exists()
-    counts = {
-        name: Composer(48, Change(), {"val": ()}).compose(Plan("val", 5, (cutouts / "red/0.png",), name)) for name in (None, 1)
-    }
-    assert len(counts[None].masks) == 1 and len(counts[1].masks) == 2
-    differs = np.abs(counts[1].image.astype(int) - counts[None].image).max(2) > 60
-    assert differs.any() and not differs[~(cv2.dilate(counts[1].masks[1].astype(np.uint8), np.ones((5, 5))) > 0)].any()
+    composer, red = Composer(48, Change(), {"val": ()}), (cutouts / "red" / "0.png",)
+    without, with_mark = (composer.compose(Plan("val", 5, red, mark)) for mark in (None, 1))
+    assert len(without.masks) == 1 and len(with_mark.masks) == 2
+    differs = np.abs(with_mark.image.astype(int) - without.image).max(2) > 60
+    near = cv2.dilate(with_mark.masks[1].astype(np.uint8), np.ones((5, 5))) > 0
+    assert differs.any() and not differs[~near].any()
 
 
 def test_hostile_names(tmp_path):
