@@ -81,6 +81,7 @@ class Source(AbstractContextManager["Source"]):
     def __init__(self, source: Path, work: Path, ranks: Ranks) -> None:
         self.source, self.work, self.ranks = source, work, ranks
         self.notes: list[str] = []
+        self.origins: dict[Path, Path] = {}  # the archive of each folder of unpacked files
         if not (source.is_dir() or source.is_file()):
             raise ValueError(f"--source {source}: no such folder or archive")
         self.roots = [source] if source.is_dir() else []
@@ -94,9 +95,14 @@ class Source(AbstractContextManager["Source"]):
                 raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None = None, *_: object) -> None:
         if self.ranks.main and (kind is None or issubclass(kind, ValueError)):
             shutil.rmtree(self.work, ignore_errors=True)
+        text = str(error)
+        for folder, archive in self.origins.items():  # the user knows the archive, not where it is unpacked
+            text = text.replace(str(folder), str(archive))
+        if isinstance(error, ValueError) and text != str(error):
+            raise ValueError(text) from None
 
     @property
     def temporary(self) -> Path | None:
@@ -149,6 +155,7 @@ class Source(AbstractContextManager["Source"]):
             unpack(archive, partial, once)
             partial.rename(folder)
         self.ranks.barrier()
+        self.origins[folder] = archive
         return folder
 
 

@@ -150,7 +150,8 @@ def _read_media(tables: Iterable[Table], pictures: Pictures, owners: Owners, not
     licences = {}
     for table in tables:
         for identifier, cells in read_table(table, [*ADDRESSES, "license"], notes):
-            if _find(_addresses(cells, ADDRESSES), [pictures.names], owners, identifier):
+            found = _find(_addresses(cells, ADDRESSES), [pictures.names], owners, identifier)
+            if found or identifier.casefold() in pictures.names or identifier.casefold() in pictures.places:
                 licences[identifier] = cells.get("license", "")
     return licences
 

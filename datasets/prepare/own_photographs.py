@@ -70,11 +70,7 @@ def prepare(target: Path, ranks: Ranks, *, source: str, **flags: Any) -> None:
     """
     if flags["val"] + flags["test"] >= 1:
         raise ValueError(f"--val {flags['val']} and --test {flags['test']} leave no picture for train: their sum must be below 1")
-    form, _, rest = source.partition(":")
-    form, path, shards = (form, Path(rest), []) if form in FORMS else ("", Path(source), [])
-    if form == "wds":
-        shards = webdataset.expand(rest)
-        path = shards[0].parent
+    form, path, shards = _place(source)
     lists = {key: flags[key] and str(flags[key]) for key in ("list", "val_list")}
     if form and any(lists.values()):
         raise ValueError(f"--list and --val_list are for photographs without {form}: before --source")
@@ -91,6 +87,21 @@ def prepare(target: Path, ranks: Ranks, *, source: str, **flags: Any) -> None:
         split=f"of the list, or else drawn by class and group: seed {flags['seed']}, val {flags['val']}, test {flags['test']}",
     )
     prepare_photos(target, ranks, about, path, lambda files: _read(files, form, shards, flags), settings)
+
+
+def _place(source: str) -> tuple[str, Path, list[Path]]:
+    """Return the form of a source ('': not said), its folder or archive, and its shards; a ValueError if it cannot be any."""
+    prefix, _, rest = source.partition(":")
+    form, text = (prefix, os.path.expanduser(rest)) if prefix in FORMS else ("", source)
+    if not text:
+        raise ValueError(f"--source {source!r} names no folder")
+    if form == "wds":
+        shards = webdataset.expand(text)
+        return form, shards[0].parent, shards
+    path = Path(text)
+    if path.is_file() and path.suffix.lower() in (*LISTS, ".arrow", ".parquet"):
+        raise ValueError(f"--source {source} is a list or one file: give its folder{'' if form else f', and --list {path.name}'}")
+    return form, path, []
 
 
 def _read(files: Source, form: str, shards: Sequence[Path], flags: Mapping[str, Any]) -> list[Photo]:

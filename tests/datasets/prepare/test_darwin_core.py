@@ -91,7 +91,7 @@ def test_pictures_are_found_by_their_names(tmp_path, capsys, kind, meta):
     assert found == {Path(NAMES[kind](n)).stem: SPECIES[n % 2] for n in range(12)}
     notes = json.loads((target / "dataset.json").read_text())["notes"]
     assert notes[0] == "12 of 12 records have pictures here"
-    licence = "http://creativecommons.org/licenses/by-nc/4.0/ (12)" if kind in ("photo", "hash") else "CC_BY_4_0 (12)"
+    licence = "CC_BY_4_0 (12)" if kind == "observation" else "http://creativecommons.org/licenses/by-nc/4.0/ (12)"
     assert notes[1] == f"licences of the pictures: {licence}"
     assert "is read as a Darwin Core archive (gbif:)" in capsys.readouterr().out
 

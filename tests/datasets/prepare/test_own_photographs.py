@@ -332,3 +332,56 @@ def test_stratified_and_seeded():
 
 def test_groups_are_joined_by_pairs():
     assert join_groups(["x", 1, "x", 3, 4], [(2, 3)]) == [0, 1, 0, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("", "names no folder"),
+        ("hf:", "names no folder"),
+        ("{}/list.csv", "is a list or one file: give its folder, and --list list.csv"),
+        ("hf:{}/list.csv", "is a list or one file: give its folder"),
+        ("hf:~/none", "/none: no such folder or archive"),
+        ("gbif:{} --list list.csv", "--list and --val_list are for photographs without gbif:"),
+        ("{} --label breed", "has no such column, but 'path', 'label'"),
+        ("{} --list none --group x", "--group names a column, and"),
+    ],
+)
+def test_sources_that_cannot_be(photos, capsys, source, expected):
+    listed(photos, "path,label\n00.jpg,a\n")
+    out = photos.parent / "data"
+    with pytest.raises(SystemExit) as caught:
+        words = source.format(photos).split(" ")
+        launch(main, get_args_parser(), ["folder", "--out", str(out), "--source", *words])
+    assert caught.value.code == 2 and expected in capsys.readouterr().err and not list(out.rglob("*"))
+
+
+def test_columns_by_name(photos):
+    rows = "".join(f"{path};{label};{label}s;{int(path[:2]) // 2}\n" for path, label in TWELVE)
+    listed(photos, f"path;label;Plural;Nest box\n{rows}")
+    target = run(photos, "--label", "Plural", "--group", "Nest box", "--val", "0.3", "--seed", "4")
+    splits = {int(Path(name).stem): name.split("/")[0] for name in contents(target)}
+    assert all(splits[index] == splits[index + 1] for index in range(0, 12, 2)) and len({*splits.values()}) == 2
+    assert sorted(path.name for path in (target / "train").iterdir()) == ["cats", "dogs"]
+
+
+def test_an_error_names_the_archive(photos, capsys):
+    with zipfile.ZipFile(photos.parent / "photos.zip", "w") as archive:
+        archive.write(photos / "00.jpg", "00.jpg")
+    message = error_of(capsys, photos.parent / "photos.zip")
+    assert f"{photos.parent}/photos.zip: no class folder" in message and "unpacked" not in message
+
+
+def test_folders_of_splits_with_other_names(photos, capsys):
+    for index in range(6):
+        folder = photos / ["train", "valid"][index % 2] / ["cat", "dog"][index // 2 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (photos / f"{index:02}.jpg").rename(folder / f"{index:02}.jpg")
+    for index in range(6, 12):
+        (photos / f"{index:02}.jpg").unlink()
+    assert contents(run(photos)) == {
+        "train/cat/00.jpg", "train/cat/04.jpg", "train/dog/02.jpg", "val/cat/01.jpg", "val/cat/05.jpg", "val/dog/03.jpg"
+    }  # fmt: skip
+    (photos / "validation").mkdir()
+    shutil.rmtree(photos.parent / "data")
+    assert "the folders 'valid', 'validation' are of one split" in error_of(capsys, photos)
