@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -84,6 +85,18 @@ class Finding(NamedTuple):
 
     note: str = ""
     peak: int | None = None
+
+
+class BoundedFile(io.BufferedReader):
+    """A file that is read no further than its end: for a length in a damaged header memory would be reserved."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self.size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return as many bytes, at most all of the file; all that follow if negative or None."""
+        return super().read(-1 if size is None else min(size, self.size))
 
 
 def decode_image(path: str | os.PathLike[str], decoding: Decoding | None = None) -> Tensor:
@@ -218,7 +231,7 @@ def open_image(path: str | os.PathLike[str], decoding: Decoding | None = None) -
             raise ImageError(f"{path}: is a device, pipe or socket; expected a file")
         if status.st_size == 0:
             raise ImageError(f"{path}: is empty (0 bytes); copy it again or remove it")
-        with Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        with BoundedFile(Path(path).open("rb", buffering=0)) as file, Image.open(file, formats=FORMATS) as image:
             if isinstance(image, TiffImageFile) and (wrong := check_tiff(image)):
                 raise ImageError(f"{path}: has {wrong}")
             _check_range(image, f"{path}:")

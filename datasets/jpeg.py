@@ -81,7 +81,7 @@ def unsupported_frame(data: bytes) -> str:
     """Return in words why a JPEG whose header is whole is not decoded: the bits of its values or its coding; else ''."""
     for kind, start, _ in _segments(data):
         if kind in FRAMES:
-            bits = data[start + 4]
+            bits = data[start + 4] if start + 4 < len(data) else 8  # else it is cut off
             coding = f"process {kind - 0xC0}" if kind not in DECODED_FRAMES else ""
             return f"JPEG of {bits} bits" if bits != 8 else f"JPEG, {coding}" if coding else ""
         if kind == 0xF7:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from datasets.decode import decode_image, image_size
 from util.classes import match_classes
+from util.printable import short_name
 
 FORM = 'expected [{"file": "street.jpg", "A": "bus", "B": "tram"}, ...]'
 SHOWN = 5  # class names listed in an error
@@ -141,14 +142,17 @@ def _read_entry(path: Path, number: int, entry: object, classes: Sequence[str]) 
     where = f"--pairs {path}: entry {number}"
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in ("file", "A", "B")):
         raise ValueError(f"{where} lacks the text 'file', 'A' or 'B'; {FORM}")
+    if "\0" in entry["file"] or not Path(entry["file"]).name:
+        raise ValueError(f"{where}: file is '{short_name(entry['file'])}', which names no picture; {FORM}")
     chosen = match_classes([entry["A"], entry["B"]], classes)
     for side, label in zip("AB", chosen, strict=True):
         if label is None:
             close = difflib.get_close_matches(entry[side], classes, SHOWN) or list(classes)[:SHOWN]
             shown = ", ".join(map(repr, close)) + (", ..." if len(close) < len(classes) else "")
-            raise ValueError(f"{where}: {side} is '{entry[side]}', not one of the model's {len(classes)} classes: {shown}")
+            name = short_name(entry[side])
+            raise ValueError(f"{where}: {side} is '{name}', not one of the model's {len(classes)} classes: {shown}")
     if chosen[0] == chosen[1]:
-        raise ValueError(f"{where}: A and B are both '{entry['A']}'; a pair has two classes")
+        raise ValueError(f"{where}: A and B are both '{short_name(entry['A'])}'; a pair has two classes")
     picture = path.parent / entry["file"]
     masks = picture.with_suffix(".A.png"), picture.with_suffix(".B.png")
     size = image_size(picture)

@@ -136,7 +136,11 @@ def resolve_architecture(checkpoint: Mapping[str, Any], path: str, explicit: Map
     known["num_queries"] = len(queries)
     _check_flags_of_file(known, path)
     known["decoder"] = canonical_decoder(known["decoder"])
-    if not find_decoder(known["decoder"]).is_layered:
+    try:
+        is_layered = find_decoder(known["decoder"]).is_layered
+    except ParameterError as error:
+        raise ValueError(f"{path} has flags that no model can have: {error.parameter} {error}") from None
+    if not is_layered:
         known["dec_layers"] = 0
     for key, value in sizes_of_state_dict(state).items():  # before a model of the size of a damaged flag is built
         if known[key] != value:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from datasets.folders import SYSTEM
 from util.errors import first_line
-from util.printable import quoted
+from util.printable import quoted, short_name
 from util.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ DAMAGES = (
     EOFError,
     RuntimeError,
     NotImplementedError,
+    struct.error,
+    IndexError,
+    OverflowError,
 )
 MEGABYTE = 2**20
 # Bounds of what an archive may unpack to: no archive of photographs comes near them, one that is made to fill the disk does.
@@ -42,6 +47,14 @@ LONGEST_HEADER = MEGABYTE  # of a tar archive: names and the like, which are rea
 
 class BoundedHeader(tarfile.TarInfo):
     """The header of a file in a tar archive; one whose own length would fill the memory is damaged."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Any:
+        """Return the header in 512 bytes; a damaged one is an error: to tarfile it ends the archive, and the rest is lost."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from None
 
     def _proc_member(self, tape: tarfile.TarFile) -> Any:
         headers = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -190,9 +203,13 @@ def unpack(archive: Path, folder: Path, once: bool = False) -> None:
                 line.step(file.tell() // MEGABYTE - line.done)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ValueError(f"{archive}: {quoted([str(error.filename)])} is a file and a folder in it; get it again") from None
-    except DAMAGES as error:
+    except (OSError, *DAMAGES) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"{archive}: {quoted([name[:80]])}... is too long a name for this file system") from None
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the file's beginning
+            raise
         raise ValueError(
-            f"{archive}: is damaged, encrypted or no tar or zip archive ({first_line(error)}); get it again"
+            f"{archive}: is damaged, encrypted or no tar or zip archive ({short_name(first_line(error), 200)}); get it again"
         ) from None
     except ValueError as error:
         raise ValueError(f"{archive}: {error}; it was not unpacked") from None

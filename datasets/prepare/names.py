@@ -56,4 +56,4 @@ def picture_names(paths: Sequence[str]) -> list[str]:
 
 
 def _stem(path: str) -> str:
-    return safe_name(os.path.splitext(path)[0])
+    return safe_name(os.path.splitext(path)[0]) or "_"  # a name of spaces

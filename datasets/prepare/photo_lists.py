@@ -78,13 +78,15 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False, chosen: M
         else:
             text, encoding = _decode(path)
             rows = _parse(path, text)
+        if not any(cells for _, cells in rows):
+            raise ValueError(f"{path}: lists no picture; {FORM}")
         columns = _columns(path, rows, chosen or {})
     if "split" in columns and not any(cells[columns.index("split")] for _, cells in rows if len(cells) == len(columns)):
         columns[columns.index("split")] = ""  # an empty column
     found, wrong = [], []
     for number, cells in rows:
         row, problem = _read_row(cells, columns, folder, encoding)
-        if not problem and not missing_allowed and not row.path.is_file():
+        if not problem and not missing_allowed and not os.path.isfile(row.path):
             problem = f"no file {quoted([row.name])} in {folder}"
         if problem:
             wrong.append(f"row {number}: {problem}")
@@ -144,7 +146,7 @@ def _read_coco(path: Path) -> tuple[list[tuple[int, list[str]]], dict[int, Box]]
                     raise ValueError(f"the box {annotation['bbox']} is not finite")
     except KeyError as error:
         raise ValueError(f"{path}: there is no {error}; {COCO_FORM}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path}: is no JSON in COCO's form ({first_line(error)}); {COCO_FORM}") from None
     return [(number, list(row)) for row, number in rows.items()], boxes
 
@@ -172,7 +174,7 @@ def _parse(path: Path, text: str) -> list[tuple[int, list[str]]]:
         try:
             rows = [(reader.line_num + skipped, [cell.strip() for cell in cells]) for cells in reader]
         except csv.Error as error:
-            problem = problem or f"row {reader.line_num + skipped}: {error}"
+            problem = problem or f"row {reader.line_num + skipped}: {printable(str(error))}"
             continue
         rows = [(number, cells) for number, cells in rows if any(cells)]
         widths = Counter(len(cells) for _, cells in rows if len(cells) > 1)
@@ -234,7 +236,7 @@ def _read_row(cells: list[str], columns: list[str], folder: Path, encoding: str)
         candidates = list(_candidates(folder, row.name, encoding))
     except ValueError as error:
         return row, str(error)
-    return row._replace(path=next((path for path in candidates if path.is_file()), candidates[0])), ""
+    return row._replace(path=next((path for path in candidates if os.path.isfile(path)), candidates[0])), ""
 
 
 def _candidates(folder: Path, name: str, encoding: str) -> Iterator[Path]:

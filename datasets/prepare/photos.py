@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -135,12 +136,12 @@ def check_photos(listed: Sequence[Photo], official: Mapping[str, Official], part
     notes = []
     if twice := len(listed) - len(photos):
         notes.append(f"{twice} of {len(listed)} pictures are listed again: taken once")
-    if missing := [photo.name for photo in photos if not photo.path.is_file()]:
+    if missing := [photo.name for photo in photos if not os.path.isfile(photo.path)]:
         note = f"{len(missing)} of {len(photos)} listed pictures are missing: {quoted(missing)}"
         if not partial:
             raise ValueError(f"{note}; copy them, or give --partial to take what is there")
         notes.append(note)
-        photos = [photo for photo in photos if photo.path.is_file()]
+        photos = [photo for photo in photos if os.path.isfile(photo.path)]
     trained = {photo.label for photo in photos if photo.split == "train"}
     if unknown := sorted({photo.label for photo in photos} - trained):
         note = f"{len(unknown)} of {len(trained) + len(unknown)} classes have no training picture: {quoted(unknown)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,9 +42,9 @@ def with_splits(rows: Sequence[Row], flags: Mapping[str, Any], notes: list[str])
     """
     check_once([Photo(row.name, row.path, row.label, row.split) for row in rows])
     rows = sorted({row.path: row for row in rows}.values())
-    if missing := [row.name for row in rows if not row.path.is_file()]:  # with --partial
+    if missing := [row.name for row in rows if not os.path.isfile(row.path)]:  # with --partial
         notes.append(f"{len(missing)} of {len(rows)} listed pictures are missing: {quoted(missing)}")
-        rows = [row for row in rows if row.path.is_file()]
+        rows = [row for row in rows if os.path.isfile(row.path)]
     rows = [rows[index] for index in select([row.label for row in rows], [row.split for row in rows], flags, notes)]
     pairs = _near_duplicates(rows, flags["duplicate_bits"], notes)
     if any(row.split for row in rows):

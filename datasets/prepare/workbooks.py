@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import posixpath
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
+from datasets.prepare.archives import DAMAGES
 from util.errors import first_line
+from util.printable import short_name
 
 WORKBOOKS = (".xlsx", ".xlsm")
 MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
@@ -31,10 +33,14 @@ def read_workbook(path: Path) -> list[tuple[int, list[str]]]:
             sheet, count = _first_sheet(parts)
             texts = [_text(item) for item in _elements(parts, "xl/sharedStrings.xml", "si")]
             rows = list(_rows(parts, sheet, texts))
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ElementTree.ParseError) as error:
-        raise ValueError(f"{path}: is damaged or no workbook ({first_line(error)}); save it as CSV") from None
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: is a workbook of another form ({first_line(error)}); save it as CSV") from None
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: is a workbook of another form ({short_name(first_line(error), 200)}); save it as CSV"
+        ) from None
+    except (*DAMAGES, OSError, ElementTree.ParseError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a place before the file's beginning
+            raise
+        raise ValueError(f"{path}: is damaged or no workbook ({short_name(first_line(error), 200)}); save it as CSV") from None
     if count > 1:
         print(f"{path}: has {count} sheets, of which the first is read")
     return rows

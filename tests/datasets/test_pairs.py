@@ -77,12 +77,16 @@ def test_any_two_values_are_a_mask(street, value):
     ("content", "message"),
     [
         ("[", "pairs.json: is not JSON"),
+        ("[" * 100_000, "pairs.json: is not JSON"),
         ("{}", "not a list; expected"),
         ("[]", "an empty list; expected"),
         ([7], "entry 1 lacks the text 'file', 'A' or 'B'; expected"),
         ([ENTRY, {"file": "street.png", "A": "bus"}], "entry 2 lacks"),
         ([ENTRY | {"B": 2}], "entry 1 lacks"),
         ([ENTRY | {"B": "tran"}], "B is 'tran', not one of the model's 3 classes: 'tram'"),
+        ([ENTRY | {"B": "\x1b[1m" + "x" * 99}], r"B is '\x1b[1mxxx"),
+        ([ENTRY | {"file": "/"}], "file is '/', which names no picture"),
+        ([ENTRY | {"file": "a\0b"}], r"file is 'a\x00b', which names no picture"),
         ([ENTRY | {"B": "bus"}], "A and B are both 'bus'"),
         ([ENTRY | {"file": "road.png"}], "road.png: does not exist"),
     ],
@@ -110,6 +114,8 @@ def test_wrong_masks_are_named(street):
         read_pairs(street, CLASSES)
     for picture, message in ((box(0, 0), "is empty"), (box(0, 30), "marks all"), (np.dstack([box(0, 9)] * 4), "transparent")):
         write(street, mask.name, picture)
+        with pytest.raises(ValueError, match=f"street.B.png: .*{message}"):
+            read_pairs(street, CLASSES)
         with pytest.raises(ValueError, match=f"street.B.png: .*{message}"):
             load_masks(pair, (20, 30))
     mask.write_bytes(b"no picture")

@@ -76,3 +76,10 @@ def test_a_damaged_file_of_a_kind_that_is_decoded_is_not_to_be_converted(tmp_pat
             with pytest.raises(ImageError) as caught:
                 decode_image(tmp_path / name)
             assert "convert" not in str(caught.value), (name, length)
+
+
+def test_a_jpeg_that_ends_in_the_header_of_its_picture(tmp_path: Path) -> None:
+    whole = jpeg_of(0xC0)
+    (tmp_path / "a.jpg").write_bytes(whole[: whole.find(b"\xff\xc0") + 3])
+    with pytest.raises(ImageError, match=r"a\.jpg: "):
+        decode_image(tmp_path / "a.jpg")

@@ -91,7 +91,8 @@ PREPARATION = [
     Case(
         "photographs without labels",
         OWN,
-        "photos: no class folder; expected photos/<class>/<image>, or a list (.csv, .tsv, .txt, .json; --list)",
+        "photos: no class folder; expected photos/<class>/<image>, or a list "
+        "(.csv, .tsv, .xlsx, .xlsm, .txt, .json, .jsonl; --list)",
     ),
     Case(
         "a list that does not exist",
@@ -107,7 +108,7 @@ PREPARATION = [
     Case(
         "a workbook in place of a list",
         OWN,
-        "photos/list.csv: is no text (a workbook?): save it as CSV; expected columns "
+        "photos/list.csv: is no text (a workbook of another kind than .xlsx?): save it as CSV; expected columns "
         "path,label[,split][,group], between commas, semicolons, tabs or |",
         listed("PK\3\4"),
     ),

@@ -337,6 +337,7 @@ def damaged_intr(path: Path, changes: dict[str, torch.Tensor | None], **flags: o
         ({}, {"backbone": "no\nnet"}, "no model can have: backbone"),
         ({}, {"lr_backbone": float("nan")}, "lr_backbone = nan"),
         ({}, {"dropout": 2.0}, "no model can have: dropout"),
+        ({}, {"decoder": "detr2"}, "a.pth has flags that no model can have: decoder 'detr2' is not known"),
         ({}, {"decoder": ["detr"]}, r"decoder = \['detr'\]"),
         ({}, {"pre_norm": {"a": {}}}, "pre_norm = {'a': {}}"),
     ],

@@ -132,3 +132,38 @@ def test_sizes_that_a_zip_archive_understates(tmp_path, capsys):
     data = path.read_bytes()
     path.write_bytes(data.replace(struct.pack("<I", 10**6), struct.pack("<I", 100)))
     assert "false.zip: is damaged" in error_of(capsys, "folder", path)
+
+
+def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
+    """To tarfile it is: the files behind it would be lost."""
+    path = tmp_path / "a.tar"
+    archive(path, {f"{n}.jpg": "x" for n in range(3)})
+    data = bytearray(path.read_bytes())
+    data[1024 + 150] ^= 1  # in the checksum of the second
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="a.tar: is damaged, .*bad checksum"):
+        unpack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.replace(b"PK\3\4", b"PK\4"), "is damaged"),  # a place before the file's beginning
+        (lambda data: data.replace(b"a.jpg", b"b.jpg", 1), "is damaged"),
+        (lambda data: data[:26] + b"\xff\1" + data[28:], "is damaged"),  # a name that is longer than it was
+        (lambda data: data.replace(b"\5\0\0\0\0\0\0\0\0\0\0\0", bytes(12), 1), "is damaged|leads out"),  # an empty name
+    ],
+)
+def test_damages_of_a_zip_archive(change, message, tmp_path):
+    path = tmp_path / "a.zip"
+    archive(path, {"a.jpg": bytes(600)})
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"a.zip: .*({message})") as error:
+        unpack(path, tmp_path / "out")
+    assert len(str(error.value)) < 500
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    archive(tmp_path / "a.tar", {"x" * 300: "x"})
+    with pytest.raises(ValueError, match="a.tar: 'xxx.* is too long a name"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")

@@ -133,6 +133,13 @@ def test_a_wrong_list_is_refused(photos, capsys, rows, expected):
     assert expected in error_of(capsys, listed(photos, rows))
 
 
+def test_names_that_no_file_can_have(photos, capsys):
+    long = "x" * 300 + ".jpg"
+    assert f"row 1: no file '{long}'" in error_of(capsys, listed(photos, f"{long},a\n"))
+    assert "row 1: '\\t' expected after '\"'" in error_of(capsys, listed(photos, '"a"b,c\n'))
+    assert "lists no picture" in error_of(capsys, listed(photos, "\n", "list.jsonl"), "--list", "list.jsonl")
+
+
 def coco(labels: list[str], **more: object) -> str:
     names = sorted(set(labels))
     images = [{"id": f"x{index}", "file_name": f"{index:02}.jpg", "seq_id": index // 2} for index in range(len(labels))]
@@ -172,6 +179,7 @@ def test_squares_around_boxes_of_coco(photos, capsys):
         ("{}", "there is no 'images'; expected"),
         (coco(["cat"], images=[{"id": "x0", "file_name": "../a.jpg"}]), "row 1: '../a.jpg' leads out of its folder"),
         (coco(["cat"], annotations=[{"image_id": "x0", "category_id": 0, "bbox": [1, 2]}]), "is no JSON in COCO's form"),
+        (coco(["cat"], annotations=[{"image_id": "x0", "category_id": 0, "bbox": [10**400] * 4}]), "is no JSON in COCO's form"),
         (coco(["cat"], images=[{"id": "x0", "file_name": 7}]), "row 1: '7' is not named like an image"),
     ],
 )
@@ -184,6 +192,14 @@ def test_a_text_beside_class_folders_is_no_list(photos):
         (photos / label).mkdir(exist_ok=True)
         (photos / path).rename(photos / label / path)
     assert len(contents(run(listed(photos, "Photographs of 2024", "README.txt")))) == 12
+
+
+def test_a_picture_whose_name_is_a_space(photos):
+    """It has another name in the data set, where it would be hidden."""
+    (photos / "00.jpg").rename(photos / " .jpg")
+    rows = "".join(f"{path},{label}\n" for path, label in TWELVE).replace("00.jpg", '"./ .jpg"')
+    target = run(listed(photos, rows), "--val", 0)
+    assert "train/cat/_.jpg" in contents(target) and len(open_split(target.parent, "own", "train")) == 12
 
 
 def test_hostile_labels_stay_in_the_folder(photos):
