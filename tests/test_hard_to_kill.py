@@ -24,7 +24,8 @@ from util.checkpoint import newest_valid, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 RECIPE = (
-    "--square --image_size 48 --feature_stride 16 --batch_size 5 --accumulate 2 --lr 1e-3 --lr_backbone 1e-3 --clip_max_norm 1"
+    "--backbone test_resnet --square --image_size 48 --feature_stride 16 --batch_size 5 --accumulate 2 --lr 1e-3 "
+    "--lr_backbone 1e-3 --clip_max_norm 1 --num_workers 0"
 )
 PATIENCE = 120.0  # seconds; only a run that hangs needs them
 
@@ -41,17 +42,28 @@ def start(argv: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, str(ROOT / "main.py"), *argv], cwd=ROOT, start_new_session=True, **pipes)
 
 
-def train(argv: list[str], err: Path | None = None, file_size: int | None = None) -> None:
-    """The body of a child process: main.py in an interpreter that has imported everything already."""
+def train(argv: list[str], log: Path | None = None, file_size: int | None = None, pause: float = 0.0) -> None:
+    """The body of a child process: main.py in an interpreter that has imported everything already, in a session of its own.
+
+    What it prints goes to `<log>.out` and `<log>.err`; `pause` makes each step and each write of a checkpoint slow.
+    """
     import main
+    from trainer import Trainer
+    from util import atomic
     from util.cli import Parser, launch
 
     torch.set_num_threads(1)
-    if err is not None:
-        os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.setsid()
+    if log is not None:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     if file_size is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    if pause:
+        step, flush = Trainer.step, atomic._fsync
+        Trainer.step = lambda *args: (time.sleep(pause), step(*args))[1]  # type: ignore[method-assign, assignment]
+        atomic._fsync = lambda handle: (time.sleep(pause), flush(handle))[1]
     launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv, shared=True)
 
 
@@ -101,27 +113,15 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert kept[0] == kept[1]
 
 
-LONG = [
-    "--epochs",
-    4,
-    "--save_every_steps",
-    1,
-    "--ema",
-    0.9,
-    "--lr_scheduler",
-    "cosine",
-    "--warmup_epochs",
-    1,
-    "--resume",
-    "auto",
-]
+SCHEDULE = "--lr_scheduler cosine --warmup_epochs 1"
+LONG = f"--epochs 4 --save_every_steps 1 --ema 0.9 {SCHEDULE} --resume auto".split()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(colours: Path, tmp_path_factory: pytest.TempPathFactory, spawn: Callable[..., Any]) -> Path:
     """24 images in 4 batches of 5, two to a step: 2 steps an epoch, 8 in all."""
     out = tmp_path_factory.mktemp("undisturbed")
-    assert finish(spawn(words(colours, out, *LONG, "--num_workers", 0))) == 0
+    assert finish(spawn(words(colours, out, *LONG))) == 0
     return out
 
 
@@ -132,14 +132,14 @@ def test_twenty_kills_lose_nothing(colours: Path, tmp_path: Path, spawn: Callabl
     steps: list[int] = []
     saving = 0
     for kill in range(20):
-        child = spawn(words(colours, tmp_path, *LONG, "--num_workers", int(kill % 4 == 3)))
+        child = spawn(words(colours, tmp_path, *LONG, "--num_workers", int(kill % 4 == 3)), pause=0.02)
         if kill % 2:
             until(lambda: any(folder.glob(".checkpoint*.tmp")) if folder.exists() else False, child)
             time.sleep(draw.uniform(0, 0.02) if kill % 4 == 1 else 0)  # the others at its very beginning
             saving += any(folder.glob(".checkpoint*.tmp"))
         else:
             until(folder.exists, child)
-            time.sleep(draw.uniform(0, 1.5))
+            time.sleep(draw.uniform(0, 0.3))
         if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
         child.join()
@@ -148,7 +148,7 @@ def test_twenty_kills_lose_nothing(colours: Path, tmp_path: Path, spawn: Callabl
             steps.append(found[1]["step"])
     assert steps == sorted(steps), "a step that was saved was lost"
     assert saving >= 3, "no kill came in the middle of a save"
-    assert finish(spawn(words(colours, tmp_path, *LONG, "--num_workers", 0))) == 0
+    assert finish(spawn(words(colours, tmp_path, *LONG))) == 0
     assert_same_run(tmp_path, undisturbed)
     assert not list(folder.glob(".*"))
 
@@ -160,18 +160,20 @@ def one_line(err: str) -> bool:
 
 @pytest.mark.parametrize("group", [False, True], ids=["alone", "with_workers"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop(colours: Path, tmp_path: Path, undisturbed: Path, number: signal.Signals, group: bool) -> None:
-    process = start(words(colours, tmp_path, *LONG, "--num_workers", 1))
-    until(lambda: (results(tmp_path) / "checkpoint.pth").exists())
-    (os.killpg if group else os.kill)(process.pid, number)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 128 + number, out + err
+def test_asked_to_stop(
+    colours: Path, tmp_path: Path, spawn: Callable[..., Any], undisturbed: Path, number: signal.Signals, group: bool
+) -> None:
+    log = tmp_path / "log"
+    child = spawn(words(colours, tmp_path, *LONG, "--num_workers", 1), log=log, pause=0.1)
+    until(lambda: (results(tmp_path) / "checkpoint.pth").exists(), child)
+    (os.killpg if group else os.kill)(child.pid, number)
+    assert finish(child) == 128 + number, log.with_suffix(".err").read_text()
+    err = log.with_suffix(".err").read_text()
     last = err.strip().splitlines()[-1]
     assert last.startswith("main.py: stopped after step") and "checkpoint.pth (resume with --resume auto)" in last
     assert "Traceback" not in err
-    process = start(words(colours, tmp_path, *LONG, "--num_workers", 0))
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0 and "resuming" in out, err
+    assert finish(spawn(words(colours, tmp_path, *LONG), log=log)) == 0
+    assert "resuming" in log.with_suffix(".out").read_text()
     assert_same_run(tmp_path, undisturbed)
 
 
@@ -190,12 +192,12 @@ def test_a_worker_that_is_killed(colours: Path, tmp_path: Path) -> None:
 
 def test_an_image_that_vanishes(tmp_path: Path, spawn: Callable[..., Any]) -> None:
     make_images(tmp_path / "colours", {"train": 8, "val": 2}, COLOURS, (40, 48))
-    child = spawn(words(tmp_path, tmp_path / "out", "--epochs", 1000, "--num_workers", 0), err=tmp_path / "err")
+    child = spawn(words(tmp_path, tmp_path / "out", "--epochs", 1000), log=tmp_path / "log")
     until(lambda: (results(tmp_path / "out") / "checkpoint.pth").exists(), child)
     gone = tmp_path / "colours" / "train" / "red" / "3.png"
     gone.unlink()
     assert finish(child) == 1
-    err = (tmp_path / "err").read_text()
+    err = (tmp_path / "log.err").read_text()
     assert one_line(err) and f"{gone}: does not exist (any more)" in err and "the last checkpoint is" in err
 
 
@@ -204,8 +206,8 @@ def test_a_full_disk(colours: Path, tmp_path: Path, spawn: Callable[..., Any]) -
     assert finish(spawn(words(colours, tmp_path, "--epochs", 1))) == 0
     before = (results(tmp_path) / "checkpoint.pth").read_bytes()
     again = words(colours, tmp_path, "--epochs", 2, "--resume", "auto")
-    assert finish(spawn(again, err=tmp_path / "err", file_size=len(before) // 2)) == 1
-    err = (tmp_path / "err").read_text()
+    assert finish(spawn(again, log=tmp_path / "log", file_size=len(before) // 2)) == 1
+    err = (tmp_path / "log.err").read_text()
     assert one_line(err) and "the checkpoint cannot be written to" in err and "intact" in err
     assert (results(tmp_path) / "checkpoint.pth").read_bytes() == before and not list(results(tmp_path).glob(".*"))
     assert finish(spawn(again)) == 0
@@ -214,8 +216,8 @@ def test_a_full_disk(colours: Path, tmp_path: Path, spawn: Callable[..., Any]) -
 
 def test_a_folder_that_cannot_be_written_to(colours: Path, tmp_path: Path, spawn: Callable[..., Any]) -> None:
     (tmp_path / "file").write_text("")
-    assert finish(spawn(words(colours, tmp_path / "file", "--epochs", 1), err=tmp_path / "err")) == 2
-    err = (tmp_path / "err").read_text()
+    assert finish(spawn(words(colours, tmp_path / "file", "--epochs", 1), log=tmp_path / "log")) == 2
+    err = (tmp_path / "log.err").read_text()
     assert one_line(err) and "cannot be written to" in err
 
 
@@ -224,8 +226,8 @@ def test_nan_is_never_saved(colours: Path, tmp_path: Path, spawn: Callable[..., 
     assert finish(spawn(steps)) == 0
     before = (results(tmp_path) / "checkpoint.pth").read_bytes()
     more = words(colours, tmp_path, "--epochs", 3, "--save_every_steps", 1, "--resume", "auto", "--lr", 1e38)
-    assert finish(spawn(more, err=tmp_path / "err")) == 1
-    err = (tmp_path / "err").read_text()
+    assert finish(spawn(more, log=tmp_path / "log")) == 1
+    err = (tmp_path / "log.err").read_text()
     assert one_line(err) and "epoch 2" in err and "step 3" in err and "the last checkpoint is" in err
     assert (results(tmp_path) / "checkpoint.pth").read_bytes() == before
 

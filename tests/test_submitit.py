@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
-from ranks import until
+from ranks import Launched, until
 
+import main
 import run_with_submitit
 from tests.tools.test_evaluate_attribution import checkpoint
 from util.cli import Flags, parse
@@ -23,16 +24,21 @@ from util.cli import Flags, parse
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = (
     "--backbone test_resnet --square --image_size 48 --feature_stride 16 --batch_size 6 --epochs 2 --lr 1e-3 --lr_backbone 1e-3 "
-    "--clip_max_norm 1 --num_workers 0 --dataset_name colours --device cpu --ngpus 2 --cluster local"
+    "--clip_max_norm 1 --num_workers 0 --dataset_name colours --device cpu"
 )
+JOB = "--ngpus 2 --cluster local"
 
 
 def results(out: Path) -> Path:
     return out / "colours" / "output_sub"
 
 
+def flags(root: Path, out: Path) -> list[str]:
+    return [*TINY.split(), *RECIPE.split(), "--dataset_path", str(root), "--output_dir", str(out)]
+
+
 def words(root: Path, out: Path, *more: object) -> list[str]:
-    return [*TINY.split(), *RECIPE.split(), "--dataset_path", str(root), "--output_dir", str(out), *map(str, more)]
+    return [*flags(root, out), *JOB.split(), *map(str, more)]
 
 
 def start(root: Path, out: Path, *more: object, pause: float = 0.0) -> subprocess.Popen[str]:
@@ -75,15 +81,15 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert kept[0] == kept[1] and [line[0] for line in kept[1]] == [0, 1]
 
 
+def train(argv: list[str]) -> None:
+    main.main(parse(main.get_args_parser(), argv))
+
+
 @pytest.fixture(scope="module")
 def whole(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes of the same flags that no cluster started and nobody disturbed."""
     out = tmp_path_factory.mktemp("whole")
-    process = start(colours, out)
-    said, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err + logs(out)
-    job = re.match(r"job (\d+): 2 processes, in (\S+)\n  follow: tail -F (\S+)\n  cancel: kill \1\n  resume: .*auto\n", said)
-    assert job and job[2] == str(results(out) / "jobs"), said
-    assert "2 processes" in Path(job[3]).read_text() and "'epoch': 1" in said
+    assert Launched(2, out / "log", train, flags(colours, out)).end() == [0, 0]
     return out
 
 
@@ -123,7 +129,11 @@ def test_a_rank_that_is_killed(
         r"error: job \d+ failed: \S*RunFailed: epoch \d: another process of this run ended .* the last checkpoint is", err
     )
     process = start(colours, tmp_path, "--resume", "auto")
-    assert process.communicate(timeout=300)[1] == "" and process.returncode == 0
+    said, err = process.communicate(timeout=300)
+    assert err == "" and process.returncode == 0, err + logs(tmp_path)
+    job = re.match(r"job (\d+): 2 processes, in (\S+)\n  follow: tail -F (\S+)\n  cancel: kill \1\n  resume: .*auto\n", said)
+    assert job and job[2] == str(results(tmp_path) / "jobs"), said
+    assert "2 processes" in Path(job[3]).read_text() and "'epoch': 1" in said
     assert_same_run(whole, tmp_path)
 
 
