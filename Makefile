@@ -9,6 +9,9 @@ OLDEST := .venv-oldest
 WEIGHTS := weights/tf_efficientnet_lite0.pth
 PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
+# Processes of a run of the tests: one per core, at most 8. A file's tests stay in one process, and share what they make.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile
 RUN := --dataset_path data --dataset_name planes-f16 --device cpu
 
 .PHONY: demo test test-slurm test-oldest docs-commands lint format clean
@@ -21,7 +24,7 @@ demo: $(DEMO)/.trained
 	@echo "attribution maps:              output/visualization/planes-f16/val/*/index.html (open it in a browser)"
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) $(PYTEST)
 
 # Starts SLURM on one node, in a folder and on ports of its own, and stops it (Debian: apt-get install slurm-wlm munge; root).
 # ONLY="requeued or preempted" runs the tests of these names.
@@ -31,7 +34,7 @@ test-slurm: $(READY)
 # The oldest versions that requirements.txt admits, in an environment of their own.
 test-oldest:
 	@if $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then \
-		$(MAKE) --no-print-directory $(OLDEST)/.ready && $(OLDEST)/bin/python -m pytest; \
+		$(MAKE) --no-print-directory $(OLDEST)/.ready && $(OLDEST)/bin/python $(PYTEST); \
 	else \
 		echo "skipped: numpy 1.26 has no package for this Python; the oldest versions need Python 3.10 to 3.12"; \
 	fi

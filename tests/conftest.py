@@ -19,6 +19,8 @@ from models import ICN, build_model
 from util.cli import Flags, parse
 from util.logging import WANDB_PRIVATE
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 TINY = "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2"
