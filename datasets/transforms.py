@@ -89,6 +89,16 @@ class EvalTransform:
         return _resize(image, *self.output_size(image.shape[1], image.shape[2], size))
 
 
+@dataclass(frozen=True)
+class CentreSquare(EvalTransform):
+    """Resize of the largest square in the middle of the picture to `image_size`; arguments as of `EvalTransform`."""
+
+    square: bool = True
+
+    def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
+        return super().__call__(F.center_crop(image, [min(image.shape[1:])]), size)
+
+
 def _aspect_train(image: Tensor, size: int | None = None, *, image_size: int, hflip: float, augment: Augment) -> Tensor:
     """Apply INTR's augmentation: flip, with probability 1/2 zoom and crop, resize to the batch's scale, then `augment`."""
     image = _random_flip(image, hflip)

@@ -28,7 +28,7 @@ from datasets import ImageFolder, Loader, class_names
 from datasets.loaders import build_eval_loader
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import load_checkpoint
-from util.cli import Flags, Parser, launch
+from util.cli import Flags, Parser, comma_separated, launch
 from util.device import select_device
 from util.distributed import init_distributed
 from util.launcher import read_launcher_env
@@ -42,18 +42,16 @@ from util.stopping import StopRequest
 PROG = "python -m tools.evaluate_attribution"
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def get_args_parser(add_help: bool = True) -> Parser:
     """Return the flags of the measurement, the model and the data; without --help the parser can be a parent."""
     parser = Parser(PROG, description=__doc__, add_help=add_help)
     group = parser.add_argument_group("measurement")
     group.add_argument("--resume", default="", help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
-    group.add_argument("--methods", type=_names, help="maps to measure, with commas between; controls are added; None: all")
+    group.add_argument(
+        "--methods", type=comma_separated, help="maps to measure, with commas between; controls are added; None: all"
+    )
     group.add_argument("--ours", help="the map that represents ICN; None: that of the decoder")
-    group.add_argument("--metrics", type=_names, help=f"with commas between: {', '.join(families())}; None: all")
+    group.add_argument("--metrics", type=comma_separated, help=f"with commas between: {', '.join(families())}; None: all")
     budget = group.add_mutually_exclusive_group()
     budget.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")
     budget.add_argument("--full", action="store_true", help="all pictures, 224 steps a curve")

@@ -21,6 +21,11 @@ from .stopping import Stopped, StopRequest
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # word processors put others in the place of "-"
 
 
+def comma_separated(text: str) -> list[str]:
+    """Split a list of names at commas, as `type` of a flag."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 class Flags(argparse.Namespace):
     """Parsed flags, read-only; `explicit` are the names (argparse's `dest`) of those that the user typed."""
 

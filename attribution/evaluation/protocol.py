@@ -60,12 +60,14 @@ def score_split(
     """Score every image of a split once: N `images` of C `classes`, in this process's unpadded batches, in any order.
 
     Returns:
-        `predicted` int64 `[N]`, in the order of the split, and `siblings` int64 `[C]`, see `most_confused`.
+        `predicted` int64 `[N]`, in the order of the split, its `probability` float64 `[N]`, and `siblings` int64 `[C]`, see
+        `most_confused`.
 
     Raises:
         ValueError: the model gives scores that are not finite.
     """
     confusion, predicted = torch.zeros(classes, classes, dtype=torch.float64), torch.empty(images, dtype=torch.long)
+    probability = torch.empty(images, dtype=torch.float64)
 
     def scored() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in batches:
@@ -77,9 +79,9 @@ def score_split(
     with Progress(images, "scoring the split") as progress:
         for labels, indices, scores in ranks.gather_in_order(scored()):
             confusion.index_add_(0, labels, scores)
-            predicted[indices] = scores.argmax(1)
+            probability[indices], predicted[indices] = scores.max(1)
             progress.step(len(labels))
-    return {"predicted": predicted, "siblings": most_confused(confusion)}
+    return {"predicted": predicted, "probability": probability, "siblings": most_confused(confusion)}
 
 
 def most_confused(confusion: Tensor) -> Tensor:
