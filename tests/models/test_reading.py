@@ -69,7 +69,7 @@ def image(form: str) -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "is a web page"),
         (b"<?xml version='1.0'?><Error>NoSuchKey", "is a web page"),
-        (gzip.compress(b"x"), "compressed by gzip: unpack"),
+        (gzip.compress(b"x", mtime=0), "compressed by gzip: unpack"),
         (b"7z\xbc\xaf\x27\x1c\0\0", "7z archive"),
         (tarred(), "tar archive"),
         (zipped(**{"a/x.txt": b"1", "b": b"2"}), "is a zip archive of other files (a/x.txt, b)"),
