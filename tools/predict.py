@@ -2,17 +2,20 @@
 
 PHOTO is a file, a folder, a pattern, or - for names on standard input. A photograph that cannot be read is named and left out,
 and the exit code is 1 then. With --panels the maps of the predicted class and of the runner-up, their contrast, and the heads of
-the attention are drawn for each photograph.
+the attention are drawn for each photograph. With --fiftyone the predictions and these maps become a data set for FiftyOne.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/predict.py` works too
 
@@ -20,6 +23,7 @@ import cv2
 import numpy as np
 
 from attribution.methods.registry import METHODS
+from attribution.report.fiftyone_dataset import FiftyOneDataset
 from attribution.report.overlay import fit
 from attribution.report.panels import Explained, Item, Style, compute_maps, explain_classes, safe_name
 from attribution.report.render import FORMATS, FULL, GRID_TILE, Section, Sheet, Tile, panel
@@ -49,6 +53,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="write the predictions as Parquet (needs pyarrow)")
     parser.add_argument("--panels", type=Path, metavar="FOLDER", help="draw a panel for each photograph")
+    parser.add_argument("--fiftyone", type=Path, metavar="FOLDER", help="write a data set for FiftyOne: predictions and maps")
     parser.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
     parser.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
     parser.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that a photograph may take to decode")
@@ -77,8 +82,8 @@ def main(args: Flags) -> None:
     good = {str(path): prediction for path, prediction in zip(paths, predictions, strict=True) if prediction is not None}
     print_table(good)
     write_predictions(args, good)
-    if args.panels is not None and good:
-        draw_panels(args, predictor, [Path(path) for path in good])
+    if good and (args.panels is not None or args.fiftyone is not None):
+        draw_maps(args, predictor, {Path(path): prediction for path, prediction in good.items()})
     for place in sorted(bad):
         print(f"left out: {bad[place]}", file=sys.stderr)
     if bad:
@@ -103,6 +108,9 @@ def check_outputs(args: Flags) -> None:
             raise ValueError("--parquet needs the package pyarrow (pip install pyarrow); --csv and --json need none") from None
     if args.panels is not None:
         make_output_folder("--panels", args.panels)
+    if args.fiftyone is not None:
+        make_output_folder("--fiftyone", args.fiftyone.parent)
+        FiftyOneDataset(args.fiftyone, {})  # refuses a folder that holds something
 
 
 def print_table(predictions: dict[str, Prediction]) -> None:
@@ -141,32 +149,46 @@ def write_predictions(args: Flags, predictions: dict[str, Prediction]) -> None:
         print(f"{len(rows)} predictions: {file}")
 
 
-def draw_panels(args: Flags, predictor: Predictor, paths: Sequence[Path]) -> None:
-    """Draw a panel for each photograph, named after its file."""
-    names = panel_names(paths, args.format)
-    with Progress(len(paths), "drawing") as progress:
-        for path, explained, heads in explain_photographs(args, predictor, paths):
-            with writing_to("--panels", args.panels):
-                photograph_sheet(predictor, path, explained, heads, args.grid).save(args.panels / names[path])
+def draw_maps(args: Flags, predictor: Predictor, predictions: dict[Path, Prediction]) -> None:
+    """Draw a panel for each photograph, named after its file, and write the data set for FiftyOne, whichever was asked for."""
+    stems, method = file_stems(list(predictions)), predictor.model.decoder_spec.default_map
+    with contextlib.ExitStack() as stack:
+        exported = None
+        if args.fiftyone is not None:
+            stack.enter_context(writing_to("--fiftyone", args.fiftyone))
+            info = {"model": Path(urlsplit(args.resume).path).name, "classes": predictor.classes, "map": method}
+            exported = stack.enter_context(FiftyOneDataset(args.fiftyone, info))
+        progress = stack.enter_context(Progress(len(predictions), "drawing"))
+        for path, explained, heads in explain_photographs(args, predictor, list(predictions)):
+            if args.panels is not None:
+                with writing_to("--panels", args.panels):
+                    sheet = photograph_sheet(predictor, path, explained, heads, args.grid)
+                    sheet.save(args.panels / f"{stems[path]}.{args.format}")
+            if exported is not None:
+                signed = METHODS[method].signed
+                exported.add(path, stems[path], predictions[path], predictor.classes, explained, signed, args.grid)
             progress.step()
-    print(f"{len(paths)} panels: {args.panels}")
+    for what, folder in (("panels", args.panels), ("photographs for FiftyOne", args.fiftyone)):
+        if folder is not None:
+            print(f"{len(predictions)} {what}: {folder}")
 
 
-def panel_names(paths: Sequence[Path], format: str) -> dict[Path, str]:
-    """Return a file name for each photograph; those of the same name, in different folders, get numbers."""
-    used: dict[str, int] = {}
-    names = {}
+def file_stems(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a file name without suffix for each photograph; those of the same name, in different folders, get numbers."""
+    names: dict[Path, str] = {}
+    used: set[str] = set()
     for path in paths:
         stem = safe_name(path.stem)
-        used[stem] = used.get(stem, 0) + 1
-        names[path] = f"{stem}{f'_{used[stem]}' if used[stem] > 1 else ''}.{format}"
+        name = next(name for number in itertools.count(1) if (name := f"{stem}_{number}" if number > 1 else stem) not in used)
+        used.add(name)
+        names[path] = name
     return names
 
 
 def explain_photographs(
     args: Flags, predictor: Predictor, paths: Sequence[Path]
 ) -> Iterator[tuple[Path, Explained, np.ndarray | None]]:
-    """Yield each photograph with the maps of its two most probable classes, and the heads of the first, `[heads, h, w]`."""
+    """Yield each photograph with the maps of its two most probable classes, and for panels the heads of the first."""
     model = predictor.model
     method = model.decoder_spec.default_map
     for batch in photograph_batches(
@@ -181,7 +203,7 @@ def explain_photographs(
             items.append(Item(photograph.input, picture, paths[photograph.place], -1, photograph.place))
         explained = explain_classes(model, predictor.normalisation, batch.images, items, 2, method)
         heads = None
-        if model.num_decoder_layers:
+        if model.num_decoder_layers and args.panels is not None:
             images = batch.images.to(predictor.device)
             first = images.labels.new_tensor([[each.predicted] for each in explained])
             maps = compute_maps(model, images.normalise(**predictor.normalisation), images.padding_mask, first, "attention")

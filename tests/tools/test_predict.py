@@ -101,3 +101,41 @@ def test_names_that_are_not_utf_8(
     assert shown in capsys.readouterr().out and Path("p.csv").read_text("utf-8").splitlines()[1].startswith(f"{shown},")
     assert os.fsencode(json.loads(Path("p.json").read_text("utf-8"))[0]["file"]) == name
     assert len(os.listdir("panels")) == 1
+
+
+def test_a_data_set_for_fiftyone(checkpoints: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.open(photos / "a.png").save(photos / "a_2.tif")  # no browser shows TIFF, and the second a.* has this stem, too
+    predict(checkpoints / "additive.pth", photos, "--topk", 3, "--fiftyone", tmp_path / "out" / "set")
+    folder = tmp_path / "out" / "set"
+    assert f"4 photographs for FiftyOne: {folder}" in capsys.readouterr().out
+    assert json.loads((folder / "metadata.json").read_text()) == {
+        "media_type": "image", "info": {"model": "additive.pth", "classes": CLASSES, "map": "additive"},
+    }  # fmt: skip
+    samples = {sample["filepath"]: sample for sample in json.loads((folder / "samples.json").read_text())["samples"]}
+    assert set(samples) == {"data/a.jpg", "data/a_2.png", "data/b.png", "data/a_2_2.png"}
+    assert (folder / "data/a.jpg").read_bytes() == (photos / "a.jpg").read_bytes()
+    for file, sample in samples.items():
+        picture = np.array(Image.open(folder / file))
+        names = [label["label"] for label in sample["top"]["classifications"]]
+        assert names[0] == sample["prediction"]["label"] and names[1] == sample["runner_up"]["label"] and len(names) == 3
+        maps = {}
+        for field in ("map", "map_runner_up", "contrast"):
+            assert sample[field]["_cls"] == "Heatmap" and sample[field]["range"] == [0, 255]
+            assert sample[field]["map_path"].startswith(f"fields/{field}/")
+            maps[field] = np.array(Image.open(folder / sample[field]["map_path"])).astype(float) / 127.5 - 1
+            assert maps[field].shape == picture.shape[:2]
+        # The signed values come back from the scales, and the contrast is the difference of the two maps.
+        difference = (maps["map"] - maps["map_runner_up"]) * sample["map_scale"]
+        assert difference == pytest.approx(maps["contrast"] * sample["contrast_scale"], abs=0.02 * sample["map_scale"])
+    with pytest.raises(ValueError, match=r"--fiftyone .*set holds something already: choose a new folder"):
+        predict(checkpoints / "additive.pth", photos, "--fiftyone", folder)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["set"]
+
+
+def test_an_interrupted_data_set_for_fiftyone_leaves_nothing(
+    checkpoints: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attribution.report.fiftyone_dataset.png", lambda pixels: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises((ValueError, OSError)):
+        predict(checkpoints / "detr.pth", photos, "--fiftyone", tmp_path / "set")
+    assert not (tmp_path / "set").exists() and not (tmp_path / ".set.unfinished").exists()
