@@ -43,7 +43,7 @@ def is_prepared(target: Path, settings: Mapping[str, Any]) -> bool:
     try:
         record = json.loads((target / RECORD).read_text(encoding="utf-8"))
         found, counts = record["settings"], _totals(record["images"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{target} is already there, without the {RECORD} of a data set of this kind: {advice}") from None
     if other := [name for name in sorted({*settings, *found}) if settings.get(name) != found.get(name)]:
         before, now = (", ".join(f"{name} {values.get(name)}" for name in other) for values in (found, settings))

@@ -103,7 +103,7 @@ DATA_SETS = [
     Case(
         "a class that is a link to another",
         "main.py",
-        "datasets/birds/train: 'stork' is a link to {folder}, whose images have another class, too; remove it",
+        "datasets/birds/train: 'stork' is a link to {path}, whose images have another class, too; remove it",
         lambda: (BIRDS / "train/stork").symlink_to("wren"),
     ),
     Case(

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tests.errors.checkpoints import CHECKPOINTS
+from tests.errors.checks import CHECKS
 from tests.errors.command_line import COMMAND_LINE
 from tests.errors.data_sets import DATA_SETS, PICTURES
 from tests.errors.launching import OUTPUT, PROCESSES
@@ -20,6 +21,7 @@ SECTIONS: dict[str, list[Case]] = {
     "Data set": DATA_SETS,
     "Pictures": PICTURES,
     "Photographs, lists and archives": PREPARATION,
+    "Cut-outs and checks of a data set": CHECKS,
     "Checkpoints": CHECKPOINTS,
     "Several processes": PROCESSES,
     "Output": OUTPUT,
@@ -30,7 +32,7 @@ SECTIONS: dict[str, list[Case]] = {
 PLACEHOLDERS = {
     "n": ("a number", r"\d[\d,]*"),
     "picture": ("the path of the picture", r"datasets/birds/\w+/wren/bad\.\w+"),
-    "folder": ("the path of a folder", r"[^\s']*/[^\s']+"),
+    "path": ("a path", r"[^\s']*/[^\s']+"),
     "list": ("what there is to choose from", r".+"),
     "reason": ("what a library or the system says", r".+"),
 }

@@ -211,6 +211,41 @@ PREPARATION = [
         listed(coco(categories=[]), "list.json"),
     ),
     Case(
+        "a list without rows",
+        OWN,
+        "photos/list.jsonl: lists no picture; expected columns path,label[,split][,group], between commas, semicolons, tabs or |",
+        listed("\n", "list.jsonl"),
+    ),
+    Case(
+        "a column that the list lacks",
+        f"{OWN} --label name",
+        "--label name: photos/list.csv has no such column, but 'path', 'species'",
+        listed("path,species\n0.jpg,wren\n"),
+    ),
+    Case(
+        "a workbook that is damaged",
+        OWN,
+        "photos/list.xlsx: is damaged or no workbook ({reason}); save it as CSV",
+        listed("PK damaged", "list.xlsx"),
+    ),
+    Case(
+        "shards that do not exist",
+        OWN.replace("photos", "'wds:bird-{0..2}.tar'"),
+        "--source wds:bird-{0..2}.tar: there is no 'bird-0.tar', 'bird-1.tar', 'bird-2.tar'; expected a "
+        "folder, or names such as 'shard-{000..099}.tar' or '*.tar'",
+    ),
+    Case(
+        "no data set of Hugging Face",
+        OWN.replace("photos", "hf:photos"),
+        "photos: no saved data set of Hugging Face; expected dataset_dict.json, state.json, *.parquet, "
+        "metadata.csv, metadata.jsonl or folders of splits",
+    ),
+    Case(
+        "no export of GBIF",
+        OWN.replace("photos", "gbif:photos"),
+        "--source photos: no occurrence.txt, nor an archive *.zip that holds it; expected what the site serves, unpacked or not",
+    ),
+    Case(
         "no boxes to cut out",
         f"{OWN} --square_crop boxes --val 0",
         "--square_crop boxes: no picture has a box in this source",
@@ -237,7 +272,7 @@ PREPARATION = [
     Case(
         "an archive with a file as a folder",
         OWN.replace("photos", "photos.zip"),
-        "photos.zip: '{folder}' is a file and a folder in it; get it again",
+        "photos.zip: '{path}' is a file and a folder in it; get it again",
         writes("photos.zip", zipped(**{"wren": "", "wren/0.jpg": ""})),
     ),
 ]

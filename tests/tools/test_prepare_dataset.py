@@ -10,7 +10,7 @@ import pytest
 
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
-from datasets.prepare import writing
+from datasets.prepare import fashion_mnist, writing
 from datasets.prepare.fashion_mnist import CLASSES, read_idx
 from tools.prepare_dataset import get_args_parser, main
 from util.cli import launch
@@ -142,6 +142,12 @@ def test_damaged_file_is_named(source, tmp_path, capsys, name, content, expected
     assert expected in message
     assert name in message
     assert not (tmp_path / "fashion-mnist").exists()
+
+
+def test_a_file_that_unpacks_to_far_more(source, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "LARGEST", 10_000)
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte.gz: is 10000 bytes long; its header .20, 28, 28. means 15696"):
+        read_idx(source / "t10k-images-idx3-ubyte.gz")
 
 
 def test_file_cut_short(source, tmp_path, capsys):
