@@ -34,9 +34,9 @@ def escape(letter: str) -> str:
 
 
 def quoted(names: Sequence[str]) -> str:
-    """Return the first five names, printable and in quotes, and how many more there are."""
+    """Return the first five names, printable, cut if they are longer than a file's and in quotes, and how many more there are."""
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"'{printable(name)}'" for name in names[:SHOWN]) + rest
+    return ", ".join(f"'{short_name(name, 256)}'" for name in names[:SHOWN]) + rest
 
 
 class OutputLost(OSError):

@@ -257,6 +257,11 @@ class TestErrors:
         monkeypatch.setattr(Path, "open", refuse)  # root may read everything: chmod would prove nothing
         assert "permissions" in error_of(function, tmp_path / "a.png")
 
+    @pytest.mark.parametrize("name", ["a\0b.jpg", "x" * 300])
+    def test_a_name_that_no_file_has(self, tmp_path, function, name):
+        with pytest.raises(ImageError, match="is a name that no file has"):
+            function(tmp_path / name)
+
     def test_size_is_bounded_by_the_header(self, tmp_path, function):
         path = tmp_path / "a.png"
         path.write_bytes(png_of(13_000, 13_000))

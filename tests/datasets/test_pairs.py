@@ -86,6 +86,7 @@ def test_any_two_values_are_a_mask(street, value):
         ([ENTRY | {"B": "tran"}], "B is 'tran', not one of the model's 3 classes: 'tram'"),
         ([ENTRY | {"B": "\x1b[1m" + "x" * 99}], r"B is '\x1b[1mxxx"),
         ([ENTRY | {"file": "/"}], "file is '/', which names no picture"),
+        ([ENTRY | {"file": "x" * 300}], "x: is a name that no file has"),
         ([ENTRY | {"file": "a\0b"}], r"file is 'a\x00b', which names no picture"),
         ([ENTRY | {"B": "bus"}], "A and B are both 'bus'"),
         ([ENTRY | {"file": "road.png"}], "road.png: does not exist"),

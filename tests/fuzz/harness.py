@@ -125,7 +125,7 @@ def _peak_memory(reset: bool = False) -> float:
 def is_one_line(error: BaseException) -> bool:
     """Return whether the message of an error is one line that prints, and not of a page's length."""
     text = str(error)
-    return bool(text) and printable(text) == text and len(text) < 1500
+    return bool(text) and printable(text) == text and len(text) < 2500
 
 
 DAMAGES = ("bit", "byte", "number", "delete", "insert", "copy", "cut")

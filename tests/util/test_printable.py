@@ -59,3 +59,7 @@ def test_a_command_prints_any_name_on_any_console() -> None:
         assert lines == [f"{shown}: 1/2  1:00 elapsed, 1:00 left", f"tool: error: {shown}"]
     done = subprocess.run([sys.executable, "-c", code, b"--\x1b[31m"], cwd=Path(__file__).parents[2], capture_output=True)
     assert b"--\\x1b[31m" in done.stderr and b"\x1b" not in done.stderr
+
+
+def test_quoted_names_are_cut() -> None:
+    assert quoted(["a\n", "b" * 300]) == f"'a\\n', '{'b' * 255}…'" and quoted(list("abcdefg")).endswith("'e' and 2 more")
