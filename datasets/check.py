@@ -67,13 +67,14 @@ def check_dataset(inventory: Inventory, duplicate_bits: int, workers: int) -> di
     results = list(map_files(inspect, inventory.paths, workers, 16, "checking pictures"))
     usable = [index for index, result in enumerate(results) if isinstance(result, Facts)]
     facts = [result for result in results if isinstance(result, Facts)]
-    names = [inventory.file(index) for index in usable]
+    files = [inventory.file(index) for index in range(len(inventory))]
+    names = [files[index] for index in usable]
     splits, labels = (np.array(column, dtype=np.int64)[usable] for column in (inventory.split_of, inventory.label_of))
     identical = identical_files([inventory.paths[index] for index in usable])
     looks = stack_looks([each.look for each in facts])
     leaks = find_leaks(looks, duplicate_bits, splits, labels, identical) if duplicate_bits >= 0 else Leaks([], [], [])
     flat = np.ptp(looks.colours.reshape(-1, 64, 3).astype(np.int16), axis=1).max(1, initial=0) <= FLAT
-    reasons = {inventory.file(index): result for index, result in enumerate(results) if isinstance(result, str)}
+    unusable = [{"file": file, "reason": result} for file, result in zip(files, results, strict=True) if isinstance(result, str)]
     findings = [result.finding if isinstance(result, Facts) else result for result in results]
 
     def pairs(found: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -86,9 +87,9 @@ def check_dataset(inventory: Inventory, duplicate_bits: int, workers: int) -> di
         "bytes": sum(inventory.paths[index].stat().st_size for index in usable),
         "classes": [{"name": name, "images": row} for name, row in zip(inventory.classes, inventory.counts(), strict=True)],
         "layout": inventory.faults,
-        "unusable": [{"file": file, "reason": reason} for file, reason in reasons.items()],
+        "unusable": unusable,
         "left_out": inventory.left_out,
-        "odd": list(describe_findings(inventory.paths, findings, current_decoding().bit_depth)),
+        "odd": list(describe_findings(files, findings, current_decoding().bit_depth)),
         "flat": [name for name, is_flat in zip(names, flat, strict=True) if is_flat],
         "kinds": dict(Counter(each.kind for each in facts).most_common()),
         "sizes": _sizes(facts, names) if facts else None,

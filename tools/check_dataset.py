@@ -89,10 +89,10 @@ def main(args: Flags) -> None:
             unusable = {each["file"] for each in content["unusable"]}
             content |= find_suspects(list(score_pictures(predictor, known, inventory, unusable, args.batch_size, workers)))
         found, more = faults(content), remarks(content)
+        print_summary(content, found, more)  # first: nothing of it is lost where the disk is full
         with atomic_write(folder / CONTENT) as file:
             file.write(json.dumps({"faults": found, "remarks": more, **content}, indent=1, allow_nan=False) + "\n")
         write_check(folder, out, content, found, more, workers)
-    print_summary(content, found, more)
     print(f"open {out / 'index.html'}; everything by name: {out / CONTENT}")
     if found:
         raise RunFailed(f"{args.dataset_name} has {len(found)} {'fault' if len(found) == 1 else 'kinds of faults'}: see above")
