@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -82,11 +83,14 @@ def prepare_photos(
     Raises:
         ValueError: as `Source`, `read`, `is_prepared` and `check_photos`.
     """
+    work = target.with_name(f".{target.name}.unpacked")
     if is_prepared(target, settings):
+        if ranks.main:
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was interrupted at its very end
         return
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out: {target} would lie in --source, and become a part of it: choose a folder elsewhere")
-    with Source(source, target.with_name(f".{target.name}.unpacked"), ranks) as files:
+    with Source(source, work, ranks) as files:
         photos, remarks = check_photos(read(files), about.official, bool(settings["partial"]))
         if about.official:
             chosen = select([photo.label for photo in photos], [photo.split for photo in photos], settings, remarks)

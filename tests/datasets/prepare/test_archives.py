@@ -74,6 +74,13 @@ def test_an_interrupted_unpacking_is_continued(birds, monkeypatch):
     assert os.listdir(birds.parent / "data") == ["folder"]
 
 
+def test_what_a_run_left_that_was_interrupted_at_its_end_is_removed(birds):
+    run("folder", birds)
+    (birds.parent / "data" / ".folder.unpacked").mkdir()
+    run("folder", birds)
+    assert os.listdir(birds.parent / "data") == ["folder"]
+
+
 def zip_bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as container:
         container.writestr("a.jpg", bytes(3 * 2**20))
