@@ -56,6 +56,7 @@ def read_batches(path: Path, features: Mapping[str, Any], flags: Mapping[str, An
                 stream = ipc.open_stream(file)
                 columns, batches = _columns(path, stream.schema, features, flags), iter(stream)
             for batch in batches:
+                batch.validate(full=True)  # offsets of a damaged file lead out of its memory
                 for start in range(0, batch.num_rows, BATCH):
                     yield batch.slice(start, BATCH), columns
                 line.step(file.tell() // MEGABYTE - line.done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,5 +203,5 @@ def _label(value: Any, classes: Sequence[str]) -> str:
             raise ValueError(f"label {value} of {len(classes)} classes")
         value = classes[value]
     if not isinstance(value, (str, int)):
-        raise ValueError(f"label {value!r} is neither a name nor a number")
+        raise ValueError(f"label {reprlib.repr(value)} is neither a name nor a number")
     return class_key(str(value))

@@ -132,6 +132,14 @@ def test_a_name_that_is_twice_in_an_archive(tmp_path):
         unpack(path, tmp_path / "once", once=True)
 
 
+def test_a_directory_of_a_zip_archive_that_points_before_the_file(tmp_path, capsys):
+    archive(tmp_path / "false.zip", {"a.jpg": picture()})
+    data = bytearray((tmp_path / "false.zip").read_bytes())
+    data[data.rindex(b"PK\5\6") + 16] += 100
+    (tmp_path / "false.zip").write_bytes(data)
+    assert "false.zip: is damaged" in error_of(capsys, "folder", tmp_path / "false.zip")
+
+
 def test_sizes_that_a_zip_archive_understates(tmp_path, capsys):
     path = tmp_path / "false.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as container:

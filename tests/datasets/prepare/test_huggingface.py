@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sources import error_of, picture, run
 
@@ -189,6 +190,22 @@ def test_a_file_that_is_cut(tmp_path, capsys):
     path = tmp_path / "b" / "source" / "a.parquet"
     path.write_bytes(path.read_bytes()[:-30])
     assert "is damaged or missing" in error_of(capsys, "folder", path.parent)
+
+
+def test_offsets_that_lead_out_of_a_file(tmp_path, capsys):
+    made = table(rows_of(0, 4))
+    import pyarrow
+
+    offsets = pyarrow.py_buffer(np.array([0, 5, 2, 9, 12], dtype=np.int32).tobytes())
+    names = pyarrow.StringArray.from_buffers(4, offsets, pyarrow.py_buffer(b"x" * 12))
+    made = made.set_column(made.schema.get_field_index("id"), "id", names)
+    source = saved(tmp_path / "source", [rows_of(0, 4)])
+    with (
+        pyarrow.OSFile(str(source / "data-00000-of-00001.arrow"), "wb") as file,
+        pyarrow.ipc.new_stream(file, made.schema) as stream,
+    ):
+        stream.write_table(made)
+    assert "is damaged or missing" in error_of(capsys, "folder", source, "--group", "id")
 
 
 @pytest.mark.parametrize(

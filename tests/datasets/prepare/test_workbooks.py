@@ -81,7 +81,7 @@ def error_of_rows(source: Path, rows: list[list[str]], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("sheet", "strings", "expected"),
     [
-        ('<row><c t="s"><v>5</v></c></row>', ["<t>a</t>"], "is a workbook of another form"),
+        ('<row><c t="s"><v>5</v></c></row>', ["<t>a</t>"], "is damaged or no workbook"),
         ('<row><c r="A1"><v>1</v></c><c r="A1"><v>1</v></c></row>', None, "a cell in column 1 of row 1"),
         ('<row><c r="XFD1"><v>1</v></c></row>', None, "a cell in column 16384 of row 1"),
         ('<row><c r="#REF"><v>1</v></c></row>', None, "a cell '#REF'"),
@@ -93,6 +93,21 @@ def test_wrong_workbooks_are_refused(tmp_path, sheet, strings, expected):
     with pytest.raises(ValueError, match="save it as CSV") as caught:
         read_workbook(tmp_path / "a.xlsx")
     assert expected in str(caught.value)
+
+
+def test_an_empty_workbook(tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    workbook(tmp_path / "source" / "list.xlsx", "<row/>")
+    assert "list.xlsx: lists no picture; expected columns path,label" in error_of(capsys, "folder", tmp_path / "source")
+
+
+def test_a_directory_that_points_before_the_file(tmp_path):
+    workbook(tmp_path / "a.xlsx", inline([["a.jpg", "b"]]))
+    data = bytearray((tmp_path / "a.xlsx").read_bytes())
+    data[data.rindex(b"PK\5\6") + 16] += 100  # where the directory starts
+    (tmp_path / "a.xlsx").write_bytes(data)
+    with pytest.raises(ValueError, match="a.xlsx: is damaged .*Invalid argument.*; save it as CSV"):
+        read_workbook(tmp_path / "a.xlsx")
 
 
 def test_files_that_are_no_workbooks(tmp_path, monkeypatch):
