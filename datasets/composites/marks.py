@@ -6,7 +6,7 @@ import numpy as np
 
 from datasets.rendering import UNIT_SHAPES, Shape, fill_shapes, hsv, shrink
 
-SIDE, EDGE = 0.13, 0.02  # of the mark, and of what is free between it and the edges, as shares of the picture's side
+SIDE, EDGE = 0.18, 0.05  # of the mark, and of what is free between it and the edges, as shares of the picture's side
 SUPERSAMPLING = 8
 GOLDEN = 0.618034  # neighbouring numbers give hues far apart
 
