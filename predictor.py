@@ -25,6 +25,7 @@ from datasets.photographs import photograph_batches
 from datasets.transforms import EvalTransform
 from flags import fill_from_checkpoint, get_args_parser
 from models import ICN, for_inference, load_checkpoint
+from models.saving import checked_meta
 from util.classes import find_class
 from util.cli import parse
 from util.device import select_device
@@ -116,7 +117,7 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, path_or_url: str | Path, device: str = "cpu") -> Predictor:
-        """Load a checkpoint of ICN or INTR; where it has no class names, they are the numbers of the classes.
+        """Load a checkpoint of ICN or INTR: a path, a folder of `tools.export`, a URL, or `hf://owner/repo[@revision]`.
 
         Raises:
             ValueError: the file or the device cannot be used.
@@ -125,7 +126,16 @@ class Predictor:
             chosen = select_device(device)
         except ValueError as error:
             raise ValueError(str(error).removeprefix("--")) from None  # it is no flag here
-        model, meta = load_checkpoint(path_or_url, chosen)
+        return cls.from_model(load_checkpoint(path_or_url, chosen)[0])
+
+    @classmethod
+    def from_model(cls, model: ICN) -> Predictor:
+        """Take a model of `ICN.from_pretrained`; where its `meta` has no class names, they are the numbers of the classes.
+
+        Raises:
+            ValueError: the model has no `meta`, or its flags of the input cannot be used.
+        """
+        meta = checked_meta(model)
         args = fill_from_checkpoint(parse(get_args_parser(), []), meta.args)
         classes = meta.classes or [str(index) for index in range(model.num_classes)]
         return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation, args.bit_depth)

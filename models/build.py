@@ -52,7 +52,9 @@ def build_model(args: argparse.Namespace) -> ICN:
     encoder = Encoder(args.enc_layers, args.hidden_dim, args.nheads, args.dim_feedforward, args.dropout, args.pre_norm)
     transformer = Transformer(encoder, spec.build(args) if decoder is None else decoder)
     position_encoding = build_position_encoding(args.position_embedding, args.hidden_dim)
-    return ICN(backbone, position_encoding, transformer, args.num_queries, args.hidden_dim, spec.name)
+    model = ICN(backbone, position_encoding, transformer, args.num_queries, args.hidden_dim, spec.name)
+    model.meta = CheckpointMeta({**vars(args), "decoder": spec.name}, None, backbone.normalisation, None, False)
+    return model
 
 
 def load_checkpoint(
@@ -85,7 +87,8 @@ def load_checkpoint(
     if classes is not None and len(classes) != model.num_classes:
         raise ValueError(f"{path} names {len(classes)} classes and has {model.num_classes} queries: the file is damaged")
     normalisation: Any = checkpoint.get("normalisation") or model.backbone[0].normalisation
-    return model.to(device), CheckpointMeta(args, classes, normalisation, checkpoint.get("epoch"), bool(average))
+    model.meta = CheckpointMeta(args, classes, normalisation, checkpoint.get("epoch"), bool(average))
+    return model.to(device), model.meta
 
 
 def _build_from_file(args: argparse.Namespace, path: str | Path, checkpoint: Mapping[str, Any], explicit: Container[str]) -> ICN:

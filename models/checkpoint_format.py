@@ -11,7 +11,7 @@ from torch import Tensor
 
 VERSION = 1
 HEADER = "icn"  # entry of the header of a safetensors file that holds, as JSON, the entries of a checkpoint besides its weights
-WEIGHTS = "model.safetensors"  # name of that file in a folder
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"  # names of that file in a folder, and of those beside it
 COUNT_LIMIT = 10**12  # of epochs, steps, images and seconds
 
 Check = Callable[[Any], bool]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.architecture import ParameterError
 from models.decoders import additive_decoders, find_decoder
+from models.pretrained import Pretrained
 from models.transformer import Transformer
 
 
@@ -29,7 +30,7 @@ class ICNOutput(NamedTuple):
     attention: Tensor | None = None
 
 
-class ICN(nn.Module):
+class ICN(Pretrained, nn.Module):
     """Interpretable classification network (INTR, Paul et al., ICLR 2024, on DETR, Carion et al., ECCV 2020).
 
     Args:
@@ -43,6 +44,7 @@ class ICN(nn.Module):
     Attributes:
         decoder_spec, decoder_name: row of the decoder in `models.decoders.DECODERS`, and its name.
         num_decoder_layers: number of decoder layers with a cross-attention.
+        meta: flags, class names and normalisation (`models.pretrained.Pretrained`).
     """
 
     def __init__(

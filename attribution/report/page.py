@@ -59,6 +59,15 @@ def script(function: str, *values: Any) -> str:
     return f"{function}({words.replace('<', chr(92) + 'u003c')});\n"
 
 
+def read_script(path: Path) -> list[Any]:
+    """Return the values of a file that `script` made; ValueError for another one, OSError where it cannot be read."""
+    _, start, words = path.read_text("utf-8").partition("(")
+    values = json.loads(f"[{words.strip().removesuffix(');')}]")
+    if not start or not words.strip().endswith(");"):
+        raise ValueError(f"{path} is no script of a report")
+    return values
+
+
 def colour_tables() -> dict[str, Any]:
     """Return the 256 colours of plain and of signed maps as hexadecimal digits, and the weights of their ends."""
     table = {key: colormaps[name](np.arange(256), bytes=True)[:, :3].tobytes().hex() for key, name in
@@ -99,6 +108,14 @@ def encode_maps(maps: np.ndarray, padded_size: Size, valid_size: Size, signed: b
         "high": [float(f"{value:.6g}") for value in high],
         "bytes": base64.b64encode(values.tobytes()).decode(),
     }
+
+
+def decode_maps(encoded: Mapping[str, Any]) -> np.ndarray:
+    """Return what `encode_maps` encoded, but for rounding: the cells on the image, float32 `[Q, heads, rows, columns]`."""
+    rows, columns = encoded["size"]
+    values = np.frombuffer(base64.b64decode(encoded["bytes"]), np.uint8).reshape(-1, rows, columns).astype(np.float32)
+    low, high = (np.array(encoded[name], np.float32)[:, None, None] for name in ("low", "high"))
+    return (low + values * (high - low) / 255).reshape(-1, encoded["heads"], rows, columns)
 
 
 def calibration(probabilities: np.ndarray, right: np.ndarray, bins: int = BINS) -> dict[str, Any]:

@@ -65,14 +65,14 @@ def markdown(content: Content) -> str:
     lines = [f"# Maps of {settings['checkpoint']} on {settings['dataset']}, {settings['split']}", "", _about(content), ""]
     rows = {name: entry["metrics"] for name, entry in methods.items()}
     for title, names in sections("maps").items():
-        lines += _section(title, rows, names, content)
+        lines += section(title, rows, names, content)
         if title == METRICS["contrast_pointing"].section:
             slots = [f"contrast_pointing/{slot}" for slot in settings.get("slots", ())]
-            lines += _section("Known evidence: pointing in each slot", rows, slots, content)
+            lines += section("Known evidence: pointing in each slot", rows, slots, content)
     if "pairs" in content:
         rows = {name: entry["metrics"] for name, entry in content["pairs"].items()}
         for title, names in sections("pairs").items():
-            lines += _section(title, rows, names, content)
+            lines += section(title, rows, names, content)
     return "\n".join([*lines, *_differences(content), *_model_table(content["model"])])
 
 
@@ -88,7 +88,7 @@ def _about(content: Content) -> str:
     )
 
 
-def _section(title: str, rows: Rows, names: Iterable[str], content: Content) -> list[str]:
+def section(title: str, rows: Rows, names: Iterable[str], content: Content) -> list[str]:
     """Return a table with a row per method, and what its columns mean; nothing if no method has any of them."""
     names, methods = _measured(rows, names), content["methods"]
     entries = {name: methods.get(name, {}) for name in rows}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +15,11 @@ import torch
 from conftest import tiny_model
 from safetensors.torch import save_file
 
-from models.hub import push_to_hub, without_token
+from models import ICN
+from models.hub import check_repo, push_to_hub, without_token
 from models.loading import read_checkpoint
+from models.saving import describe
+from predictor import Predictor
 
 constants = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed").constants
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWx"
@@ -22,10 +27,13 @@ COMMITS = {"main": "1" * 40, "v2": "2" * 40}
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The part of the hub that downloads need; files are `<root>/<owner>/<repo>/<revision>/<file>`."""
+    """The part of the hub that downloads and uploads need; files are `<root>/<owner>/<repo>/<revision>/<file>`."""
 
     root: Path
     fetched: list[str]
+    created: list[dict[str, Any]]
+    messages: list[str]
+    tokens: set[str | None]
 
     def do_HEAD(self) -> None:
         self.answer(with_content=False)
@@ -33,7 +41,39 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer(with_content=True)
 
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.tokens.add(self.headers.get("authorization"))
+        words = self.path.strip("/").split("/")
+        if words[1] == "repos":
+            self.created.append(json.loads(body))
+            repo = f"{self.created[-1]['organization'] or 'me'}/{self.created[-1]['name']}"
+            (self.root / repo / "main").mkdir(parents=True, exist_ok=True)
+            return self.send({"url": f"http://{self.headers['Host']}/{repo}"})
+        if words[1] == "validate-yaml":
+            return self.send({"errors": [], "warnings": []})
+        _, _, owner, repo, action, revision = words
+        if action == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            return self.send({"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]})
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "header":
+                self.messages.append(line["value"]["summary"])
+            else:
+                content = base64.b64decode(line["value"]["content"])
+                (self.root / owner / repo / revision / line["value"]["path"]).write_bytes(content)
+        commit = f"http://{self.headers['Host']}/{owner}/{repo}/commit/{'3' * 40}"
+        return self.send({"commitOid": "3" * 40, "commitUrl": commit, "success": True})
+
+    def send(self, answer: dict[str, Any]) -> None:
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
     def answer(self, with_content: bool) -> None:
+        self.tokens.add(self.headers.get("authorization"))
         owner, repo, _, revision, *name = self.path.strip("/").split("/")
         names = {commit: name for name, commit in COMMITS.items()}
         file = self.root / owner / repo / names.get(revision, revision) / "/".join(name)
@@ -69,15 +109,17 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     """A hub with `me/birds` (model.safetensors, at v2 with another class) and `me/old` (checkpoint.pth)."""
-    state = {name: tensor.clone() for name, tensor in tiny_model(3, backbone="test_resnet").state_dict().items()}
-    for revision, names in (("main", '["a", "b", "c"]'), ("v2", '["x", "y", "z"]')):
+    model = tiny_model(3, backbone="test_resnet")
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for revision, names in (("main", "abc"), ("v2", "xyz")):
         (tmp_path / "me" / "birds" / revision / "sub").mkdir(parents=True)
+        header = json.dumps({**describe(model.meta), "classes": list(names)})
         for name in ("model.safetensors", "sub/other.safetensors"):
-            save_file(state, tmp_path / "me" / "birds" / revision / name, metadata={"icn": f'{{"classes": {names}}}'})
+            save_file(state, tmp_path / "me" / "birds" / revision / name, metadata={"icn": header})
     (tmp_path / "me" / "old" / "main").mkdir(parents=True)
     torch.save({"model": state, "epoch": 5}, tmp_path / "me" / "old" / "main" / "checkpoint.pth")
     (tmp_path / "me" / "empty" / "main").mkdir(parents=True)
-    handler = type("Handler", (Hub,), {"root": tmp_path, "fetched": []})
+    handler = type("Handler", (Hub,), {"root": tmp_path, "fetched": [], "created": [], "messages": [], "tokens": set()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         site = f"http://127.0.0.1:{server.server_port}"
@@ -134,24 +176,87 @@ def test_what_cannot_be_fetched_is_one_line_without_a_token(hub: ThreadingHTTPSe
     assert "\n" not in str(error.value) and TOKEN not in str(error.value) and len(str(error.value)) < 400
 
 
-def test_an_upload_makes_the_repository_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, dict[str, Any]]] = []
+def test_a_model_is_loaded_by_the_name_of_its_repository(
+    hub: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler: Any = hub.RequestHandlerClass
+    assert ICN.from_pretrained("me/birds").meta.classes == ["a", "b", "c"]
+    other = ICN.from_pretrained("me/birds", revision="v2", cache_dir=tmp_path / "mine", token="hf_another")
+    assert other.meta.classes == ["x", "y", "z"] and (tmp_path / "mine" / "models--me--birds").is_dir() and not other.training
+    assert handler.tokens == {f"Bearer {TOKEN}", "Bearer hf_another"}
+    assert ICN.from_pretrained("hf://me/birds", revision="v2").meta.classes == ["x", "y", "z"]
+    handler.fetched.clear()
+    ICN.from_pretrained("me/birds")
+    ICN.from_pretrained("me/birds", force_download=True)
+    assert handler.fetched == ["model.safetensors"]
+    hub.shutdown()
+    hub.server_close()
+    assert ICN.from_pretrained("me/birds", local_files_only=True).meta.classes == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="there is no folder me/other here, and .*the cache has no such file"):
+        ICN.from_pretrained("me/other", local_files_only=True)
+    monkeypatch.chdir(tmp_path)
+    assert ICN.from_pretrained("me/birds/main").meta.classes == ["a", "b", "c"]  # a folder that is here
 
+
+@pytest.mark.parametrize(
+    ("source", "revision", "message"),
+    [
+        ("hf://me/birds@v2", "v2", "names a revision, and so does revision v2"),
+        ("me/birds.pth", "v2", "revision v2 is of a repository of the hub, and me/birds.pth is none"),
+        ("me/birds.pth", None, "me/birds.pth does not exist"),
+        ("me/nothing", None, "there is no folder me/nothing here, and checkpoint hf://me/nothing cannot be fetched"),
+        ("me/birds", "v9", "hf://me/birds@v9 cannot be fetched"),
+        ("me/birds", "../x", "hf://me/birds@../x cannot be fetched"),
+    ],
+)
+def test_a_wrong_name_or_revision_is_one_line(hub: ThreadingHTTPServer, source: str, revision: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        ICN.from_pretrained(source, revision=revision, token="secret")
+    assert "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
+def test_an_upload_is_the_model(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    handler: Any = hub.RequestHandlerClass
+    model = tiny_model(3, seed=5, backbone="test_resnet")
+    model.meta.classes = ["a", "b | c", "d\udce9"]
+    assert model.push_to_hub("me/mine", private=True, commit_message="First", token="hf_another") == "hf://me/mine"
+    assert handler.created[0]["name"] == "mine" and "private" in str(handler.created[0]) and handler.messages == ["First"]
+    assert handler.tokens == {"Bearer hf_another"}
+    files = tmp_path / "me" / "mine" / "main"
+    assert sorted(file.name for file in files.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert 'from_checkpoint("hf://me/mine")' in (files / "README.md").read_text()
+    loaded = ICN.from_pretrained("me/mine")
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+    assert loaded.meta.classes == model.meta.classes
+    assert Predictor.from_checkpoint("hf://me/mine").classes == model.meta.classes
+    (files / "README.md").write_text("edited")
+    model.push_to_hub("me/mine")
+    assert (files / "README.md").read_text() == "edited" and len(handler.messages) == 2
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "private.txt").write_text("not to be uploaded")
+    assert model.save_pretrained(tmp_path / "saved", push_to_hub=True) == "hf://me/saved"  # the owner is who uploads
+    assert not (tmp_path / "me" / "saved" / "main" / "private.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "a b", "../x", "..", "/birds", TOKEN + "/ x"])
+def test_a_wrong_name_of_a_repository_is_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match="is no name of a repository of the hub: give owner/repo") as error:
+        check_repo(name)
+    assert TOKEN not in str(error.value)
+
+
+def test_an_upload_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Api:
-        def create_repo(self, repo_id: str, **options: Any) -> None:
-            calls.append((repo_id, options))
+        def __init__(self, token: str) -> None:
+            pass
 
-        def upload_folder(self, repo_id: str, **options: Any) -> None:
-            if repo_id == "you/birds":
-                raise RuntimeError(f"403 Forbidden\nfor {TOKEN}")
-            calls.append((repo_id, options))
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            raise RuntimeError(f"403 Forbidden for {TOKEN} and other-secret\nand more")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    assert push_to_hub(tmp_path, "me/birds", private=True) == "hf://me/birds"
-    assert calls[0] == ("me/birds", {"private": True, "exist_ok": True}) and calls[1][1]["folder_path"] == str(tmp_path)
-    with pytest.raises(ValueError, match="you/birds cannot be uploaded to .403 Forbidden.: log in") as error:
-        push_to_hub(tmp_path, "you/birds", private=False)
-    assert TOKEN not in str(error.value)
+    with pytest.raises(ValueError, match="you/birds cannot be uploaded to .403 Forbidden.*log in") as error:
+        push_to_hub(tmp_path, "you/birds", token="other-secret")
+    assert TOKEN not in str(error.value) and "other-secret" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_token_is_covered() -> None:

@@ -7,7 +7,6 @@ What was written is read back, or run, and compared with the model.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,15 +20,15 @@ import torch
 from datasets import Loader, class_names, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
 from datasets.loaders import build_eval_loader
-from flags import RESTORED, fill_from_checkpoint
+from flags import fill_from_checkpoint
 from flags import get_args_parser as main_flags
 from models import ICN, load_checkpoint
-from models.checkpoint_format import WEIGHTS
-from models.hub import SCHEME, push_to_hub
+from models.hub import SCHEME, check_repo, push_to_hub
 from models.loading import CheckpointMeta
-from models.saving import describe_model, intr_checkpoint, save_weights
+from models.saving import check_written, describe, intr_checkpoint, save_folder, save_weights
 from tools.export import int8, programs
-from tools.export.card import Results, model_card, read_results
+from tools.export.card import PICTURE, Results, measured, read_results
+from tools.export.picture import write_picture
 from util.atomic import atomic_write, new_folder, replacing
 from util.cli import Flags, Parser, launch, parse
 from util.errors import RunFailed
@@ -46,7 +45,7 @@ class Source(NamedTuple):
     model: ICN
     meta: CheckpointMeta
     description: dict[str, Any]
-    results: Results | None
+    results: Results
 
 
 def get_args_parser() -> Parser:
@@ -62,7 +61,15 @@ def get_args_parser() -> Parser:
     parser.add_argument("--test", default="val", choices=["val", "test"], help="its split")
     parser.add_argument("--batch_size", default=8, type=COUNT, help="images in a pass of the measurement")
     parser.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load its images; 0: only the main process")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="results of main.py --eval, for the card of --to dir")
+    parser.add_argument(
+        "--results",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="for the card of --to dir: results of main.py --eval, tools.report and tools.evaluate_attribution",
+    )
+    parser.add_argument("--no_picture", action="store_true", help="no photographs of the report of --results on the card")
     parser.add_argument("--push", metavar="OWNER/REPO", help="also upload the folder of --to dir to the Hugging Face hub")
     parser.add_argument("--private", action="store_true", help="a repository that --push creates is private")
     return parser
@@ -72,9 +79,10 @@ def main(args: Flags) -> None:
     """Export; raise a ValueError for a wrong flag or file, and a RunFailed where the result is another model."""
     target = TARGETS[args.to]
     check_flags(args, target)
-    results = None if args.results is None else read_results(args.results)
     model, meta = load_checkpoint(args.resume)
     model.eval()
+    results = read_results(args.results, model, meta)
+    fill_from_checkpoint(parse(main_flags(), []), meta.args)  # refuses flags of the input that nobody could use
     with writing_to("--out", args.out):
         said = target.write(args, Source(model, meta, describe(meta), results))
     files = [args.out] if args.out.is_file() else sorted(args.out.iterdir())
@@ -94,19 +102,19 @@ def check_flags(args: Flags, target: Target) -> None:
         raise ValueError(f"--int8 is of --to onnx, not of --to {args.to}: leave it out")
     if not args.int8 and (unused := {"dataset_path", "dataset_name", "test", "batch_size", "num_workers"} & args.explicit):
         raise ValueError(f"--{min(unused)} is of the measurement of --int8: leave it out, or give --int8")
+    if args.no_picture and not args.results:
+        raise ValueError("--no_picture is of the report of --results: leave it out, or give --results")
+    if args.push:
+        try:
+            check_repo(args.push)
+        except ValueError as error:
+            raise ValueError(f"--push {error}") from None
     if args.private and not args.push:
         raise ValueError("--private is of a repository that --push creates: leave it out, or give --push")
     if args.out.is_file() or (not target.suffix and args.out.is_dir() and any(args.out.iterdir())):
         raise ValueError(f"--out {args.out} exists and is not overwritten: choose another name")
     if target.suffix:
         check_output_file("--out", args.out, [target.suffix])
-
-
-def describe(meta: CheckpointMeta) -> dict[str, Any]:
-    """Return what travels with the weights; ValueError where the file's flags of the input are not usable."""
-    fill_from_checkpoint(parse(main_flags(), []), meta.args)
-    names = {action.dest for action in main_flags().flags_of("model", *RESTORED)}
-    return describe_model(meta, {*names, "dataset_name"})
 
 
 def to_safetensors(args: Flags, source: Source) -> str:
@@ -118,14 +126,16 @@ def to_safetensors(args: Flags, source: Source) -> str:
 
 def to_dir(args: Flags, source: Source) -> str:
     """Write a folder with the weights, their header as config.json, and the model card."""
+    report, pictured = source.results.report, ""
     with new_folder(args.out) as folder:
-        save_weights(folder / WEIGHTS, source.model, source.description)
-        (folder / "config.json").write_text(json.dumps(source.description, indent=1) + "\n", encoding="utf-8")
-        card = model_card(
-            source.model, source.description, source.results, f"{SCHEME}{args.push}" if args.push else args.out.name
-        )
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        return compare(source, folder)
+        if report is not None and source.results.report_folder is not None and not args.no_picture:
+            pictured = write_picture(folder / PICTURE, report, source.results.report_folder, source.model)
+        address = f"{SCHEME}{args.push}" if args.push else args.out.name
+        try:
+            save_folder(folder, source.model, address, measured(source.results, pictured))
+        except ValueError as error:
+            raise RunFailed(str(error)) from None
+    return f"{summary(source)}, a model card" + f" with photographs ({PICTURE})" * bool(pictured)
 
 
 def to_intr(args: Flags, source: Source) -> str:
@@ -138,12 +148,17 @@ def to_intr(args: Flags, source: Source) -> str:
 
 def compare(source: Source, path: Path) -> str:
     """Read a file back and return what was found to be equal; RunFailed where the model is another."""
-    model, meta = load_checkpoint(path)
-    own, read = source.model.state_dict(), model.state_dict()
-    different = [name for name in own if not torch.equal(own[name].cpu(), read[name])]
-    if different:
-        raise RunFailed(f"{path} was read back with other weights ({different[0]}): nothing was exported")
-    return f"{len(read)} tensors, {model.num_classes} classes{'' if meta.classes else ' without names'}, read back and equal"
+    try:
+        check_written(source.model, path)
+    except ValueError as error:
+        raise RunFailed(str(error)) from None
+    return summary(source)
+
+
+def summary(source: Source) -> str:
+    """Return what was written, read back and found to be equal."""
+    names = "" if source.meta.classes else " without names"
+    return f"{len(source.model.state_dict())} tensors, {source.model.num_classes} classes{names}, read back and equal"
 
 
 def to_torch(args: Flags, source: Source) -> str:

@@ -1,120 +1,181 @@
-"""The model card of a model that is published: data, recipe, accuracy and limits, in Markdown."""
+"""What was measured of a model, from the folders that the commands wrote, as sections of its model card."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from attribution.metrics.registry import METRICS
+from attribution.report import page
+from attribution.report.tables import section
 from models import ICN
+from models.card import LISTED, Measured, cell
+from models.loading import CheckpointMeta
+from models.saving import public_name
 from util.metrics import format_stats
 from util.printable import printable
 from util.tables import markdown_table
 
-LISTED = 1000  # classes on the card
-# Whatever is true of every model of this kind.
-LIMITS = """\
-- It knows the classes listed here and no other: a picture of anything else gets one of them, too.
-- Probabilities are those of pictures like the training data; other cameras, places or seasons need a measurement of their own.
-- A map shows what the model used, not what is true: a right map proves no right class, a wrong map no wrong one."""
+PICTURE = "maps.jpg"  # beside the card
+EVAL, ATTRIBUTION = "results.json", "attribution.json"
+KINDS = (
+    f"{EVAL} (python main.py --eval), {page.SUMMARY} (python -m tools.report) or "
+    f"{ATTRIBUTION} (python -m tools.evaluate_attribution)"
+)
 
 
 class Results(NamedTuple):
-    """What `python main.py --eval` wrote: the numbers of results.json, and the rows of per_class.csv."""
+    """The content of folders of results, None for what is not among them.
 
-    stats: dict[str, Any]
-    per_class: list[dict[str, str]]
-
-
-def read_results(folder: Path) -> Results:
-    """Return the results in a folder; ValueError where they are not there or not whole."""
-    try:
-        stats = json.loads((folder / "results.json").read_text("utf-8"))
-        with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        return Results({name: stats[name] for name in ("split", "loss", "acc1", "acc5")}, [
-            {name: row[name] for name in ("class", "images", "acc1")} for row in rows
-        ])  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise ValueError(f"--results {folder} is no folder of results ({reason}): python main.py --eval writes one") from None
-
-
-def model_card(model: ICN, description: dict[str, Any], results: Results | None, address: str) -> str:
-    """Return the card of a model.
-
-    Args:
-        model: the weights.
-        description: the entries of its checkpoint (`models.saving.describe_model`).
-        results: of an evaluation, or None.
-        address: what the example loads, `hf://owner/repo` or the name of the folder.
+    evaluation: results.json. per_class: rows of per_class.csv. report: the summary of a report, which is in `report_folder`.
+    attribution: attribution.json.
     """
-    args = description["args"]
-    name = args.get("dataset_name")
-    parts = [
-        _front_matter(results, name),
-        f"# ICN: {model.num_classes} classes" + (f" of {_cell(name)}" if name else ""),
-        _summary(model, description),
-        f'```python\nfrom predictor import Predictor\n\npredictor = Predictor.from_checkpoint("{address}")\n'
-        'predictor.predict("photo.jpg")\npredictor.explain("photo.jpg").save("map.png")\n```',
-        "## Data",
-        f"Trained on the data set {_cell(name) if name else 'that its authors name (the file does not say)'}.",
-        _classes(model, description["classes"], results),
-        "## Accuracy",
-        _accuracy(results),
-        "## Recipe",
-        markdown_table(["flag", "value"], [(f"`--{key}`", _cell(value)) for key, value in args.items() if value is not None]),
-        "## Limits",
-        LIMITS,
+
+    evaluation: dict[str, Any] | None = None
+    per_class: list[dict[str, str]] | None = None
+    report: dict[str, Any] | None = None
+    report_folder: Path | None = None
+    attribution: dict[str, Any] | None = None
+
+
+def read_results(folders: Sequence[Path], model: ICN, meta: CheckpointMeta) -> Results:
+    """Return the results in folders of `main.py --eval`, tools.report and tools.evaluate_attribution.
+
+    Raises:
+        ValueError: a folder is none of these, or not whole, there are two of a kind, or they are of another model.
+    """
+    found: dict[str, Any] = {}
+    for folder in folders:
+        try:
+            new = _read_folder(folder)
+            if not new:
+                raise ValueError(f"it has no {KINDS}")
+            _check(new, model, meta)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or (str(error) if type(error) is ValueError else repr(error))
+            raise ValueError(f"--results {folder} is no folder of results of this model: {reason}") from None
+        if twice := found.keys() & new.keys():
+            raise ValueError(f"--results {folder} has a second {min(twice)}: give one folder of each command")
+        found |= new
+    return Results(**found)
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """Return the fields of `Results` that a folder has."""
+    found: dict[str, Any] = {}
+    if (folder / EVAL).exists():
+        found["evaluation"] = json.loads((folder / EVAL).read_text("utf-8"))
+        with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            found["per_class"] = [{name: str(row[name]) for name in ("class", "images", "acc1")} for row in rows]
+    if (folder / page.SUMMARY).exists():
+        (found["report"],) = page.read_script(folder / page.SUMMARY)
+        found["report_folder"] = folder
+    if (folder / ATTRIBUTION).exists():
+        found["attribution"] = json.loads((folder / ATTRIBUTION).read_text("utf-8"))
+    return found
+
+
+def _check(found: Mapping[str, Any], model: ICN, meta: CheckpointMeta) -> None:
+    """Raise a ValueError for results of another model, as far as they say it, and a KeyError or TypeError for other files."""
+    if evaluation := found.get("evaluation"):
+        format_stats(evaluation)
+        epoch, count = evaluation.get("epoch"), len(found["per_class"])
+        if count != model.num_classes:
+            raise ValueError(f"it has {count} classes, the model {model.num_classes}")
+        if epoch is not None and meta.epoch is not None and epoch != meta.epoch:
+            raise ValueError(f"it is of epoch {epoch + 1}, the checkpoint of epoch {meta.epoch + 1}")
+    if report := found.get("report"):
+        report["calibration"]["ece"], report["images"]["predicted"], float(report["acc1"]), report["title"]
+        if len(report["classes"]) != model.num_classes or report["classes"] != (meta.classes or report["classes"]):
+            raise ValueError("its classes are not those of the model")
+    if attribution := found.get("attribution"):
+        settings = attribution["settings"]
+        if settings["decoder"] != model.decoder_name:
+            raise ValueError(f"its model has the decoder {settings['decoder']}, this one {model.decoder_name}")
+        if settings["classes"] != (meta.classes or settings["classes"]):
+            raise ValueError("its classes are not those of the model")
+
+
+def measured(results: Results, pictured: str) -> Measured:
+    """Return the sections of the card; `pictured` says what is on `PICTURE`, and is empty where there is none."""
+    sections, metrics, split, lists = [], {}, "", False
+    if results.evaluation is not None or results.report is not None:
+        stats, rows = _accuracy_of(results)
+        split, lists = str(stats["split"]), True
+        metrics = {"accuracy": float(stats["acc1"]) / 100}
+        table = markdown_table(["class", "images", "accuracy in %"], rows[:LISTED], 1)
+        said = format_stats(stats) if "loss" in stats else _accuracies(stats)
+        sections.append(f"## Accuracy\n\nOn the {stats['images']} images of the split {cell(split)}: {said}.\n\n{table}")
+    else:
+        sections.extend(Measured().sections)
+    if results.report is not None:
+        sections.append(_calibration(results.report))
+        if _report_split(results.report) == split:
+            metrics["expected_calibration_error"] = float(results.report["calibration"]["ece"])
+    if pictured:
+        sections.append(f"## Maps\n\n![Photographs and their attribution maps]({PICTURE})\n\n{pictured}")
+    if results.attribution is not None:
+        sections.append(_attribution(results.attribution))
+    return Measured(split, metrics, sections, lists)
+
+
+def _accuracy_of(results: Results) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+    """Return the accuracies and a row per class, of the evaluation, else of the report."""
+    if results.evaluation is not None and results.per_class is not None:
+        return results.evaluation, [tuple(cell(row[name]) for name in ("class", "images", "acc1")) for row in results.per_class]
+    assert results.report is not None
+    labels, predicted = (np.array(results.report["images"][name]) for name in ("label", "predicted"))
+    count = len(results.report["classes"])
+    images, right = np.bincount(labels, minlength=count), np.bincount(labels[labels == predicted], minlength=count)
+    rows: list[tuple[str, ...]] = [
+        (cell(name), str(images[i]), f"{100 * right[i] / images[i]:.2f}" if images[i] else "")
+        for i, name in enumerate(results.report["classes"])
     ]
-    return "\n\n".join(parts) + "\n"
+    stats = {name: results.report[name] for name in ("acc1", "acc5")}
+    return stats | {"split": _report_split(results.report), "images": len(labels)}, rows
 
 
-def _front_matter(results: Results | None, name: str | None) -> str:
-    """Return the table that the hub reads: JSON is YAML, and quotes what needs it."""
-    entries: dict[str, Any] = {"pipeline_tag": "image-classification", "tags": ["icn", "interpretability", "attribution"]}
-    if results is not None and name:
-        metric = {"type": "accuracy", "value": round(float(results.stats["acc1"]) / 100, 4)}
-        data = {"name": printable(name), "type": printable(name), "split": printable(str(results.stats["split"]))}
-        result = {"task": {"type": "image-classification"}, "dataset": data, "metrics": [metric]}
-        entries["model-index"] = [{"name": "ICN", "results": [result]}]
-    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in entries.items()), "---"])
+def _report_split(report: Mapping[str, Any]) -> str:
+    return str(report["title"]).rpartition(", ")[2]
 
 
-def _summary(model: ICN, description: dict[str, Any]) -> str:
-    """Return what the model is, and how its input is made."""
-    args, normalisation = description["args"], description["normalisation"]
-    size = args.get("image_size", 800)
-    shape = f"{size} x {size} pixels" if args.get("square") else f"pictures with a short side of {size} pixels"
-    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    epoch = "" if description["epoch"] is None else f" after {description['epoch'] + 1} epochs"
-    network = f"backbone {args['backbone']}, decoder {model.decoder_name}, {parameters:.1f} M parameters{epoch}"
-    scale = f"the mean {normalisation['mean']} and the standard deviation {normalisation['std']}"
-    return f"An image classifier that explains itself: {network}. Input: {shape}, RGB from 0 to 1 with {scale}."
+def _accuracies(stats: Mapping[str, Any]) -> str:
+    acc5 = "" if stats["acc5"] is None else f"  acc@5 {stats['acc5']:.2f} %"
+    return f"acc@1 {stats['acc1']:.2f} %{acc5}"
 
 
-def _classes(model: ICN, classes: list[str] | None, results: Results | None) -> str:
-    """Return the names of the classes, where there is no table of them below."""
-    if classes is None:
-        return f"The file has no names of its {model.num_classes} classes: they are numbered from 0."
-    if results is not None:
-        return f"{len(classes)} classes, listed below."
-    more = f", and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
-    return f"{len(classes)} classes: {', '.join(map(_cell, classes[:LISTED]))}{more}."
+def _calibration(report: Mapping[str, Any]) -> str:
+    """Return the expected calibration error, and the bins of the reliability diagram that have images."""
+    bins, ece = report["calibration"]["bins"], report["calibration"]["ece"]
+    rows = [
+        (f"{row['low']:.2f} to {row['high']:.2f}", str(row["count"]), f"{row['confidence']:.3f}", f"{row['accuracy']:.3f}")
+        for row in bins
+        if row["count"]
+    ]
+    about = (
+        f"On the split {cell(_report_split(report))}, in {len(bins)} bins: an expected calibration error of {ece:.3f}, the mean "
+        "distance between the probability of the predicted class and how often that class is the true one."
+    )
+    return f"## Calibration\n\n{about}\n\n" + markdown_table(["probability", "images", "mean probability", "right"], rows, 1)
 
 
-def _accuracy(results: Results | None) -> str:
-    """Return the accuracy, in all and per class."""
-    if results is None:
-        return "Not measured: `python main.py --eval` writes the results that `--results` takes."
-    stats, rows = results
-    total = f"On the split {_cell(stats['split'])}: {format_stats(stats)}."
-    table = markdown_table(["class", "images", "accuracy in %"], [tuple(map(_cell, row.values())) for row in rows[:LISTED]], 1)
-    return f"{total}\n\n{table}"
-
-
-def _cell(value: object) -> str:
-    """Return a value as text of Markdown: names are not markup; bars are left to the tables."""
-    text = printable(str(value))
-    return "".join(f"\\{letter}" if letter in "\\<>[]*_`#&" else letter for letter in text)
+def _attribution(content: Mapping[str, Any]) -> str:
+    """Return the headline metrics of all maps with their intervals."""
+    settings, pairs = content["settings"], content.get("pairs", {})
+    rows = {name: {**entry["metrics"], **pairs.get(name, {}).get("metrics", {})} for name, entry in content["methods"].items()}
+    names = [metric.name for metric in METRICS.values() if metric.bar]
+    data = f"{settings['images']} images of {cell(public_name(settings['dataset']))}, split {cell(settings['split'])}"
+    ours = f"the model is represented by **{printable(content['ours'])}**"
+    about = f"{data}; mean and 95 % bootstrap interval over images; {ours}."
+    heading, _, *lines = section("Attribution", rows, names, content) or [
+        "## Attribution",
+        "",
+        "No headline metric was measured.",
+    ]
+    return "\n".join([heading, "", about, "", *lines]).rstrip()
