@@ -6,6 +6,7 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := -m pip install --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
+LOCKED := .venv-lock
 WEIGHTS := weights/tf_efficientnet_lite0.pth
 PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
@@ -14,7 +15,7 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((
 PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile
 RUN := --dataset_path data --dataset_name planes-f16 --device cpu
 
-.PHONY: demo test test-slurm test-oldest docs-commands lint format clean
+.PHONY: demo test test-slurm test-oldest lock docs-commands lint format clean
 
 demo: $(DEMO)/.trained
 	$(PY) main.py --eval --resume $(DEMO)/checkpoint.pth $(RUN) --output_sub_dir demo --batch_size 32
@@ -39,6 +40,17 @@ test-oldest:
 		echo "skipped: numpy 1.26 has no package for this Python; the oldest versions need Python 3.10 to 3.12"; \
 	fi
 
+# The newest versions of what requirements-dev.txt names, installed into an environment of their own (7 GB); once the tests pass there
+# they are requirements.lock. ONLY="export or hub" runs the tests of these names.
+lock:
+	rm -rf $(LOCKED)
+	$(PYTHON) -m venv $(LOCKED)
+	$(LOCKED)/bin/python $(PIP_INSTALL) -r requirements-dev.txt
+	$(LOCKED)/bin/python -m pytest $(if $(ONLY),-k "$(ONLY)")
+	$(LOCKED)/bin/python -m pip freeze --all --exclude pip > $(LOCKED)/versions
+	! grep -E '[+@]|^-' $(LOCKED)/versions # a version that only this computer has
+	$(LOCKED)/bin/python -c $(LOCK_HEAD) | cat - $(LOCKED)/versions > requirements.lock
+
 # The commands of README.md and docs/, on small settings; PAGES="docs/data.md" runs those of these pages.
 docs-commands: $(READY)
 	$(PY) tests/documentation_commands.py $(PAGES)
@@ -53,10 +65,12 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLDEST) data weights output
+	rm -rf $(VENV) $(OLDEST) $(LOCKED) data weights output
 
 # Packages of OpenCV overwrite each other's cv2: where another one is installed, that of requirements.txt is left out.
 OTHER_OPENCV := from importlib.metadata import packages_distributions as p; print(*{*p().get("cv2", [])} - {"opencv-python-headless"})
+
+LOCK_HEAD := 'import platform as p; print(f"\# The versions that the tests passed with, made by make lock on Python {p.python_version()}, {p.system()} {p.machine()}.\n\# All of them: pip install -r requirements.lock; only what ICN needs: pip install -r requirements.txt -c requirements.lock")'
 
 $(READY): requirements.txt requirements-dev.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)

@@ -139,7 +139,13 @@ EXPORT = [
     Case(
         "results that do not exist",
         "tools.export --resume model.pth --to dir --out birds --results none",
-        "--results none is no folder of results (No such file or directory): python main.py --eval writes one",
+        "--results none is no folder of results of this model: it has no results.json (python main.py --eval), data/summary.js "
+        "(python -m tools.report) or attribution.json (python -m tools.evaluate_attribution)",
+    ),
+    Case(
+        "an upload to a name that is none",
+        'tools.export --resume model.pth --to dir --out birds --push "my birds"',
+        "--push 'my birds' is no name of a repository of the hub: give owner/repo",
     ),
     Case(
         "an address without an owner",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,13 +16,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import main as training
+from attribution.report import page
 from flags import get_args_parser as main_flags
 from flags import resolve
-from models import load_checkpoint
+from models import ICN, load_checkpoint
 from models.loading import read_checkpoint
 from predictor import Predictor
 from tools.export import int8, programs
 from tools.export.__main__ import get_args_parser, main
+from tools.report import get_args_parser as report_parser
+from tools.report import main as report_main
 from util.cli import launch, parse
 from util.errors import RunFailed
 
@@ -63,11 +69,26 @@ def test_safetensors_hold_the_model_and_what_rebuilds_it(checkpoint: Path, tmp_p
     assert load_checkpoint(tmp_path / "m.safetensors")[1].epoch == 1
 
 
-def test_a_folder_with_a_card_loads_like_a_file(checkpoint: Path, tmp_path: Path, picture: np.ndarray) -> None:
-    results = tmp_path / "eval_val"
-    results.mkdir()
-    (results / "results.json").write_text('{"split": "val", "loss": 1.5, "acc1": 62.5, "acc5": null, "images": 8}')
-    (results / "per_class.csv").write_text("index,class,images,acc1\n0,a,4,75.0\n1,b | c,4,50.0\n")
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `main.py --eval` writes of the checkpoint."""
+    folder = tmp_path_factory.mktemp("results") / "eval_val"
+    folder.mkdir()
+    stats = {"split": "val", "loss": 1.5, "acc1": 62.5, "acc5": None, "images": 8, "epoch": 1, "checkpoint": "/home/me/c.pth"}
+    (folder / "results.json").write_text(json.dumps(stats))
+    (folder / "per_class.csv").write_text("index,class,images,acc1\n0,a,4,75.0\n1,b | c,4,50.0\n2,d/ü,0,\n3,e,0,\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, command: Callable[..., list[str]]) -> Path:
+    """The report of `small_run`."""
+    out = tmp_path_factory.mktemp("report") / "report_val"
+    report_main(parse(report_parser(), command("--top_q", 1, "--out", out)))
+    return out
+
+
+def test_a_folder_with_a_card_loads_like_a_file(checkpoint: Path, results: Path, tmp_path: Path, picture: np.ndarray) -> None:
     export(checkpoint, "dir", tmp_path / "icn", "--results", results)
     assert sorted(path.name for path in (tmp_path / "icn").iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert json.loads((tmp_path / "icn" / "config.json").read_text())["classes"] == CLASSES
@@ -76,6 +97,146 @@ def test_a_folder_with_a_card_loads_like_a_file(checkpoint: Path, tmp_path: Path
     card = (tmp_path / "icn" / "README.md").read_text(encoding="utf-8")
     assert "acc@1 62.50 %" in card and "| b \\| c | 4 | 50.0 |" in card and "| `--lr` | 0.5 |" in card
     assert str(tmp_path) not in card and "/home/me" not in card and 'from_checkpoint("icn")' in card
+    assert "Calibration" not in card and "Not measured" not in card
+
+
+def test_python_and_the_command_line_write_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    export(checkpoint, "dir", tmp_path / "a" / "icn")
+    ICN.from_pretrained(checkpoint).save_pretrained(tmp_path / "icn")
+    for file in (tmp_path / "a" / "icn").iterdir():
+        assert file.read_bytes() == (tmp_path / "icn" / file.name).read_bytes(), file.name
+
+
+@pytest.fixture
+def attribution(tmp_path: Path) -> Path:
+    """An attribution.json of `small_run`, in the parts that the card needs."""
+    settings = {"dataset": "/home/me/d", "split": "val", "images": 12, "decoder": "detr", "checkpoint": "c.pth"}
+    number = {"mean": 0.25, "low": 0.125, "high": 0.5, "images": 12}
+    methods = {
+        "attention": {"family": "own", "metrics": {"srg": number, "ms": number}},
+        "random": {"family": "control", "metrics": {"srg": {**number, "mean": 0.0, "images": 3}}},
+    }
+    content = {"settings": {**settings, "classes": ["a", "b", "c", "plain"]}, "ours": "attention", "methods": methods}
+    (tmp_path / "attribution_val").mkdir()
+    (tmp_path / "attribution_val" / "attribution.json").write_text(json.dumps(content))
+    return tmp_path / "attribution_val"
+
+
+def test_the_card_has_what_was_measured(
+    small_run: Path, report: Path, attribution: Path, tmp_path: Path, command: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    export(small_run / "checkpoint.pth", "dir", tmp_path / "icn", "--results", report, attribution)
+    assert "a model card with photographs (maps.jpg)" in capsys.readouterr().out
+    (summary,) = page.read_script(report / page.SUMMARY)
+    card = (tmp_path / "icn" / "README.md").read_text(encoding="utf-8")
+    assert f"On the 12 images of the split val: acc@1 {summary['acc1']:.2f} %.\n" in card
+    right = np.equal(summary["images"]["label"], summary["images"]["predicted"])
+    for index, name in enumerate(["a", "b", "c", "plain"]):
+        assert f"| {name} | 3 | {100 * right[3 * index : 3 * index + 3].mean():.2f} |" in card
+    assert f"an expected calibration error of {summary['calibration']['ece']:.3f}" in card
+    filled = [row for row in summary["calibration"]["bins"] if row["count"]]
+    for row in filled:
+        numbers = f"| {row['count']} | {row['confidence']:.3f} | {row['accuracy']:.3f} |"
+        assert f"| {row['low']:.2f} to {row['high']:.2f} {numbers}" in card
+    assert sum(row["count"] for row in filled) == 12
+    assert "12 images of d, split val" in card and "| **attention** | the model's own | 0.250 (0.125 to 0.500) |" in card
+    assert "0.000 (0.125 to 0.500) n=3" in card and "/home" not in card and str(small_run) not in card
+    assert "![Photographs and their attribution maps](maps.jpg)" in card
+    drawn = cv2.imread(str(tmp_path / "icn" / "maps.jpg"))
+    assert drawn.shape[1] > 800 and drawn.std() > 20
+    export(small_run / "checkpoint.pth", "dir", tmp_path / "plain", "--results", report, "--no_picture")
+    assert not (tmp_path / "plain" / "maps.jpg").exists()
+    card = (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
+    assert "maps.jpg" not in card and "Attribution" not in card and "Calibration" in card
+
+
+def test_the_hub_reads_the_card(small_run: Path, report: Path, tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    export(small_run / "checkpoint.pth", "dir", tmp_path / "icn", "--results", report)
+    (summary,) = page.read_script(report / page.SUMMARY)
+    data = hub.ModelCard.load(tmp_path / "icn" / "README.md").data
+    assert (data.pipeline_tag, data.model_name) == ("image-classification", "ICN") and "icn" in data.tags
+    found = {result.metric_type: result for result in data.eval_results}
+    assert found["accuracy"].metric_value == round(summary["acc1"] / 100, 4)
+    assert found["expected_calibration_error"].metric_value == round(summary["calibration"]["ece"], 4)
+    assert all(result.dataset_split == "val" and result.task_type == "image-classification" for result in data.eval_results)
+    assert hub.ModelCardData(**data.to_dict()).to_yaml()
+
+
+def test_names_cannot_break_the_card(tmp_path: Path, save_checkpoint: Callable[..., Path]) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    names = ["---\nlicense: mit", "| a |\n| b |", "<script>x</script>", "[x](http://y)", "`# {{x}}", "\x1b[31m", "می\u200cروم"]
+    source = save_checkpoint(tmp_path / "c.pth", names)
+    content = torch.load(source, weights_only=True)
+    content["args"]["dataset_name"] = "x'\"\n---\n: {"
+    torch.save(content, source)
+    export(source, "dir", tmp_path / "icn")
+    text = (tmp_path / "icn" / "README.md").read_text(encoding="utf-8")
+    data = hub.ModelCard(text).data
+    assert data.license is None and "می\u200cروم" in text
+    assert not [word for word in ("\n<script", " <script", "\x1b", "[x](http", "\n| b |", "\nlicense") if word in text]
+
+
+def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        content = json.loads((folder / "results.json").read_text())
+        change(content)
+        (folder / "results.json").write_text(json.dumps(content))
+
+    return apply
+
+
+def per_class(text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / "per_class.csv").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "results.json").unlink(), r"it has no results.json .python main.py --eval., data/summary.js"),
+        (lambda folder: (folder / "per_class.csv").unlink(), "No such file"),
+        (per_class("index,class,images,acc1\n0,a,4,75.0\n"), "it has 1 classes, the model 4"),
+        (per_class("a\n0\n"), "KeyError"),
+        (lambda folder: (folder / "results.json").write_text("[1]"), "no folder of results"),
+        (lambda folder: (folder / "results.json").write_bytes(b"\xff"), "no folder of results"),
+        (damage(lambda content: content.pop("acc1")), "acc1"),
+        (damage(lambda content: content.update(acc1="x")), "no folder of results"),
+        (damage(lambda content: content.update(epoch="x")), "TypeError"),
+        (damage(lambda content: content.update(epoch=5)), "it is of epoch 6, the checkpoint of epoch 2"),
+    ],
+)
+def test_results_of_something_else_are_refused(
+    checkpoint: Path, results: Path, tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    folder = Path(shutil.copytree(results, tmp_path / "eval_val"))
+    change(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        export(checkpoint, "dir", tmp_path / "icn", "--results", folder)
+    assert str(error.value).startswith(f"--results {folder} is no folder of results") and "\n" not in str(error.value)
+    assert not (tmp_path / "icn").exists()
+
+
+def test_reports_of_something_else_are_refused(
+    checkpoint: Path, small_run: Path, report: Path, attribution: Path, tmp_path: Path
+) -> None:
+    def refused(message: str, *folders: Path, source: Path = small_run / "checkpoint.pth") -> None:
+        with pytest.raises(ValueError, match=message):
+            export(source, "dir", tmp_path / "icn", "--results", *folders)
+        assert not (tmp_path / "icn").exists() and not list(tmp_path.glob(".*"))
+
+    refused("its classes are not those of the model", report, source=checkpoint)
+    refused("has a second report", report, report)
+    copy = Path(shutil.copytree(report, tmp_path / "copy"))
+    (copy / page.maps_name(0)).write_text("icnMaps(1, {})")
+    refused("has damaged maps", copy)
+    (copy / page.SUMMARY).write_text("alert(1)")
+    refused("is no folder of results of this model", copy)
+    content = json.loads((attribution / "attribution.json").read_text())
+    content["settings"]["decoder"] = "additive"
+    (attribution / "attribution.json").write_text(json.dumps(content))
+    refused("its model has the decoder additive, this one detr", attribution)
 
 
 def test_the_card_names_classes_without_results(checkpoint: Path, tmp_path: Path) -> None:
@@ -156,7 +317,9 @@ def test_nothing_is_overwritten(checkpoint: Path, tmp_path: Path, capsys: pytest
         (["--to", "onnx", "--test", "val"], "--test is of the measurement of --int8"),
         (["--to", "dir", "--private"], "--private is of a repository"),
         (["--to", "safetensors"], "--out .*out: give a file that ends in .safetensors"),
-        (["--to", "dir", "--results", "nowhere"], "--results nowhere is no folder of results"),
+        (["--to", "dir", "--results", "nowhere"], "--results nowhere is no folder of results of this model: it has no results"),
+        (["--to", "dir", "--no_picture"], "--no_picture is of the report of --results"),
+        (["--to", "dir", "--push", "a b"], "--push 'a b' is no name of a repository"),
     ],
 )
 def test_wrong_flags(checkpoint: Path, tmp_path: Path, words: list[str], message: str) -> None:
