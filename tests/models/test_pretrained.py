@@ -50,6 +50,7 @@ def test_a_checkpoint_goes_through_a_folder_unchanged(without_hub: None, tmp_pat
     model = ICN.from_pretrained(tmp_path / "checkpoint.pth")
     assert model.save_pretrained(tmp_path / "birds") is None
     assert sorted(os.listdir(tmp_path / "birds")) == ["README.md", "config.json", "model.safetensors"]
+    assert len({(tmp_path / "birds" / name).stat().st_mode for name in os.listdir(tmp_path / "birds")}) == 1
     text = "".join((tmp_path / "birds" / name).read_text() for name in ("README.md", "config.json"))
     assert (
         "/home/me" not in text and "num_workers" not in text and 'from_checkpoint("birds")' in text and "| `--lr` | 0.5 |" in text
