@@ -35,6 +35,7 @@ PAGES = [
 PLACEHOLDERS = {
     "checkpoint.pth": "prepared/checkpoint.pth",
     "weights.pth": "prepared/resnet50.pth",
+    "intr_checkpoint.pth": "prepared/checkpoint.pth",
     "detr-r50-e632da11.pth": "prepared/detr-r50.pth",
     "datasets": "data",
     "name": "planes-f16",

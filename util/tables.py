@@ -40,3 +40,10 @@ def _text(cell: str) -> str:
         float(cell)
         return cell  # a number
     return f"'{cell}"
+
+
+def replace_table(page: str, name: str, table: str) -> str:
+    """Return a page of Markdown with `table` between its markers `<!-- name:begin -->` and `<!-- name:end -->`."""
+    before, begin, rest = page.partition(f"<!-- {name}:begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}:end -->")
+    return f"{before}{begin}{table}\n{end}{after}"

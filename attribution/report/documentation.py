@@ -8,7 +8,7 @@ from pathlib import Path
 from attribution.methods.registry import METHODS, Method
 from attribution.metrics.registry import METRICS
 from util.atomic import atomic_write
-from util.tables import markdown_table
+from util.tables import markdown_table, replace_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "attribution.md"
 
@@ -34,9 +34,7 @@ def _meaning(method: Method) -> str:
 def update(text: str) -> str:
     """Return the page with the tables between their markers, `<!-- metrics:begin -->` and `<!-- metrics:end -->`, made anew."""
     for name, table in tables().items():
-        before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
-        _, end, after = rest.partition(f"<!-- {name}:end -->")
-        text = f"{before}{begin}{table}\n{end}{after}"
+        text = replace_table(text, name, table)
     return text
 
 
