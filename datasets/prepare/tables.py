@@ -47,9 +47,9 @@ def read_mat(path: Path, *names: str) -> list[Any]:
 
     try:
         content = loadmat(path, squeeze_me=True)
-    except OSError:
-        raise
-    except Exception as error:  # scipy raises anything on damaged bytes
+    except Exception as error:  # scipy raises anything on damaged bytes, an OSError without a number among them
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise ValueError(f"{path}: is damaged or no MATLAB file ({first_line(error)}); get it again") from None
     if missing := [name for name in names if name not in content]:
         raise ValueError(f"{path}: has no {quoted(missing)}; expected the file of the official set")
