@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.selection import FLAGS as SELECTION
@@ -42,15 +40,15 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> Non
 
 def _read(files: Source) -> Iterator[Photo]:
     path = files.find("cars_meta.mat", DEVKIT)
-    names = [str(name) for name in np.atleast_1d(read_mat(path, "class_names")[0])]
+    names = [str(name) for name in read_mat(path, "class_names")[0]]
     for split, (folder_name, list_name) in SPLITS.items():
         path = files.find(list_name, DEVKIT)
         folder = files.find(f"{folder_name}/", f"{folder_name}.t*")
         folder = folder / folder_name if (folder / folder_name).is_dir() else folder  # some mirrors nest them
-        for row in np.atleast_1d(read_mat(path, "annotations")[0]):
+        for row in read_mat(path, "annotations")[0]:
             try:
                 name, label, *edges = (row[key] for key in ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"))
-            except (ValueError, IndexError, TypeError):
+            except (KeyError, TypeError):
                 raise ValueError(f"{path}: an annotation lacks its name, class or box: get the file with labels") from None
             left, top, right, bottom = (number(path, edge) for edge in edges)  # counted from 1, the last included
             box = (left - 1, top - 1, right, bottom)

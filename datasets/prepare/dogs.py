@@ -53,7 +53,7 @@ def _read(files: Source) -> Iterator[Photo]:
     annotations = files.find_optional("Annotation/", "annotation.t* Annotation.t*")
     for split, list_name in SPLITS.items():
         path = files.find(list_name, "lists.t*")
-        for name in map(str, np.atleast_1d(read_mat(path, "file_list")[0])):
+        for name in map(str, read_mat(path, "file_list")[0]):
             label = name.partition("/")[0].partition("-")[2]
             if not label:
                 raise ValueError(f"{path}: {name!r} is not of the form n02085620-Chihuahua/n02085620_5927.jpg: get it again")

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.downloads import Download
 from datasets.prepare.photos import About, Photo, prepare_photos
@@ -64,9 +62,9 @@ def prepare(target: Path, ranks: Ranks, *, source: Path, **settings: Any) -> Non
 def _read(files: Source) -> Iterator[Photo]:
     folder, label_file = files.find("jpg/", "102flowers.t*"), files.find("imagelabels.mat")
     names = " ".join(NAMES.split()).split(", ")
-    labels = np.atleast_1d(read_mat(label_file, "labels")[0]).tolist()
+    labels = read_mat(label_file, "labels")[0]
     path = files.find("setid.mat")
     for split, key in SPLITS.items():
-        for index in np.atleast_1d(read_mat(path, key)[0]):
+        for index in read_mat(path, key)[0]:
             name = f"image_{int(index):05}.jpg"
             yield Photo(name, inside(folder, name), pick(label_file, names, pick(path, labels, index)), split)

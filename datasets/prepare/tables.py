@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.prepare.matlab import read_variables
 from util.errors import first_line
 from util.printable import quoted
 
@@ -37,23 +39,19 @@ def number(path: Path, text: Any) -> float:
     return value
 
 
-def read_mat(path: Path, *names: str) -> list[Any]:
-    """Return variables of a MATLAB file (arrays without dimensions of one element).
+def read_mat(path: Path, *names: str) -> list[list[Any]]:
+    """Return variables of a MATLAB file as lists.
 
     Raises:
         ValueError: it is damaged, or lacks a variable.
     """
-    from scipy.io import loadmat
-
     try:
-        content = loadmat(path, squeeze_me=True)
-    except Exception as error:  # scipy raises anything on damaged bytes, an OSError without a number among them
-        if isinstance(error, OSError) and error.errno:
-            raise
+        content = read_variables(path)
+    except (ValueError, zlib.error) as error:
         raise ValueError(f"{path}: is damaged or no MATLAB file ({first_line(error)}); get it again") from None
     if missing := [name for name in names if name not in content]:
         raise ValueError(f"{path}: has no {quoted(missing)}; expected the file of the official set")
-    return [content[name] for name in names]
+    return [value if isinstance(value, list) else [value] for value in (content[name] for name in names)]
 
 
 def pick(path: Path, values: Sequence[Any], position: Any) -> Any:
