@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -155,11 +156,13 @@ def launch(
         parser.exit(code, f"{parser.prog}: {message}\n" if read_launcher_env().rank == 0 else None)
     except Exception as error:
         if os.environ.get("ICN_DEBUG") == "1":
+            report_to_torchrun(traceback.format_exc())
             raise
         code, message = _describe(error)
         prefix = _rank_prefix()
         if not message:  # a fault of the program: its authors need the traceback
             sys.stderr.write(f"{parser.prog}: error: {prefix}unexpected error:\n" if prefix else "")
+            report_to_torchrun(traceback.format_exc())
             raise
         parser.exit(code, f"{parser.prog}: error: {prefix}{message}\n")
 

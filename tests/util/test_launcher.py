@@ -10,6 +10,7 @@ import pytest
 from conftest import tiny_flags
 
 import main
+from util.cli import Parser, launch
 from util.launcher import ProcessInfo, read_launcher_env, rendezvous_address, report_to_torchrun
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
@@ -150,3 +151,18 @@ def test_torchrun_reads_the_message(tmp_path: Path) -> None:
     report_to_torchrun("it broke", {"TORCHELASTIC_ERROR_FILE": os.fspath(tmp_path / "none" / "error.json")})
     report_to_torchrun("it broke", {})
     assert json.loads((tmp_path / "error.json").read_text()).keys() == {"message", "timestamp"}
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_torchrun_gets_the_traceback_of_an_error_that_is_not_foreseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debug: str
+) -> None:
+    def broken(args: object) -> None:
+        raise KeyError("a fault of the program")
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setenv("ICN_DEBUG", debug)
+    with pytest.raises(KeyError):
+        launch(broken, Parser("main.py"), [])
+    message = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert message.startswith("Traceback") and message.rstrip().endswith("KeyError: 'a fault of the program'")
