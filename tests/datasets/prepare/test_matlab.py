@@ -99,7 +99,12 @@ def older(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("write", "expected"),
-    [(bomb, "of more than 1,000,000 bytes"), (deep, "cells in cells in cells"), (older, "no header of level 5")],
+    [
+        (bomb, "of more than 1,000,000 bytes"),
+        (deep, "cells in cells"),
+        (without_parts, "lacks a part"),
+        (older, "no header of level 5"),
+    ],
 )
 def test_hostile_and_old_files_are_refused(tmp_path, monkeypatch, write, expected):
     monkeypatch.setattr("datasets.prepare.matlab.LARGEST", 10**6)
