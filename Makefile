@@ -46,7 +46,7 @@ lock:
 	rm -rf $(LOCKED)
 	$(PYTHON) -m venv $(LOCKED)
 	$(LOCKED)/bin/python $(PIP_INSTALL) -r requirements-dev.txt
-	$(LOCKED)/bin/python -m pytest $(if $(ONLY),-k "$(ONLY)")
+	$(LOCKED)/bin/python $(PYTEST) $(if $(ONLY),-k "$(ONLY)")
 	$(LOCKED)/bin/python -m pip freeze --all --exclude pip > $(LOCKED)/versions
 	! grep -E '[+@]|^-' $(LOCKED)/versions # a version that only this computer has
 	$(LOCKED)/bin/python -c $(LOCK_HEAD) | cat - $(LOCKED)/versions > requirements.lock

@@ -21,6 +21,7 @@ PAGES = [
     *(
         "README.md",
         "CONTRIBUTING.md",
+        "UPGRADING.md",
         "docs/README.md",
         "docs/data.md",
         "docs/training.md",
