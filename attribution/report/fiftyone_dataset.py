@@ -39,8 +39,8 @@ class FiftyOneDataset:
     def __init__(self, folder: Path, info: Mapping[str, Any]) -> None:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise ValueError(f"--fiftyone {folder} holds something already: choose a new folder; nothing was overwritten")
-        self.folder, self.info = folder, dict(info)
-        self.unfinished = folder.with_name(f".{folder.name}.unfinished")
+        self.folder, self.info = folder.absolute(), dict(info)  # `.` has no name
+        self.unfinished = self.folder.with_name(f".{self.folder.name}.unfinished")
         self.samples: list[dict[str, Any]] = []
 
     def __enter__(self) -> FiftyOneDataset:
