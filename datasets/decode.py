@@ -261,7 +261,8 @@ def open_image(path: str | os.PathLike[str], decoding: Decoding | None = None) -
     except Exception as error:
         if known_cause(error)[0]:  # memory or file handles are spent
             raise
-        if "\0" in os.fspath(path) or getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+        if "\0" in os.fspath(path) or isinstance(error, UnicodeEncodeError) or too_long:
             raise ImageError(f"{path}: is a name that no file has") from None
         if kind := describe(path, error, FORMATS):
             raise ImageError(f"{path}: {kind}") from None

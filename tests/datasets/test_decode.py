@@ -257,7 +257,7 @@ class TestErrors:
         monkeypatch.setattr(Path, "open", refuse)  # root may read everything: chmod would prove nothing
         assert "permissions" in error_of(function, tmp_path / "a.png")
 
-    @pytest.mark.parametrize("name", ["a\0b.jpg", "x" * 300])
+    @pytest.mark.parametrize("name", ["a\0b.jpg", "x" * 300, "\ud800.jpg"])
     def test_a_name_that_no_file_has(self, tmp_path, function, name):
         with pytest.raises(ImageError, match="is a name that no file has"):
             function(tmp_path / name)
