@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def read_mat(path: Path, *names: str) -> list[list[Any]]:
     """
     try:
         content = read_variables(path)
-    except (ValueError, zlib.error) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: is damaged or no MATLAB file ({first_line(error)}); get it again") from None
     if missing := [name for name in names if name not in content]:
         raise ValueError(f"{path}: has no {quoted(missing)}; expected the file of the official set")
