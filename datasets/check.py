@@ -155,6 +155,7 @@ def faults(content: dict[str, Any]) -> list[str]:
     lines = list(content["layout"])
     if bad := content["unusable"]:
         lines.append(f"{_count(bad, 'file')} cannot be used: {quoted([each['file'] for each in bad])}")
+        lines[-1] += f" (the first {bad[0]['reason']})"
     for what, chosen in (
         ("in two splits", [each for each in content["identical"] if each["splits"] > 1]),
         ("in two classes of a split", [each for each in content["identical"] if each["splits"] == 1 < each["classes"]]),

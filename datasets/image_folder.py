@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from datasets.decode import current_decoding, decode_image
 from datasets.folders import EXTENSIONS, LAYOUT, SYSTEM, LeftOut, class_folders, images_below
 from util.classes import class_key, match_classes
+from util.errors import did_you_mean
 from util.printable import quoted
 
 Transform = Callable[[Tensor, "int | None"], Tensor]
@@ -178,7 +179,10 @@ def split_folder(dataset_path: str | os.PathLike[str], dataset_name: str, split:
         if not folder.is_dir():
             siblings = ""
             if folder.parent.is_dir():
-                folders = (path.name for path in folder.parent.iterdir() if path.is_dir() and not SYSTEM.fullmatch(path.name))
+                folders = [path.name for path in folder.parent.iterdir() if path.is_dir() and not SYSTEM.fullmatch(path.name)]
                 siblings = f"; folders in {folder.parent}: {quoted(sorted(folders)) or 'none'}"
+                if what == "split" and folders and not {"train", "val", "test"} & set(folders):
+                    siblings += "; python -m tools.prepare_dataset folder divides class folders into splits"
+                siblings += did_you_mean(folder.name, folders)
             raise ValueError(f"{what}: no folder {folder}; expected {LAYOUT}{siblings}")
     return dataset / split

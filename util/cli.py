@@ -86,8 +86,11 @@ class Parser(argparse.ArgumentParser):
 
     def _advice(self, word: str) -> str:
         """Return what may have been meant by a word that no flag takes."""
-        commands = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        parsers = [self, *(parser for choices in commands for parser in choices.values())]
+        actions = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        commands: dict[str, Any] = {command: parser for action in actions for command, parser in action.choices.items()}
+        parsers = [self, *commands.values()]
+        if owners := [command for command, parser in commands.items() if word.split("=")[0] in parser._option_string_actions]:
+            return f"; it belongs to {', '.join(owners[:3])}{' and others' * (len(owners) > 3)}"
         names = {flag[2:] for parser in parsers for flag in parser._option_string_actions if flag.startswith("--")}
         name = word.split("=")[0].lstrip(DASHES).replace("-", "_")
         if word.startswith(tuple(DASHES)) or name in names:

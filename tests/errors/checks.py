@@ -61,7 +61,7 @@ CHECKS = [
         "a data set that does not exist, to be checked",
         "tools.check_dataset --dataset_name brids",
         "--dataset_name: no folder datasets/brids; expected "
-        "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>; folders in datasets: 'birds'",
+        "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>; folders in datasets: 'birds'; did you mean birds?",
     ),
     Case(
         "a page in the data set that it is about",

@@ -47,7 +47,7 @@ DATA_SETS = [
         "a data set that does not exist",
         "main.py --dataset_name brids",
         "--dataset_name: no folder datasets/brids; expected "
-        "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>; folders in datasets: 'birds'",
+        "<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>; folders in datasets: 'birds'; did you mean birds?",
     ),
     Case(
         "a split that does not exist",
