@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import md5, sha1
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from datasets.folders import LeftOut, images_below
-from datasets.prepare.archives import Source
+from datasets.prepare.archives import DAMAGES, Source, inside
 from datasets.prepare.darwin_tables import RECORDS, Table, find_tables, has_tables, read_table, term
 from datasets.prepare.photo_lists import Row
 from util.classes import class_key
@@ -49,8 +50,21 @@ class Record(NamedTuple):
 
 
 def recognise(folder: Path) -> bool:
-    """Return whether a folder holds a Darwin Core archive."""
-    return has_tables(folder)
+    """Return whether a folder holds a Darwin Core archive, perhaps as GBIF's zip."""
+    return has_tables(folder) or any(_zipped_tables(folder))
+
+
+def _zipped_tables(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each zip archive in a folder that holds a table of records, and the name of that in it."""
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() == ".zip" and path.is_file()):
+        try:
+            with zipfile.ZipFile(path) as container:
+                names = container.namelist()
+        except (OSError, ValueError, *DAMAGES):
+            continue  # it is no archive, and can be none of records
+        tables = [name for record in RECORDS[:3] for name in names if name.rpartition("/")[2] == record]
+        if tables:
+            yield path, tables[0]
 
 
 def read(files: Source, folder: Path, flags: Mapping[str, Any]) -> list[Row]:
@@ -63,7 +77,7 @@ def read(files: Source, folder: Path, flags: Mapping[str, Any]) -> list[Row]:
     Raises:
         ValueError: there is no table of records, or it is damaged; a column is missing; no picture belongs to a record.
     """
-    tables = folder if has_tables(folder) else files.find(RECORDS[0], "*.zip").parent
+    tables = folder if has_tables(folder) else _unpack_tables(files, folder)
     left_out = LeftOut(folder)
     roots = dict.fromkeys([folder, *files.roots])
     pictures = _index(sorted({Path(path) for root in roots for path in images_below(os.fspath(root), left_out)}))
@@ -91,6 +105,14 @@ def read(files: Source, folder: Path, flags: Mapping[str, Any]) -> list[Row]:
     files.notes.append(f"{with_pictures} of {count} records have pictures here")
     files.notes.append("licences of the pictures: " + ", ".join(f"{name} ({number})" for name, number in licences.most_common()))
     return rows
+
+
+def _unpack_tables(files: Source, folder: Path) -> Path:
+    """Return the folder of the tables that a zip archive in `folder` holds."""
+    for archive, name in _zipped_tables(folder):
+        files.roots.append(files.unpacked(archive))
+        return inside(files.roots[-1], name).parent
+    return files.find(RECORDS[0], "*.zip").parent
 
 
 def _index(paths: list[Path]) -> Pictures:

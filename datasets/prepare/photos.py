@@ -155,11 +155,13 @@ def check_photos(listed: Sequence[Photo], official: Mapping[str, Official], part
         photos = [photo for photo in photos if photo.label in trained]
     if not photos:
         raise ValueError("there is no training picture: nothing to prepare")
+    if len(classes := {photo.label for photo in photos}) == 1:
+        notes.append(f"the data set has a single class, {quoted(sorted(classes))}: a classifier needs two")
     for split, counts in official.items():
         found = len(chosen := [photo.label for photo in photos if photo.split == split]), len(set(chosen))
-        images, classes = counts[0] or found[0], counts[1]
-        if found != (images, classes):
-            note = f"{split}: {found[0]:,} images of {found[1]:,} classes, the official set has {images:,} of {classes:,}"
+        images, number = counts[0] or found[0], counts[1]
+        if found != (images, number):
+            note = f"{split}: {found[0]:,} images of {found[1]:,} classes, the official set has {images:,} of {number:,}"
             if not partial:
                 raise ValueError(f"{note}; get the whole set, or give --partial to take what is there")
             notes.append(note)

@@ -150,13 +150,17 @@ def test_numbers_that_are_those_of_other_records_too(tmp_path):
     assert classes_of(run("folder", source)) == {str(4000000000 + n): SPECIES[n % 2] for n in range(12)}
 
 
-def test_an_archive_beside_the_pictures(tmp_path):
+@pytest.mark.parametrize(("prefix", "inner"), [("gbif:", ""), ("", ""), ("", "download/")])
+def test_an_archive_beside_the_pictures(tmp_path, capsys, prefix, inner):
     tables = export(tmp_path / "tables")
-    source = pictures(tmp_path / "source", [NAMES["gbifID"](n) for n in range(12)])
+    source = pictures(tmp_path / "source", [f"bilder/{NAMES['gbifID'](n)}" for n in range(12)])
+    (source / "0000.zip").write_bytes(b"PK damaged")
     with zipfile.ZipFile(source / "0001-240506.zip", "w") as container:
         for path in tables.iterdir():
-            container.write(path, path.name)
-    assert len(classes_of(run("folder", f"gbif:{source}", out=tmp_path / "data"))) == 12
+            container.write(path, inner + path.name)
+    found = classes_of(run("folder", f"{prefix}{source}", out=tmp_path / "data"))
+    assert len(found) == 12 and {*found.values()} == {*SPECIES}
+    assert ("is read as a Darwin Core archive (gbif:)" in capsys.readouterr().out) is not bool(prefix)
 
 
 @pytest.mark.parametrize("name", ["observations-123.csv", "verbatim.txt"])

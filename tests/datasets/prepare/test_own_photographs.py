@@ -249,6 +249,11 @@ def test_classes_that_differ_by_case_are_said(photos, capsys):
     assert "2 classes differ from another by upper case alone: 'Robin', 'robin'" in capsys.readouterr().out
 
 
+def test_a_single_class_is_said(photos, capsys):
+    run(listed(photos, "00.jpg,wren\n01.jpg,wren\n"), "--val", 0)
+    assert "the data set has a single class, 'wren': a classifier needs two" in capsys.readouterr().out
+
+
 def test_an_archive_of_class_folders(photos, capsys):
     with zipfile.ZipFile(photos.parent / "photos.zip", "w") as archive:
         for path, label in TWELVE:
