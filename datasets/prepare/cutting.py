@@ -24,6 +24,13 @@ def around(boxes: Iterable[Box]) -> Box | None:
     return (min(edges[0]), min(edges[1]), max(edges[2]), max(edges[3])) if edges else None
 
 
+def lies_in(path: Path, box: Box, banner: int) -> bool:
+    """Return whether a box covers a pixel or more, each way, of the picture above its banner; raises as `square_around`."""
+    width, height = _size(path, banner)
+    left, top, right, bottom = box
+    return min(right, width) - max(left, 0) >= 1 and min(bottom, height) - max(top, 0) >= 1
+
+
 def square_around(path: Path, box: Box, banner: int) -> Area:
     """Return the square around a box, moved into the picture above its banner; no square where that is too small for it.
 

@@ -16,7 +16,7 @@ import numpy as np
 from datasets.folders import SPLITS
 from datasets.near_duplicates import identical_files
 from datasets.prepare.archives import Source
-from datasets.prepare.cutting import Box, cut_picture, mask_png, square_around
+from datasets.prepare.cutting import Area, Box, cut_picture, lies_in, mask_png, square_around
 from datasets.prepare.names import class_folders_of, picture_names
 from datasets.prepare.selection import select
 from datasets.prepare.writing import Entry, is_prepared, write_dataset
@@ -95,8 +95,10 @@ def prepare_photos(
         if about.official:
             chosen = select([photo.label for photo in photos], [photo.split for photo in photos], settings, remarks)
             photos = [photos[index] for index in chosen]
-        if settings.get("square_crop"):
-            remarks.append(_describe_boxes(photos))
+        if settings.get("square_crop") and all(photo.box is None for photo in photos):
+            raise ValueError("--square_crop boxes: no picture has a box in this source")
+        photos = _check_boxes(photos, banner, remarks)
+        areas = _squares(photos, banner, remarks) if settings.get("square_crop") else {}
         notes = [*files.notes, *remarks]
         for note in notes:
             print(note)
@@ -113,7 +115,7 @@ def prepare_photos(
             "class_names": {folder: label for label, folder in folders.items() if folder != label},
             "notes": notes,
         }
-        entries = list(_entries(named, banner, settings.get("square_crop") == "boxes"))
+        entries = list(_entries(named, banner, areas))
         write_dataset(target, entries, ranks, record, files.temporary)
 
 
@@ -182,12 +184,32 @@ def _identical_across_splits(photos: Sequence[Photo]) -> list[tuple[Photo, Photo
     return pairs
 
 
-def _describe_boxes(photos: Sequence[Photo]) -> str:
-    """Return how many pictures have a box to cut out; a ValueError if none has."""
-    boxes = sum(photo.box is not None for photo in photos)
-    if not boxes:
-        raise ValueError("--square_crop boxes: no picture has a box in this source")
-    return f"{boxes:,} of {len(photos):,} pictures are cut to the square around their box"
+def _check_boxes(photos: Sequence[Photo], banner: int, notes: list[str]) -> list[Photo]:
+    """Return the photographs without the boxes that are empty or outside their picture, which are noted."""
+    from datasets.scan import map_files  # with torch, which the command line does not wait for
+
+    boxed = [(photo.path, photo.box, photo.name) for photo in photos if photo.box]
+    inside = map_files(lambda facts: lies_in(facts[0], facts[1], banner), boxed, 4, 64, "checking boxes")
+    if not (wrong := {path: name for (path, _, name), good in zip(boxed, inside, strict=True) if not good}):
+        return list(photos)
+    notes.append(
+        f"{len(wrong)} of {len(boxed)} boxes are empty or outside their picture: {quoted(list(wrong.values()))}; "
+        "these pictures stay whole, without the box and its mask"
+    )
+    return [photo._replace(box=None) if photo.path in wrong else photo for photo in photos]
+
+
+def _squares(photos: Sequence[Photo], banner: int, notes: list[str]) -> dict[Path, Area]:
+    """Return the square around the box of each picture that has one, and note how many there are."""
+    areas = {photo.path: square_around(photo.path, photo.box, banner) for photo in photos if photo.box}
+    narrow = [photo.name for photo in photos if (area := areas.get(photo.path)) and area[2] - area[0] != area[3] - area[1]]
+    notes.append(f"{len(areas) - len(narrow):,} of {len(photos):,} pictures are cut to the square around their box")
+    if narrow:
+        notes.append(
+            f"{len(narrow):,} of {len(photos):,} pictures are smaller than the square around their box, and are cut to what they "
+            f"have of it, no square: {quoted(narrow)}"
+        )
+    return areas
 
 
 def _counts(photos: Sequence[Photo]) -> dict[str, dict[str, int]]:
@@ -206,11 +228,11 @@ def _named(photos: Sequence[Photo], folders: Mapping[str, str]) -> Iterator[tupl
             yield f"{folder}/{name}", photo
 
 
-def _entries(named: Sequence[tuple[str, Photo]], banner: int, square: bool) -> Iterator[Entry]:
+def _entries(named: Sequence[tuple[str, Photo]], banner: int, areas: Mapping[Path, Area]) -> Iterator[Entry]:
     """Yield pictures, masks and annotations.json (boxes and parts in pixels of the pictures, before EXIF turns them)."""
     annotations = {}
     for name, photo in named:
-        area = square_around(photo.path, photo.box, banner) if square and photo.box else None
+        area = areas.get(photo.path)
         yield name, partial(cut_picture, photo.path, banner, area) if banner or area else photo.path
         if photo.mask or photo.box:
             yield f"masks/{name.rpartition('.')[0]}.png", partial(mask_png, photo.path, photo.mask, photo.box, banner, area)

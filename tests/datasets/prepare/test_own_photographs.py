@@ -171,6 +171,20 @@ def test_squares_around_boxes_of_coco(photos, capsys):
     assert "no picture has a box" in error_of(capsys, listed(photos, coco(["cat"] * 12), "list.json"), "--square_crop", "boxes")
 
 
+def test_boxes_that_are_empty_or_outside(photos, capsys):
+    boxes = [[1000, 1000, 50, 50], [5, 5, -3, 4], [5, 5, 0.2, 0.2], [5, 5, 0, 0], [-9, 5, 9.5, 9], [10, 10, 54, 38]]
+    content = json.loads(coco(["cat"] * 12))
+    for index, annotation in enumerate(content["annotations"]):
+        annotation["bbox"] = [*boxes, *[[10, 10, 10, 5]] * 6][index % 12]
+    target = run(listed(photos, json.dumps(content), "list.json"), "--square_crop", "boxes", "--val", 0)
+    said = capsys.readouterr().out
+    assert "5 of 12 boxes are empty or outside their picture: '00.jpg', '01.jpg', '02.jpg', '03.jpg', '04.jpg'; these" in said
+    assert "6 of 12 pictures are cut to the square" in said and "1 of 12 pictures are smaller than the square" in said
+    sizes = [decode_image(target / "train" / "cat" / f"{index:02}.jpg").shape[1:] for index in range(12)]
+    assert sizes == [(48, 64)] * 6 + [(12, 12)] * 6
+    assert len(list((target / "masks").rglob("*.png"))) == len(json.loads((target / "annotations.json").read_text())) == 7
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
