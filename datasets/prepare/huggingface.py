@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from datasets.folders import IMAGE_EXTENSIONS
 from datasets.prepare.archives import Source, inside
 from datasets.prepare.arrow_files import read_batches
-from datasets.prepare.photo_lists import SPLIT, Row, read_list, refuse
+from datasets.prepare.photo_lists import SPLIT, Row, note_unlisted, read_list, refuse
 from datasets.prepare.split_folders import read_split_folders, split_folders, splits_in_names
 from datasets.prepare.unsplit import pad_numbers
 from util.classes import class_key
@@ -133,7 +133,9 @@ def _read_image_folder(files: Source, folder: Path, flags: Mapping[str, Any]) ->
         wanted = f"dataset_dict.json, state.json, *.parquet, {', '.join(LISTS)} or folders of splits"
         raise ValueError(f"{folder}: no saved data set of Hugging Face; expected {wanted}")
     for split, path in lists.items():
-        yield from (row._replace(split=split) for row in read_list(path, path.parent, flags["partial"], chosen))
+        rows = [row._replace(split=split) for row in read_list(path, path.parent, flags["partial"], chosen)]
+        note_unlisted(path.parent, rows, files.notes)
+        yield from rows
     if without := splits.keys() - lists.keys():
         if chosen:
             raise ValueError(f"--{next(iter(chosen))} names a column, and {splits[min(without)]} has no list: leave it out")

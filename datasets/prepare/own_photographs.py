@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.folders import SYSTEM, LeftOut, class_folders, images_below
 from datasets.prepare import darwin_core, huggingface, webdataset
 from datasets.prepare.archives import Source, fingerprint_of
-from datasets.prepare.photo_lists import FORM, SPLIT, Row, read_list
+from datasets.prepare.photo_lists import FORM, SPLIT, Row, note_unlisted, read_list
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.split_folders import read_split_folders
 from datasets.prepare.unsplit import FLAGS as SPLITTING
@@ -141,6 +141,8 @@ def _read_rows(folder: Path, flags: Mapping[str, Any], notes: list[str]) -> list
     if val:
         rows = [row._replace(split="train") for row in rows]
         rows += [row._replace(split="val") for row in read_list(val, folder, flags["partial"], chosen)]
+    if str(train) != NONE and train:
+        note_unlisted(folder, rows, notes)
     if not rows:
         raise ValueError(f"{folder}: no image in any class folder; expected {folder}/<class>/<image>")
     return rows

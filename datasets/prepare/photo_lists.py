@@ -10,11 +10,11 @@ import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS
+from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS, LeftOut, images_below
 from datasets.prepare.archives import inside
 from datasets.prepare.cutting import Box, around
 from datasets.prepare.workbooks import WORKBOOKS, read_workbook
@@ -107,6 +107,14 @@ def refuse(path: Path, wrong: Sequence[str], count: int, notes: list[str] | None
     if notes is None:
         raise ValueError(f"{path}: {message}")
     notes.append(f"{message}; left out")
+
+
+def note_unlisted(folder: Path, rows: Iterable[Row], notes: list[str]) -> None:
+    """Append the pictures below a folder that no row of its lists labels to `notes`, if there are any."""
+    listed = {os.path.abspath(row.path) for row in rows}
+    pictures = sorted(images_below(os.fspath(folder), LeftOut(folder)))
+    if unlisted := [os.path.relpath(path, folder) for path in pictures if os.path.abspath(path) not in listed]:
+        notes.append(f"{len(unlisted)} of {len(pictures)} pictures have no label in the list: {quoted(unlisted)}; left out")
 
 
 def _decode(path: Path) -> tuple[str, str]:

@@ -53,6 +53,10 @@ def with_splits(rows: Sequence[Row], flags: Mapping[str, Any], notes: list[str])
         if "val" not in splits and "test" in splits:
             notes.append("the list has no val: its test is val")
             splits = ["val" if split == "test" else split for split in splits]
+        for split in sorted({*splits} - {"train"}):
+            if lacking := _lacking(rows, splits, split):
+                count = len({row.label for row in rows})
+                notes.append(f"{len(lacking)} of {count} classes have no picture in {split}: {quoted(lacking)}")
     else:
         groups = join_groups([row.group or index for index, row in enumerate(rows)], pairs)
         splits = _draw_splits(rows, groups, flags, notes)
@@ -94,6 +98,12 @@ def _check_splits(rows: Sequence[Row], pairs: Sequence[tuple[int, int]]) -> None
         raise ValueError(f"{len(across)} pairs of near-duplicates are in two splits: {named}; {advice}")
 
 
+def _lacking(rows: Sequence[Row], splits: Sequence[str], split: str) -> list[str]:
+    """Return the classes without a picture in a split, sorted."""
+    found = {row.label for row, other in zip(rows, splits, strict=True) if other == split}
+    return sorted({row.label for row in rows} - found)
+
+
 def _draw_splits(rows: Sequence[Row], groups: Sequence[int], flags: Mapping[str, Any], notes: list[str]) -> list[str]:
     """Return splits drawn by class and group, and note the classes that a split lacks."""
     shares = {"train": 1 - flags["val"] - flags["test"], "val": flags["val"], "test": flags["test"]}
@@ -101,7 +111,7 @@ def _draw_splits(rows: Sequence[Row], groups: Sequence[int], flags: Mapping[str,
     labels = [row.label for row in rows]
     splits = split_by_group(labels, groups, shares, flags["seed"])
     for split in shares:
-        lacking = sorted(set(labels) - {label for label, other in zip(labels, splits, strict=True) if other == split})
+        lacking = _lacking(rows, splits, split)
         if len(lacking) == len(set(labels)):
             advice = f"give more pictures or groups, a larger --{split}, or --{split} 0"
             raise ValueError(f"no class has enough pictures or groups for {split}: {advice}")

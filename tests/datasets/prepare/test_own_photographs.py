@@ -107,7 +107,7 @@ def test_splits_and_groups_of_the_list(photos):
     rows = "".join(f"{path},{label},{'test' if path[1] in '15' else 'Train'},g{path}\n" for path, label in TWELVE)
     target = run(listed(photos, f"file,class,set,individual\n{rows}"))
     assert {name for name in contents(target) if name.startswith("val")} == {"val/cat/01.jpg", "val/cat/05.jpg", "val/dog/11.jpg"}
-    assert "its test is val" in json.loads((target / "dataset.json").read_text())["notes"][0]
+    assert "its test is val" in " ".join(json.loads((target / "dataset.json").read_text())["notes"])
 
 
 def test_a_group_is_in_one_split(photos):
@@ -261,6 +261,22 @@ def test_class_folders(photos, capsys):
 def test_classes_that_differ_by_case_are_said(photos, capsys):
     run(listed(photos, "00.jpg,Robin\n01.jpg, Robin \n02.jpg,robin\n"), "--val", 0)
     assert "2 classes differ from another by upper case alone: 'Robin', 'robin'" in capsys.readouterr().out
+
+
+def test_pictures_that_no_list_labels_are_named(photos, capsys):
+    (photos / "more").mkdir()
+    (photos / "11.jpg").rename(photos / "more" / "11.jpg")
+    rows = "".join(f"./{path},{label}\n" for path, label in TWELVE[1:10])
+    target = run(listed(photos, rows))
+    note = "3 of 12 pictures have no label in the list: '00.jpg', '10.jpg', 'more/11.jpg'; left out"
+    assert note in capsys.readouterr().out.splitlines() and note in json.loads((target / "dataset.json").read_text())["notes"]
+
+
+def test_classes_that_a_given_val_lacks_are_named(photos, capsys):
+    rows = "".join(f"{path},{label},{'val' if path == '00.jpg' else 'train'}\n" for path, label in TWELVE)
+    run(listed(photos, rows))
+    out = capsys.readouterr().out
+    assert "1 of 2 classes have no picture in val: 'dog'" in out and "no label in the list" not in out
 
 
 def test_a_single_class_is_said(photos, capsys):
