@@ -276,6 +276,10 @@ def test_an_export_is_evaluated_and_trained_from(small_run: Path, tmp_path: Path
 def test_intr_reads_the_file(tmp_path: Path, save_checkpoint: Callable[..., Path]) -> None:
     flags = "--backbone resnet18 --backbone_norm batch --dec_layers 2 --enc_layers 1 --output_dir /home/me"
     save_checkpoint(tmp_path / "c.pth", ["a", "b"], flags)
+    trained = torch.load(tmp_path / "c.pth", weights_only=True)
+    for name in [name for name in trained["model"] if name.endswith("num_batches_tracked")]:
+        trained["model"][name] += 7
+    torch.save(trained, tmp_path / "c.pth")
     export(tmp_path / "c.pth", "intr", tmp_path / "intr.pth")
     content = torch.load(tmp_path / "intr.pth", weights_only=False)
     assert content.keys() == {"model", "epoch", "args"} and not any("num_batches" in name for name in content["model"])
@@ -284,6 +288,8 @@ def test_intr_reads_the_file(tmp_path: Path, save_checkpoint: Callable[..., Path
     assert not hasattr(args, "output_dir")
     model, meta = load_checkpoint(tmp_path / "intr.pth")
     assert meta.classes is None and model.num_classes == 2
+    images, original = torch.randn(1, 3, 64, 64), load_checkpoint(tmp_path / "c.pth")[0]
+    assert torch.equal(model.eval()(images).logits, original.eval()(images).logits)
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,10 @@ def to_dir(args: Flags, source: Source) -> str:
 def to_intr(args: Flags, source: Source) -> str:
     """Write a checkpoint of INTR."""
     content = intr_checkpoint(source.model, source.meta, source.description["args"])
-    with atomic_write(args.out, "wb") as file:
-        torch.save(content, file)
-    return compare(source, args.out)
+    with replacing(args.out) as temporary:
+        with atomic_write(temporary, "wb") as file:  # an error of the disk stays an OSError
+            torch.save(content, file)
+        return compare(source, temporary)
 
 
 def compare(source: Source, path: Path) -> str:
