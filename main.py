@@ -109,7 +109,8 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
         return {"epoch": args.start_epoch - 1, "step": trainer.steps, "best_acc1": state.best["acc1"]}
     if checkpoint is not None:
         within = f", after batch {state.epoch.batches} of {sampler.batches_per_epoch}" if state.epoch.batches else ""
-        print(f"resuming {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}")
+        alone = "" if checkpoint.get("optimizer") else " (it has weights alone: optimizer and random state start anew)"
+        print(f"resuming {args.resume} at epoch {args.start_epoch + 1} of {args.epochs}{within}{alone}")
     warn_from_scratch(args, count_parameters(model), len(train_set))
     print(
         f"{len(train_set)} training and {len(val_set)} {args.test} images of {args.num_queries} classes, "

@@ -211,7 +211,7 @@ def test_an_epoch_goes_on_only_as_it_was_begun(colours: Path, tmp_path: Path, fl
     assert life(data, tmp_path / "d", "--square", "--resume", end, flag, value)
 
 
-def test_files_without_the_newer_entries_resume(colours: Path, tmp_path: Path) -> None:
+def test_files_without_the_newer_entries_resume(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """As an earlier version of this format wrote them: after whole epochs, with fewer entries and fewer flags."""
     flags = RECIPES["step_lr"]
     life(colours, tmp_path / "whole", flags)
@@ -227,6 +227,11 @@ def test_files_without_the_newer_entries_resume(colours: Path, tmp_path: Path) -
     assert_equal(load(tmp_path / "whole")["model"], load(tmp_path / "old")["model"])
     assert_equal(load(tmp_path / "whole")["optimizer"]["state"], load(tmp_path / "old")["optimizer"]["state"])
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "old")
+    assert "weights alone" not in capsys.readouterr().out
+    weights = {key: value for key, value in state.items() if key not in ("optimizer", "rng", "lr_scheduler")}
+    torch.save(weights, tmp_path / "weights.pth")
+    assert life(colours, tmp_path / "alone", flags, "--resume", tmp_path / "weights.pth")
+    assert "at epoch 2 of 2 (it has weights alone: optimizer and random state start anew)" in capsys.readouterr().out
 
 
 def test_the_best_accuracy_is_that_of_the_present_validation_images(

@@ -30,6 +30,7 @@ from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_che
 from models import ICN, for_inference, load_checkpoint
 from util.cli import Flags, Parser, comma_separated, launch
 from util.device import select_device
+from util.errors import did_you_mean
 from util.number import COUNT, SEED, SHARE, Number
 from util.precision import select_precision
 from util.ranks import SINGLE_PROCESS
@@ -52,7 +53,8 @@ def get_args_parser() -> Parser:
     group.add_argument("--ours", help="the map that represents ICN; None: that of the decoder")
     group.add_argument("--sizes", nargs="+", default=[2, 3], type=SIDE, metavar="N", help="images along a side of a grid")
     group.add_argument("--grids", default=500, type=COUNT, help="number of grids of each size")
-    group.add_argument("--settings", nargs="+", default=["gridpg"], choices=SETTINGS, help="what a logit can depend on")
+    choice = f"what a logit can depend on, with commas between: {', '.join(SETTINGS)}"
+    group.add_argument("--settings", default=["gridpg"], type=comma_separated, help=choice)
     group.add_argument("--confidence", default=0.99, type=SHARE, help="least probability of the true class, of the image alone")
     group.add_argument("--seed", default=0, type=SEED, help="of the choice of images, and of random maps and masks")
     add_model_flags(parser)
@@ -65,6 +67,10 @@ def main(args: Flags) -> dict[str, Any]:
     """Measure, write, and return the content of grid.json; a ValueError is raised for a wrong flag or file."""
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     args = expand_job_id(args)
+    if unknown := [setting for setting in args.settings if setting not in SETTINGS]:
+        raise ValueError(
+            f"--settings {unknown[0]} is unknown: choose from {', '.join(SETTINGS)}{did_you_mean(unknown[0], SETTINGS)}"
+        )
     device = select_device(args.device)
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)

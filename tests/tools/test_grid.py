@@ -100,7 +100,7 @@ def test_all_methods_and_files(small_run: Path, command, tmp_path: Path, monkeyp
         return {"predicted": labels, "probability": torch.full((12,), 0.9), "siblings": torch.tensor([1, 2, 3, 0])}
 
     monkeypatch.setattr("tools.grid.score_split", all_right)
-    flags = ["--settings", "gridpg", "difull", "--methods", "attention,gradcam", "--batch_size", 8]
+    flags = ["--settings", "gridpg,difull", "--methods", "attention,gradcam", "--batch_size", 8]
     content = main(arguments(command(), tmp_path, *flags))
     assert [(result["setting"], result["n"], result["grids"]) for result in content["results"]] == [
         ("gridpg", 2, 3),
@@ -118,6 +118,8 @@ def test_all_methods_and_files(small_run: Path, command, tmp_path: Path, monkeyp
 def test_errors_are_one_line(small_run: Path, command, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a grid needs 25 classes with an image that is classified right, and there are"):
         main(arguments(command(), tmp_path, "--sizes", 5))
+    with pytest.raises(ValueError, match="--settings difuli is unknown: choose from gridpg, difull, dipart; did you mean difull"):
+        main(arguments(command(), tmp_path, "--settings", "gridpg,difuli"))
     with pytest.raises(ValueError, match="--methods gradcan: there is no such map"):
         main(arguments(command(), tmp_path, "--methods", "gradcan"))
     assert not list(tmp_path.iterdir())
