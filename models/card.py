@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from models.architecture import ARCHITECTURE
 from models.loading import CheckpointMeta
 
 if TYPE_CHECKING:
     from models.icn import ICN
 
 LISTED = 1000  # classes on the card
+INPUT = ("image_size", "square", "bit_depth")  # flags by which the input is made
 JOINERS = "\u200c\u200d"  # of Persian words and of emoji: letters that do not print, and belong to names
 # Whatever is true of every model of this kind.
 LIMITS = """\
@@ -21,6 +23,8 @@ LIMITS = """\
 NOT_MEASURED = (
     "Not measured: `python main.py --eval` and `python -m tools.report` write results that `tools.export --results` takes."
 )
+
+UNKNOWN = "Not trained yet, or its training is unknown: the model has no number of epochs."
 
 
 class Measured(NamedTuple):
@@ -46,8 +50,11 @@ def model_card(model: ICN, meta: CheckpointMeta, address: str, measured: Measure
         measured: of it, or None.
     """
     measured = measured or Measured()
-    name = meta.args.get("dataset_name")
-    flags = [(f"`--{key}`", cell(value, bars=True)) for key, value in sorted(meta.args.items()) if value is not None]
+    is_trained = meta.epoch is not None
+    name = meta.args.get("dataset_name") if is_trained else None
+    listed = meta.args.keys() if is_trained else meta.args.keys() & {*ARCHITECTURE, *INPUT}
+    flags = [(f"`--{key}`", cell(meta.args[key], bars=True)) for key in sorted(listed) if meta.args[key] is not None]
+    data = f"Trained on the data set {cell(name)}." if name else "Add what it was trained on: the file does not say."
     parts = [
         _front_matter(measured, name),
         f"# ICN: {model.num_classes} classes" + (f" of {cell(name)}" if name else ""),
@@ -55,10 +62,10 @@ def model_card(model: ICN, meta: CheckpointMeta, address: str, measured: Measure
         f'```python\nfrom predictor import Predictor\n\npredictor = Predictor.from_checkpoint("{address}")\n'
         'predictor.predict("photo.jpg")\npredictor.explain("photo.jpg").save("map.png")\n```',
         "## Data",
-        f"Trained on the data set {cell(name)}." if name else "Add what it was trained on: the file does not say.",
+        data if is_trained else UNKNOWN,
         _classes(model, meta.classes, measured.lists_classes),
         *measured.sections,
-        "## Recipe",
+        "## Recipe" if is_trained else "## Architecture and input",
         table(["flag", "value"], flags),
         "## Limits",
         LIMITS,
@@ -82,7 +89,7 @@ def _summary(model: ICN, meta: CheckpointMeta) -> str:
     size = meta.args.get("image_size", 800)
     shape = f"{size} x {size} pixels" if meta.args.get("square") else f"pictures with a short side of {size} pixels"
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    epoch = "" if meta.epoch is None else f" after {meta.epoch + 1} epochs"
+    epoch = "" if meta.epoch is None else f" after {meta.epoch + 1} epoch{'s' * (meta.epoch > 0)}"
     network = f"backbone {meta.args['backbone']}, decoder {model.decoder_name}, {parameters:.1f} M parameters{epoch}"
     scale = f"the mean {meta.normalisation['mean']} and the standard deviation {meta.normalisation['std']}"
     return f"An image classifier that explains itself: {network}. Input: {shape}, RGB from 0 to 1 with {scale}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,20 @@ def test_a_model_built_in_python_is_saved_with_what_is_known(tmp_path: Path, cha
     copy = ICN.from_pretrained(tmp_path / "m")
     assert (copy.meta.classes, copy.meta.normalisation) == (CLASSES, NORMALISATION)
     assert "numbered from 0" in (tmp_path / "m" / "README.md").read_text()  # which may have been edited
+
+
+def test_the_card_of_a_model_without_epochs_claims_no_training(tmp_path: Path) -> None:
+    model = build(dataset_name="cub", lr=0.125)
+    model.save_pretrained(tmp_path / "m")
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "Not trained yet, or its training is unknown" in card and "Trained on" not in card and "cub" not in card
+    assert not re.search("--(lr|epochs|dataset_name|batch_size|seed|dropout)", card) and "epochs," not in card
+    assert "| `--backbone` | test\\_resnet |" in card and "`--image_size`" in card and "Recipe" not in card
+    for epoch, said in ((0, "after 1 epoch."), (1, "after 2 epochs.")):
+        model.meta.epoch = epoch
+        model.save_pretrained(tmp_path / said)
+        card = (tmp_path / said / "README.md").read_text()
+        assert said in card and "Trained on the data set cub." in card and "| `--lr` | 0.125 |" in card
 
 
 def test_the_flags_that_travel_are_those_of_model_and_training() -> None:
