@@ -58,7 +58,7 @@ def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) 
     if marker is not None and marker.exists():
         sys.stderr.write(marker.read_text(encoding="utf-8"))
         return
-    results = list(map_files(lambda path: _check(path, decoding), paths, workers, 16, "checking images"))
+    results = check_images(paths, workers)
     bad = [result for result in results if isinstance(result, str)]
     if bad:
         raise ValueError(list_bad(bad, len(paths), "images cannot be used"))
@@ -69,6 +69,12 @@ def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) 
             marker.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(marker) as file:
                 file.write(notes)
+
+
+def check_images(paths: Sequence[str | os.PathLike[str]], workers: int) -> list[Finding | str]:
+    """Return for each file what is odd about it, or why it cannot be used; `workers` threads read."""
+    decoding = current_decoding()
+    return list(map_files(lambda path: _check(path, decoding), paths, workers, 16, "checking images"))
 
 
 def list_bad(bad: Sequence[str], total: int, what: str) -> str:

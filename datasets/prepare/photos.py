@@ -16,6 +16,7 @@ import numpy as np
 from datasets.folders import SPLITS
 from datasets.near_duplicates import identical_files
 from datasets.prepare.archives import Source
+from datasets.prepare.broken import find_usable
 from datasets.prepare.cutting import Area, Box, cut_picture, lies_in, mask_png, square_around
 from datasets.prepare.names import class_folders_of, picture_names
 from datasets.prepare.selection import select
@@ -135,8 +136,8 @@ def check_photos(listed: Sequence[Photo], official: Mapping[str, Official], part
     """Return the photographs that are used, each once, and what there is to say about the others.
 
     Raises:
-        ValueError: a picture has two labels or splits; a class has no training picture; without `partial`: a file is missing,
-            or the numbers of images and classes are not the official ones.
+        ValueError: a picture has two labels or splits; a class has no training picture; without `partial`: a file is missing
+            or (in a set with official numbers) broken, or the numbers of images and classes are not the official ones.
     """
     photos = check_once(listed)
     notes = []
@@ -148,6 +149,9 @@ def check_photos(listed: Sequence[Photo], official: Mapping[str, Official], part
             raise ValueError(f"{note}; copy them, or give --partial to take what is there")
         notes.append(note)
         photos = [photo for photo in photos if os.path.isfile(photo.path)]
+    if official:
+        paths = [photo.path for photo in photos]
+        photos = [photos[index] for index in find_usable([photo.name for photo in photos], paths, partial, notes)]
     trained = {photo.label for photo in photos if photo.split == "train"}
     if unknown := sorted({photo.label for photo in photos} - trained):
         note = f"{len(unknown)} of {len(trained) + len(unknown)} classes have no training picture: {quoted(unknown)}"

@@ -20,7 +20,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "partial": {
         "action": "store_true",
-        "help": "take what is there: missing pictures and other numbers than the official ones are said, not refused",
+        "help": "take what is there: missing and broken pictures, and other numbers than the official ones are said, not refused",
     },
 }
 

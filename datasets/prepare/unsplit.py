@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets.near_duplicates import BITS, measure_looks, near_duplicates
+from datasets.prepare.broken import find_usable
 from datasets.prepare.photo_lists import Row
 from datasets.prepare.photos import Photo, check_once
 from datasets.prepare.selection import FLAGS as SELECTION
@@ -37,14 +38,16 @@ def with_splits(rows: Sequence[Row], flags: Mapping[str, Any], notes: list[str])
         notes: what there is to say is appended.
 
     Raises:
-        ValueError: a picture is listed with two labels or splits; a group or near-duplicates are in several splits; no class
-            has enough pictures.
+        ValueError: a picture is listed with two labels or splits, or broken (without --partial); a group or near-duplicates are
+            in several splits; no class has enough pictures.
     """
     check_once([Photo(row.name, row.path, row.label, row.split) for row in rows])
     rows = sorted({row.path: row for row in rows}.values())
     if missing := [row.name for row in rows if not os.path.isfile(row.path)]:  # with --partial
         notes.append(f"{len(missing)} of {len(rows)} listed pictures are missing: {quoted(missing)}")
         rows = [row for row in rows if os.path.isfile(row.path)]
+    usable = find_usable([row.name for row in rows], [row.path for row in rows], flags["partial"], notes)
+    rows = [rows[index] for index in usable]
     rows = [rows[index] for index in select([row.label for row in rows], [row.split for row in rows], flags, notes)]
     pairs = _near_duplicates(rows, flags["duplicate_bits"], notes)
     if any(row.split for row in rows):

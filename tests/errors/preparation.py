@@ -193,7 +193,8 @@ PREPARATION = [
     Case(
         "a damaged photograph",
         OWN,
-        "photos/0.jpg: is truncated or damaged ({reason}); copy it again or remove it",
+        "{n} of {n} images cannot be used (replace or remove them, or give --partial to leave them out); "
+        "photos/0.jpg: is damaged, its decoder fills up pixels ({reason}); copy it again or remove it",
         lambda: (write("photos/0.jpg", encoded("JPEG")[:900]), listed("0.jpg,wren\n1.jpg,wren\n")()),
     ),
     Case(

@@ -185,6 +185,31 @@ def test_boxes_that_are_empty_or_outside(photos, capsys):
     assert len(list((target / "masks").rglob("*.png"))) == len(json.loads((target / "annotations.json").read_text())) == 7
 
 
+@pytest.mark.parametrize("bits", [4, -1])
+def test_broken_pictures_are_named_or_left_out(bits, photos, capsys):
+    for index in (1, 3):
+        path = photos / f"{index:02}.jpg"
+        path.write_bytes(path.read_bytes()[:500])
+    listed(photos, "".join(f"{path},{label}\n" for path, label in TWELVE))
+    with pytest.raises(SystemExit):
+        run(photos, "--duplicate_bits", bits)
+    message = capsys.readouterr().err
+    assert "2 of 12 images cannot be used (replace or remove them, or give --partial to leave them out); the first: " in message
+    assert all(f"  {photos / name}: is " in message for name in ("01.jpg", "03.jpg"))
+    target = run(photos, "--duplicate_bits", bits, "--partial")
+    assert "2 of 12 images cannot be used, and are left out: '01.jpg', '03.jpg'; the first is " in capsys.readouterr().out
+    assert len(contents(target)) == 10
+
+
+def test_pictures_that_are_all_broken(photos, capsys):
+    for path in photos.iterdir():
+        path.write_bytes(b"")
+    listed(photos, "".join(f"{path},{label}\n" for path, label in TWELVE))
+    with pytest.raises(SystemExit):
+        run(photos, "--partial")
+    assert "12 of 12 images cannot be used (replace or remove them); the first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
