@@ -104,7 +104,7 @@ class Pretrained:
         repo = check_repo(repo_id)
         with TemporaryDirectory() as name:
             save_folder(Path(name), cast("ICN", self), address_of(repo))
-            return upload(Path(name), repo, private, commit_message, token, FILES, keep_card=True)
+            return upload(Path(name), repo, private, commit_message, token, FILES, keep_card=True, is_temporary=True)
 
 
 def address_of(repo: str) -> str:

@@ -79,6 +79,10 @@ class Hub(BaseHTTPRequestHandler):
         file = self.root / owner / repo / names.get(revision, revision) / "/".join(name)
         if owner == "closed":
             return self.refuse(401, "GatedRepo", f"the token {self.headers.get('authorization', TOKEN)} may not read this")
+        if owner == "private":
+            return self.refuse(401, "RepoNotFound", "Invalid username or password.")
+        if owner == "broken":
+            return self.refuse(418, "Other", f"for {TOKEN}")
         if not (self.root / owner / repo).is_dir():
             return self.refuse(404, "RepoNotFound", "Repository not found")
         if not (self.root / owner / repo / names.get(revision, revision)).is_dir():
@@ -145,25 +149,34 @@ def test_an_address_names_a_repository_a_file_and_a_revision(hub: ThreadingHTTPS
     assert read_checkpoint("hf://me/birds")["classes"] == ["a", "b", "c"] and read_checkpoint("hf://me/old/")["epoch"] == 5
 
 
-def test_without_a_network_the_cache_answers(hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_cache_answers(hub: ThreadingHTTPServer, caplog: pytest.LogCaptureFixture) -> None:
     read_checkpoint("hf://me/birds")
     read_checkpoint("hf://me/old")
     hub.shutdown()
     hub.server_close()
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
     assert read_checkpoint("hf://me/birds")["classes"] == ["a", "b", "c"] and read_checkpoint("hf://me/old")["epoch"] == 5
     with pytest.raises(ValueError, match="checkpoint hf://me/empty cannot be fetched .the hub does not answer"):
         read_checkpoint("hf://me/empty")
+    model = tiny_model(3, backbone="test_resnet")
+    with pytest.raises(ValueError, match="me/x cannot be uploaded to .the hub does not answer") as error:
+        model.push_to_hub("me/x", private=True)
+    said = str(error.value)
+    assert "save_pretrained(<folder>), then `hf upload me/x <folder> . --include model.safetensors " in said
+    assert "log in" not in said and said.endswith("--private`") and "\n" not in said and not caplog.records
+    with pytest.raises(ValueError, match="with a network, or `hf upload me/x 'my birds' --private`"):
+        push_to_hub(Path("my birds"), "me/x", True)
 
 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("hf://me/nothing", "checkpoint hf://me/nothing cannot be fetched"),
-        ("hf://me/birds/no.pth", "no.pth cannot be fetched"),
-        ("hf://me/birds@v9", "cannot be fetched"),
-        ("hf://me/empty", "model.safetensors and checkpoint.pth are looked for"),
-        ("hf://closed/birds", "cannot be fetched"),
+        ("hf://me/nothing", "hf://me/nothing cannot be fetched .there is no such repository, or it is private: .*hf auth login"),
+        ("hf://me/birds/no.pth", "no.pth cannot be fetched .the repository has no file no.pth"),
+        ("hf://me/birds@v9", "cannot be fetched .the repository has no revision v9"),
+        ("hf://me/empty", "the repository has no file model.safetensors or checkpoint.pth"),
+        ("hf://closed/birds", "the repository is gated: accept its terms at .*/closed/birds, then .*hf auth login"),
+        ("hf://private/birds", "cannot be fetched .there is no such repository, or it is private"),
+        ("hf://broken/birds", "cannot be fetched .*418"),
         ("hf://birds", "give hf://owner/repo"),
         ("hf://", "give hf://owner/repo"),
         ("hf://me/birds/../../../../x.pth", "give hf://owner/repo"),
@@ -192,7 +205,9 @@ def test_a_model_is_loaded_by_the_name_of_its_repository(
     hub.shutdown()
     hub.server_close()
     assert ICN.from_pretrained("me/birds", local_files_only=True).meta.classes == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="there is no folder me/other here, and .*the cache has no such file"):
+    with pytest.raises(
+        ValueError, match="there is no folder me/other here, and .*the cache has no model.safetensors or checkpoint.pth"
+    ):
         ICN.from_pretrained("me/other", local_files_only=True)
     monkeypatch.chdir(tmp_path)
     assert ICN.from_pretrained("me/birds/main").meta.classes == ["a", "b", "c"]  # a folder that is here
@@ -254,6 +269,7 @@ def test_an_upload_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.Monke
             raise RuntimeError(f"403 Forbidden for {TOKEN} and other-secret\nand more")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr("models.hub._outage", lambda: "")
     with pytest.raises(ValueError, match="you/birds cannot be uploaded to .403 Forbidden.*log in") as error:
         push_to_hub(tmp_path, "you/birds", token="other-secret")
     assert TOKEN not in str(error.value) and "other-secret" not in str(error.value) and "\n" not in str(error.value)
