@@ -133,7 +133,7 @@ def _read_image_folder(files: Source, folder: Path, flags: Mapping[str, Any]) ->
         wanted = f"dataset_dict.json, state.json, *.parquet, {', '.join(LISTS)} or folders of splits"
         raise ValueError(f"{folder}: no saved data set of Hugging Face; expected {wanted}")
     for split, path in lists.items():
-        rows = [row._replace(split=split) for row in read_list(path, path.parent, flags["partial"], chosen)]
+        rows = [row._replace(split=split) for row in read_list(path, path.parent, flags["partial"], chosen, files.notes)]
         note_unlisted(path.parent, rows, files.notes)
         yield from rows
     if without := splits.keys() - lists.keys():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.folders import SYSTEM, LeftOut, class_folders, images_below
 from datasets.prepare import darwin_core, huggingface, webdataset
 from datasets.prepare.archives import Source, fingerprint_of
-from datasets.prepare.photo_lists import FORM, SPLIT, Row, note_unlisted, read_list
+from datasets.prepare.photo_lists import FORM, NONE, SPLIT, Row, note_unlisted, read_list
 from datasets.prepare.photos import About, Photo, prepare_photos
 from datasets.prepare.split_folders import read_split_folders
 from datasets.prepare.unsplit import FLAGS as SPLITTING
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".tsv", *WORKBOOKS)
 LISTS = (*TABLES, ".txt", ".json", ".jsonl")
-NONE = "none"
 LOCK = "~$"  # before the name of a workbook that is open
 FORMS: dict[str, ModuleType] = {"hf": huggingface, "wds": webdataset, "gbif": darwin_core}  # by the prefix of --source
 
@@ -137,10 +136,10 @@ def _read_rows(folder: Path, flags: Mapping[str, Any], notes: list[str]) -> list
             raise ValueError(f"--{next(iter(chosen))} names a column, and {folder} has no list: leave it out, or give --list")
         rows = list(_read_folders(folder, notes))
     else:
-        rows = read_list(train, folder, flags["partial"], chosen)
+        rows = read_list(train, folder, flags["partial"], chosen, notes)
     if val:
         rows = [row._replace(split="train") for row in rows]
-        rows += [row._replace(split="val") for row in read_list(val, folder, flags["partial"], chosen)]
+        rows += [row._replace(split="val") for row in read_list(val, folder, flags["partial"], chosen, notes)]
     if str(train) != NONE and train:
         note_unlisted(folder, rows, notes)
     if not rows:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS, LeftOut, images_below
+from datasets.folders import EXTENSIONS, IMAGE_EXTENSIONS, SYSTEM, LeftOut, images_below
 from datasets.prepare.archives import inside
 from datasets.prepare.cutting import Box, around
 from datasets.prepare.workbooks import WORKBOOKS, read_workbook
@@ -35,6 +35,7 @@ COLUMNS = {
 COLUMN = {name: column for column, names in COLUMNS.items() for name in names.split()}
 SPLIT_NAMES = {"train": "train training", "val": "val valid validation dev", "test": "test testing"}
 SPLIT = {name: split for split, names in SPLIT_NAMES.items() for name in names.split()}
+NONE = "none"  # --list: there is none that counts
 DELIMITERS = "\t;,|"
 SHOWN = 5  # wrong rows in an error
 
@@ -50,7 +51,13 @@ class Row(NamedTuple):
     box: Box | None = None
 
 
-def read_list(path: Path, folder: Path, missing_allowed: bool = False, chosen: Mapping[str, str] | None = None) -> list[Row]:
+def read_list(
+    path: Path,
+    folder: Path,
+    missing_allowed: bool = False,
+    chosen: Mapping[str, str] | None = None,
+    notes: list[str] | None = None,
+) -> list[Row]:
     """Read a list of photographs.
 
     Args:
@@ -58,6 +65,7 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False, chosen: M
         folder: that of the pictures.
         missing_allowed: whether a picture may not exist.
         chosen: headers of the columns `label` and `group`, where they are not found by their names.
+        notes: what the columns of a table were taken for is appended.
 
     Raises:
         ValueError: it is no such list, or some rows are wrong, of which the first are named.
@@ -68,21 +76,15 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False, chosen: M
         if chosen:
             raise ValueError(f"--{next(iter(chosen))}: {path} is JSON in COCO's form, which has no columns: leave it out")
         rows, boxes = _read_coco(path)
-        columns, encoding = list(COLUMNS), "utf-8"
+        columns, head, encoding = list(COLUMNS), list[str](), "utf-8"
     else:
         boxes = {}
-        if path.suffix.lower() in WORKBOOKS:
-            rows, encoding = read_workbook(path), "utf-8"
-        elif path.suffix.lower() == ".jsonl":
-            rows, encoding = _read_json_lines(path), "utf-8"
-        else:
-            text, encoding = _decode(path)
-            rows = _parse(path, text)
-        if not any(cells for _, cells in rows):
-            raise ValueError(f"{path}: lists no picture; {FORM}")
-        columns = _columns(path, rows, chosen or {})
+        rows, encoding = _read_table(path)
+        columns, head = _columns(path, rows, chosen or {}, folder, encoding)
     if "split" in columns and not any(cells[columns.index("split")] for _, cells in rows if len(cells) == len(columns)):
         columns[columns.index("split")] = ""  # an empty column
+    if head and notes is not None and (note := _describe(path, columns, head)) not in notes:
+        notes.append(note)
     found, wrong = [], []
     for number, cells in rows:
         row, problem = _read_row(cells, columns, folder, encoding)
@@ -98,6 +100,20 @@ def read_list(path: Path, folder: Path, missing_allowed: bool = False, chosen: M
     return found
 
 
+def _read_table(path: Path) -> tuple[list[tuple[int, list[str]]], str]:
+    """Return number and cells of each row of a workbook, of lines of JSON or of a text, and its encoding."""
+    if path.suffix.lower() in WORKBOOKS:
+        rows, encoding = read_workbook(path), "utf-8"
+    elif path.suffix.lower() == ".jsonl":
+        rows, encoding = _read_json_lines(path), "utf-8"
+    else:
+        text, encoding = _decode(path)
+        rows = _parse(path, text)
+    if not any(cells for _, cells in rows):
+        raise ValueError(f"{path}: lists no picture; {FORM}")
+    return rows, encoding
+
+
 def refuse(path: Path, wrong: Sequence[str], count: int, notes: list[str] | None = None) -> None:
     """Raise a ValueError that names the first wrong rows of a list; with `notes`, append it there: they are left out."""
     if not wrong:
@@ -107,6 +123,15 @@ def refuse(path: Path, wrong: Sequence[str], count: int, notes: list[str] | None
     if notes is None:
         raise ValueError(f"{path}: {message}")
     notes.append(f"{message}; left out")
+
+
+def _describe(path: Path, columns: Sequence[str], head: Sequence[str]) -> str:
+    """Return what the columns of a list were taken for."""
+    used = {column: quoted([header]) for column, header in zip(columns, head, strict=True) if column}
+    parts = [f"label: {used['label']}", f"group: {used['group']}" if "group" in used else "no group"]
+    parts += [f"split: {used['split']}"] if "split" in used else []
+    unused = [header for column, header in zip(columns, head, strict=True) if header and not column]
+    return f"{path.name}: {'; '.join([*parts, *[f'unused: {quoted(unused)}'] * bool(unused)])}"
 
 
 def note_unlisted(folder: Path, rows: Iterable[Row], notes: list[str]) -> None:
@@ -198,8 +223,10 @@ def _is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def _columns(path: Path, rows: list[tuple[int, list[str]]], chosen: Mapping[str, str]) -> list[str]:
-    """Return the columns' names ('' for those that do not count); the header is taken out of the rows."""
+def _columns(
+    path: Path, rows: list[tuple[int, list[str]]], chosen: Mapping[str, str], folder: Path, encoding: str
+) -> tuple[list[str], list[str]]:
+    """Return the columns' names ('' for those that do not count) and headers; the header is taken out of the rows."""
     head = rows[0][1]
     names = [COLUMN.get(cell.casefold().replace(" ", "_"), "") for cell in head]
     for column, header in chosen.items():
@@ -207,15 +234,52 @@ def _columns(path: Path, rows: list[tuple[int, list[str]]], chosen: Mapping[str,
             raise ValueError(f"--{column} {header}: {path} has no such column, but {quoted(head)}{did_you_mean(header, head)}")
         names = ["" if name == column else name for name in names]
         names[head.index(header)] = column
-    if {"path", "label"} <= set(names):
+    if not any(map(_is_picture, head)):
+        _find_header(path, rows, names, folder, encoding)
         if repeated := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
             raise ValueError(
                 f"{path}: the header {quoted(head)} has several columns of {repeated[0]}s: rename the others; {FORM}"
             )
         rows.pop(0)
-        return names
-    if not _is_picture(head[0]):
-        raise ValueError(f"{path}: row {rows[0][0]} is {quoted(head)}, neither a picture nor a header that is known; {FORM}")
+    elif not {"path", "label"} <= set(names):
+        names = _columns_by_place(path, rows)
+        head = [f"column {number}" for number in range(1, len(names) + 1)]
+    return names, head
+
+
+def _find_header(path: Path, rows: Sequence[tuple[int, list[str]]], names: list[str], folder: Path, encoding: str) -> None:
+    """Name the column of pictures, where its header does not; a ValueError where that or the column of labels is not found."""
+    number, head = rows[0]
+    classes = any(entry.is_dir() and not SYSTEM.fullmatch(entry.name) for entry in folder.iterdir())
+    advice = f"by --label, and that of groups by --group{f', or give --list {NONE}: class folders' if classes else ''}; {FORM}"
+    if "path" not in names:
+        table = [cells for _, cells in rows[1:] if len(cells) == len(head)]
+        free = [index for index, name in enumerate(names) if not name]
+        found = [index for index in free if any(_exists(folder, cells[index], encoding) for cells in table)]
+        if len(found) > 1:
+            both = quoted([head[index] for index in found])
+            raise ValueError(f"{path}: the columns {both} name pictures: call the one that counts path; {FORM}")
+        if not found:
+            unknown = f"row {number} is {quoted(head)}, neither a picture nor a header that is known"
+            raise ValueError(f"{path}: {unknown}: call the column of pictures path, choose that of labels {advice}")
+        names[found[0]] = "path"
+    if "label" not in names:
+        raise ValueError(f"{path}: none of the columns {quoted(head)} is known as that of labels: choose it {advice}")
+
+
+def _exists(folder: Path, name: str, encoding: str) -> bool:
+    """Return whether a cell names a picture in the folder."""
+    try:
+        return _is_picture(name) and any(map(os.path.isfile, _candidates(folder, name, encoding)))
+    except ValueError:  # it leads out of the folder
+        return False
+
+
+def _columns_by_place(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str]:
+    """Return the columns' names of a list without a header."""
+    number, first = rows[0]
+    if not _is_picture(first[0]):
+        raise ValueError(f"{path}: row {number} is {quoted(first)}, neither a picture nor a header that is known; {FORM}")
     width = Counter(len(cells) for _, cells in rows).most_common(1)[0][0]
     third = {cells[2].casefold() for _, cells in rows if len(cells) == width > 2}
     has_split = width == 4 or bool(third and third <= SPLIT.keys())

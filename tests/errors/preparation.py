@@ -122,9 +122,24 @@ PREPARATION = [
     Case(
         "a list with an unknown header",
         OWN,
-        "photos/list.csv: row 1 is 'foo', 'bar', neither a picture nor a header that is known; expected "
+        "photos/list.csv: row 1 is 'foo', 'bar', neither a picture nor a header that is known: call the column of pictures path, "
+        "choose that of labels by --label, and that of groups by --group; expected "
         "columns path,label[,split][,group], between commas, semicolons, tabs or |",
+        listed("foo,bar\n5 May,7\n"),
+    ),
+    Case(
+        "a list whose labels have an unknown header",
+        OWN,
+        "photos/list.csv: none of the columns 'foo', 'bar' is known as that of labels: choose it by --label, and that of groups "
+        "by --group; expected columns path,label[,split][,group], between commas, semicolons, tabs or |",
         listed("foo,bar\n0.jpg,wren\n"),
+    ),
+    Case(
+        "a list with two columns of pictures",
+        f"{OWN} --label bar",
+        "photos/list.csv: the columns 'foo', 'baz' name pictures: call the one that counts path; "
+        "expected columns path,label[,split][,group], between commas, semicolons, tabs or |",
+        listed("foo,bar,baz\n0.jpg,wren,1.jpg\n"),
     ),
     Case(
         "rows that are wrong",

@@ -15,6 +15,7 @@ import pytest
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
 from datasets.near_duplicates import measure_looks, near_duplicates
+from datasets.prepare.photo_lists import COLUMNS
 from datasets.prepare.splits import join_groups, split_by_group
 from tools.prepare_dataset import get_args_parser, main
 from util.cli import launch
@@ -439,6 +440,38 @@ def test_columns_by_name(photos):
     splits = {int(Path(name).stem): name.split("/")[0] for name in contents(target)}
     assert all(splits[index] == splits[index + 1] for index in range(0, 12, 2)) and len({*splits.values()}) == 2
     assert sorted(path.name for path in (target / "train").iterdir()) == ["cats", "dogs"]
+
+
+def test_columns_that_were_taken_are_said(photos, capsys):
+    rows = "".join(f"{path};{label};{path[0]};5\n" for path, label in TWELVE)
+    target = run(listed(photos, f"Datei;Art;Individuum;Größe\n{rows}"), "--label", "Art")
+    note = "list.csv: label: 'Art'; no group; unused: 'Individuum', 'Größe'"
+    assert note in capsys.readouterr().out.splitlines() and len(contents(target)) == 12
+    assert json.loads((target / "dataset.json").read_text())["notes"][0] == note
+    shutil.rmtree(target)
+    run(photos, "--label", "Art", "--group", "Individuum", "--val", 0)
+    assert "list.csv: label: 'Art'; group: 'Individuum'; unused: 'Größe'" in capsys.readouterr().out
+    shutil.rmtree(target)
+    run(listed(photos, "".join(f"{path},{label},train,{path}\n" for path, label in TWELVE)))
+    assert "list.csv: label: 'column 2'; group: 'column 4'; split: 'column 3'\n" in capsys.readouterr().out
+
+
+def test_headers_that_are_not_known(photos, capsys):
+    rows = "Datei;Vorschau;Art\n00.jpg;x.jpg;wren\n01.jpg;02.jpg;wren\n"
+    message = error_of(capsys, listed(photos, rows), "--label", "Art")
+    assert "the columns 'Datei', 'Vorschau' name pictures: call the one that counts path" in message
+    message = error_of(capsys, listed(photos, rows.replace("02", "y")))
+    assert (
+        "'Datei', 'Vorschau', 'Art' is known as that of labels: choose it by --label, and that of groups by --group;" in message
+    )
+    (photos / "wren").mkdir()
+    message = error_of(capsys, listed(photos, "datum,temperatur\n2024-05-01,7\n"))
+    assert "by --label, and that of groups by --group, or give --list none: class folders" in message
+
+
+def test_headers_that_are_known_are_documented():
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    assert all(f"`{column}` | {', '.join(f'`{name}`' for name in names.split())} |" in text for column, names in COLUMNS.items())
 
 
 def test_an_error_names_the_archive(photos, capsys):
