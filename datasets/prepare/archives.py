@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import json
 import lzma
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from datasets.folders import SYSTEM
+from util.atomic import atomic_write
 from util.errors import first_line
 from util.printable import quoted, short_name
 from util.progress import Progress
@@ -163,17 +165,25 @@ class Source(AbstractContextManager["Source"]):
     def unpacked(self, archive: Path, once: bool = False) -> Path:
         """Return the folder with the files of an archive; raises as `unpack`."""
         folder = self.place(archive)
+        record = folder.with_name(f"{folder.name}.links")  # for the note of a run that continues an interrupted one
         if self.ranks.main and not folder.exists():
             partial = folder.with_name(f"{folder.name}.partial")
-            unpack(archive, partial, once)
+            links = unpack(archive, partial, once)
+            with atomic_write(record) as file:
+                json.dump(links, file)
             partial.rename(folder)
         self.ranks.barrier()
+        if folder not in self.origins and (links := json.loads(record.read_bytes())):
+            advice = "pack the files that they lead to (tar --dereference --hard-dereference)"
+            self.notes.append(f"{archive.name}: left out are {len(links)} links: {quoted(links)}; {advice}")
         self.origins[folder] = archive
         return folder
 
 
-def unpack(archive: Path, folder: Path, once: bool = False) -> None:
-    """Unpack the files of a tar or zip archive; links and devices are left out, files that are there already are kept.
+def unpack(archive: Path, folder: Path, once: bool = False) -> list[str]:
+    """Unpack the files of a tar or zip archive; return the names of links, which are left out, as devices are.
+
+    Files that are there already are kept.
 
     Args:
         archive: the archive.
@@ -184,7 +194,7 @@ def unpack(archive: Path, folder: Path, once: bool = False) -> None:
         ValueError: it is no archive, is damaged, a name in it leads out of the folder, or it would fill the disk.
     """
     size = archive.stat().st_size
-    most, taken, names = SLACK + RATIO * size, 0, set[str]()
+    most, taken, names, links = SLACK + RATIO * size, 0, set[str](), list[str]()
     try:
         with archive.open("rb") as file, Progress(size // MEGABYTE, f"unpacking {archive.name} (MB)") as line:
             folder.mkdir(parents=True, exist_ok=True)
@@ -192,6 +202,9 @@ def unpack(archive: Path, folder: Path, once: bool = False) -> None:
                 taken += max(length, BLOCK)
                 if taken > most:
                     raise ValueError(f"its {size:,} bytes would unpack to over {most // MEGABYTE:,} MB, as no pictures do")
+                if open_member is None:
+                    links.append(name)
+                    continue
                 if once and name in names:
                     raise ValueError(f"{quoted([name])} is in it twice")
                 path = inside(folder, name)
@@ -213,22 +226,29 @@ def unpack(archive: Path, folder: Path, once: bool = False) -> None:
         ) from None
     except ValueError as error:
         raise ValueError(f"{archive}: {error}; it was not unpacked") from None
+    return links
 
 
-def _members(file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
-    """Yield name, size and opener of each file in an archive."""
+def _members(file: IO[bytes]) -> Iterator[tuple[str, int, Callable[[], IO[bytes]] | None]]:
+    """Yield name, size and opener of each file in an archive; a link of a tar archive has no opener.
+
+    Windows writes backslashes into zip archives.
+    """
     if file.read(2) == b"PK":  # not zipfile.is_zipfile: a tar archive may end in a zip archive
         file.seek(0)
         with zipfile.ZipFile(file) as container:
             for info in container.infolist():
-                if not info.is_dir():
-                    yield info.filename, info.file_size, lambda info=info: container.open(info)  # type: ignore[misc]
+                name = info.filename.replace("\\", "/")
+                if not name.endswith("/"):
+                    yield name, info.file_size, lambda info=info: container.open(info)  # type: ignore[misc]
         return
     file.seek(0)
     with tarfile.open(fileobj=file, tarinfo=BoundedHeader) as tape:
         for member in tape:
             if member.isfile():
                 yield member.name, member.size, lambda member=member: _extract(tape, member)  # type: ignore[misc]
+            elif member.issym() or member.islnk():
+                yield member.name, 0, None
 
 
 def _extract(tape: tarfile.TarFile, member: tarfile.TarInfo) -> Any:

@@ -12,7 +12,10 @@ from util.printable import quoted
 
 FLAGS: dict[str, dict[str, Any]] = {
     "min_per_class": {"type": COUNT, "help": "leave out classes with fewer pictures, of all splits together"},
-    "limit_per_class": {"type": COUNT, "help": "at most so many pictures of each class in each split, chosen at random"},
+    "limit_per_class": {
+        "type": COUNT,
+        "help": "at most so many pictures of each class, chosen at random: in each split that the source gives, or else in all",
+    },
     "seed": {"type": SEED, "help": "seed of --limit_per_class"},
     "square_crop": {
         "choices": ["boxes"],
@@ -48,7 +51,9 @@ def select(labels: Sequence[str], splits: Sequence[str], flags: Mapping[str, Any
         kept = [index for index in kept if labels[index] not in few]
     if most := flags["limit_per_class"]:
         chosen = limit_per_class([f"{labels[index]}\0{splits[index]}" for index in kept], most, flags["seed"] or 0)
-        notes.append(f"{len(chosen)} of {len(kept)} pictures are taken: at most {most} of each class")
+        notes.append(
+            f"{len(chosen)} of {len(kept)} pictures are taken: at most {most} of each class{' in each split' * any(splits)}"
+        )
         kept = [kept[place] for place in chosen]
     if not kept:
         raise ValueError(f"no class has as many as {least} pictures: give a smaller --min_per_class")

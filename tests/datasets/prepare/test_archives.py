@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 import struct
@@ -45,6 +46,36 @@ def test_links_in_an_archive_are_left_out(tmp_path, capsys):
             member.type, member.linkname = kind, "/etc/passwd"
             tape.addfile(member)
     assert "no train_test_split.txt" in error_of(capsys, "nabirds", source.parent)
+
+
+def pictures_of(target: Path) -> set[Path]:
+    return {path.relative_to(target) for path in target.glob("*/*/*.jpg")}
+
+
+def test_links_are_counted(tmp_path):
+    for n, label in enumerate(["wren", "tit"] * 3):
+        (tmp_path / "birds" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "birds" / label / f"{n}.jpg").write_bytes(picture(seed=n))
+    os.link(tmp_path / "birds" / "tit" / "1.jpg", tmp_path / "birds" / "tit" / "again.jpg")
+    (tmp_path / "birds" / "tit" / "soft.jpg").symlink_to("1.jpg")
+    with tarfile.open(tmp_path / "links.tar", "w") as tape:
+        tape.add(tmp_path / "birds", "birds")
+    target = run("folder", tmp_path / "links.tar", out=tmp_path / "data")
+    notes = json.loads((target / "dataset.json").read_text())["notes"]
+    links = "'birds/tit/again.jpg', 'birds/tit/soft.jpg'"
+    assert notes[0].startswith(f"links.tar: left out are 2 links: {links}; pack the files") and len(pictures_of(target)) == 6
+
+
+def test_a_zip_of_windows(birds, tmp_path, capsys):
+    with tarfile.open(birds) as tape, zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        archive.writestr("empty\\", "")
+        for member in tape:
+            archive.writestr(member.name.replace("/", "\\"), tape.extractfile(member).read())
+    found = pictures_of(run("folder", tmp_path / "windows.zip", out=tmp_path / "zip"))
+    assert found == pictures_of(run("folder", birds, out=tmp_path / "tar")) and len(found) == 6
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("..\\..\\x.jpg", "x")
+    assert "'../../x.jpg' leads out of its folder" in error_of(capsys, "folder", tmp_path / "evil.zip", out=tmp_path / "evil")
 
 
 @pytest.mark.parametrize("damage", ["short", "bytes", "none"])

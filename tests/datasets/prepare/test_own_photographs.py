@@ -186,6 +186,14 @@ def test_boxes_that_are_empty_or_outside(photos, capsys):
     assert len(list((target / "masks").rglob("*.png"))) == len(json.loads((target / "annotations.json").read_text())) == 7
 
 
+def test_the_limit_is_of_each_split_that_the_list_gives(photos, capsys):
+    rows = "".join(f"{path},{label},{'val' if path[1] in '15' else 'train'}\n" for path, label in TWELVE)
+    listed(photos, rows)
+    target = run(photos, "--limit_per_class", 1)
+    assert sorted(name.rpartition("/")[0] for name in contents(target)) == ["train/cat", "train/dog", "val/cat", "val/dog"]
+    assert "4 of 12 pictures are taken: at most 1 of each class in each split" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("bits", [4, -1])
 def test_broken_pictures_are_named_or_left_out(bits, photos, capsys):
     for index in (1, 3):
