@@ -431,11 +431,29 @@ def test_int8_is_measured(
     export(small_run / "checkpoint.pth", "onnx", tmp_path / "m.onnx", *data)
     said = capsys.readouterr().out
     acc1 = training.main(parse(main_flags(), command("--eval", "--output_dir", "")))["acc1"]
-    assert f"instead of {acc1:.2f} %" in said and "int8 on 12 images" in said
+    assert f"instead of {acc1:.2f} %" in said and "matrix products: on 12 images" in said
     assert float(said.split("correlation of the maps ")[1].split(",")[0]) > 0.9
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["icn"])["classes"] == ["a", "b", "c", "plain"]
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@needs_tracing
+def test_int8_takes_wide_weights_or_says_that_there_are_none(
+    tmp_path: Path, save_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed (requirements-dev.txt)")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (requirements-dev.txt)")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (requirements-dev.txt)")
+    source = save_checkpoint(tmp_path / "c.pth", ["a", "b"], "--decoder additive --hidden_dim 128")  # weights that are not folded
+    export(source, "onnx", tmp_path / "m.onnx", "--int8", "--no_mask")
+    assert "int8 weights in 4 of 8 matrix products" in capsys.readouterr().out
+    kinds = {weight.data_type for weight in onnx.load(tmp_path / "m.onnx").graph.initializer if list(weight.dims) == [128, 128]}
+    assert kinds == {onnx.TensorProto.INT8}
+    source = save_checkpoint(tmp_path / "c.pth", ["a", "b"], "--decoder average")
+    with pytest.raises(RunFailed, match=r"--int8: 0 of \d matrix products have weights"):
+        export(source, "onnx", tmp_path / "n.onnx", "--int8", "--no_mask")
+    assert {path.name for path in tmp_path.iterdir()} == {"c.pth", "m.onnx"}
 
 
 def test_the_correlation_of_maps() -> None:

@@ -176,11 +176,11 @@ def to_onnx(args: Flags, source: Source) -> str:
     with TemporaryDirectory(dir=args.out.parent, prefix=".export.") as folder, replacing(args.out) as temporary:
         full = Path(folder, "full.onnx")
         said = export_program(args, source, full, programs.save_onnx)
-        int8.quantise(full, temporary)
+        said = f"{said}; then {int8.quantise(full, temporary)}"
         if batches is None:
-            return f"{said}; then int8, whose cost was not measured (give --dataset_path and --dataset_name)"
+            return f"{said}, whose cost was not measured (give --dataset_path and --dataset_name)"
         runs = (programs.onnx_runner(full), programs.onnx_runner(temporary))
-        return f"{said}; {int8.measure(*runs, batches, source.meta.normalisation, not args.no_mask)}"
+        return f"{said}: {int8.measure(*runs, batches, source.meta.normalisation, not args.no_mask)}"
 
 
 def open_batches(args: Flags, source: Source) -> Loader | None:

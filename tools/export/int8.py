@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,15 +25,48 @@ class Cost(NamedTuple):
 
     def __str__(self) -> str:
         accuracy = f"acc@1 {self.acc1_int8:.2f} % instead of {self.acc1:.2f} %"
-        return f"int8 on {self.images} images: {accuracy}, correlation of the maps {self.correlation:.4f}"
+        return f"on {self.images} images {accuracy}, correlation of the maps {self.correlation:.4f}"
 
 
-def quantise(path: Path, out: Path) -> None:
-    """Write a copy of an ONNX program whose weights of matrix products have 8 bits, as their inputs get while it runs."""
+def quantise(path: Path, out: Path) -> str:
+    """Write a copy of an ONNX program whose weights of matrix products have 8 bits, as their inputs get while it runs.
+
+    Returns:
+        How many of the products were quantised; those of two computed factors have no weights and stay.
+
+    Raises:
+        RunFailed: there was none.
+    """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    kinds = ["MatMul", "Gemm"]
+    model = onnx.load(path)
+    products = sum(node.op_type in kinds for node in model.graph.node)
+    fold_transposed(model.graph)
     with quiet():  # convolutions stay: onnxruntime has no fast ones with dynamic scales
-        quantize_dynamic(path, out, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+        quantize_dynamic(model, out, weight_type=QuantType.QInt8, op_types_to_quantize=kinds)
+    quantised = sum(node.op_type == "MatMulInteger" for node in onnx.load(out).graph.node)
+    if not quantised:
+        raise RunFailed(f"--int8: 0 of {products} matrix products have weights, nothing was quantised: leave --int8 out")
+    return f"int8 weights in {quantised} of {products} matrix products"
+
+
+def fold_transposed(graph: Any) -> None:
+    """Store the weights transposed that an ONNX graph transposes as it runs: only products with stored ones are quantised."""
+    from onnx import numpy_helper
+
+    weights = {weight.name: weight for weight in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        weight = weights[node.input[0]]
+        order = next((attribute.ints for attribute in node.attribute if attribute.name == "perm"), None)
+        turned = np.ascontiguousarray(numpy_helper.to_array(weight).transpose(order))
+        graph.initializer.append(numpy_helper.from_array(turned, node.output[0]))
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for weight in weights.values():
+        if weight.name not in used:
+            graph.initializer.remove(weight)
 
 
 def measure(full: Run, int8: Run, batches: Iterable[ImageBatch], normalisation: dict[str, list[float]], masked: bool) -> Cost:
