@@ -137,7 +137,11 @@ def _describe(path: Path, columns: Sequence[str], head: Sequence[str]) -> str:
 def note_unlisted(folder: Path, rows: Iterable[Row], notes: list[str]) -> None:
     """Append the pictures below a folder that no row of its lists labels to `notes`, if there are any."""
     listed = {os.path.abspath(row.path) for row in rows}
-    pictures = sorted(images_below(os.fspath(folder), LeftOut(folder)))
+    try:
+        pictures = sorted(images_below(os.fspath(folder), LeftOut(folder)))
+    except ValueError as error:  # the listed ones are elsewhere
+        notes.append(f"pictures without a label in the list were not looked for: {error}")
+        return
     if unlisted := [os.path.relpath(path, folder) for path in pictures if os.path.abspath(path) not in listed]:
         notes.append(f"{len(unlisted)} of {len(pictures)} pictures have no label in the list: {quoted(unlisted)}; left out")
 

@@ -15,6 +15,7 @@ import pytest
 from datasets.decode import decode_image
 from datasets.image_folder import open_split
 from datasets.near_duplicates import measure_looks, near_duplicates
+from datasets.prepare import photo_lists
 from datasets.prepare.photo_lists import COLUMNS
 from datasets.prepare.splits import join_groups, split_by_group
 from tools.prepare_dataset import get_args_parser, main
@@ -304,6 +305,15 @@ def test_pictures_that_no_list_labels_are_named(photos, capsys):
     target = run(listed(photos, rows))
     note = "3 of 12 pictures have no label in the list: '00.jpg', '10.jpg', 'more/11.jpg'; left out"
     assert note in capsys.readouterr().out.splitlines() and note in json.loads((target / "dataset.json").read_text())["notes"]
+
+
+def test_a_closed_folder_beside_listed_pictures(photos, capsys, monkeypatch):
+    def refuse(*args):
+        raise ValueError("private cannot be read")
+
+    monkeypatch.setattr(photo_lists, "images_below", refuse)
+    assert len(contents(run(listed(photos, "00.jpg,a\n01.jpg,b\n"), "--val", 0))) == 2
+    assert "pictures without a label in the list were not looked for: private cannot be read" in capsys.readouterr().out
 
 
 def test_classes_that_a_given_val_lacks_are_named(photos, capsys):
