@@ -56,21 +56,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: no such file, not a checkpoint, damaged, or a pickle with code.
     """
     file, is_download = _local_file(str(path))
+    said = str(path) if is_download else str(file)
     try:
         content = read_file(file)
-        source, state = find_state_dict(content, str(file), QUERIES)
+        source, state = find_state_dict(content, said, QUERIES)
     except ValueError as error:
         if is_download:  # nothing that cannot be read stays in the cache
             file.unlink(missing_ok=True)
-        raise ValueError(f"checkpoint {error}") from None
+        raise ValueError(f"checkpoint {str(error).replace(str(file), said)}") from None
     checkpoint = dict(content) if source else {}
     checkpoint["model"] = strip_prefix(state, QUERIES)
     if checkpoint.get("args") is None:
         checkpoint["args"] = {}
     if not isinstance(checkpoint["args"], dict):
-        raise ValueError(f"checkpoint {file}: the entry 'args' is no table of flags")
+        raise ValueError(f"checkpoint {said}: the entry 'args' is no table of flags")
     checkpoint["args"] = {key: value for key, value in checkpoint["args"].items() if isinstance(key, str)}
-    check_entries(checkpoint, str(file))
+    check_entries(checkpoint, said)
     if checkpoint.get("ema"):
         checkpoint["ema"] = strip_prefix(checkpoint["ema"], QUERIES)
     return checkpoint
@@ -204,6 +205,8 @@ def _local_file(path: str) -> tuple[Path, bool]:
     if "://" in path:
         raise ValueError(f"checkpoint {path} cannot be fetched: give a path, or an address of http, https, file or hf")
     inside = Path(path, WEIGHTS)
+    if Path(path).is_dir() and not inside.is_file():
+        raise ValueError(f"checkpoint {path} is a folder that has no {WEIGHTS}: give a folder of tools.export, or a .pth file")
     return inside if inside.is_file() else Path(path), False
 
 

@@ -80,6 +80,8 @@ class Pretrained:
         """
         from models.saving import FILES, save_folder
 
+        if not str(save_directory):
+            raise ValueError("the name of the folder to save to is empty: give a folder")
         folder = Path(save_directory)
         repo = check_repo(repo_id or folder.resolve().name) if repo_id or push_to_hub else folder.resolve().name
         save_folder(folder, cast("ICN", self), address_of(repo))
@@ -114,6 +116,8 @@ def address_of(repo: str) -> str:
 
 def _locate(source: str, revision: str | None, options: dict[str, Any]) -> str | Path:
     """Return what `load_checkpoint` reads: `source`, or a file of the hub; ValueError where it cannot be fetched."""
+    if not source:
+        raise ValueError("the name of the model is empty: give a folder, a file, a URL or owner/repo")
     is_address = source.lower().startswith(SCHEME)
     is_repo = _REPO.fullmatch(source) and not source.endswith((".pth", ".pt", ".safetensors")) and not Path(source).exists()
     if not (is_address or is_repo):

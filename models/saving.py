@@ -36,7 +36,8 @@ def published(meta: CheckpointMeta) -> CheckpointMeta:
     args = {name: meta.args[name] for name in sorted(TRAVELLING) if name in meta.args}
     if isinstance(name := args.get("dataset_name"), str):
         args["dataset_name"] = public_name(name)
-    return CheckpointMeta(args, meta.classes, meta.normalisation, meta.epoch, meta.averaged)
+    classes = list(meta.classes) if isinstance(meta.classes, tuple) else meta.classes
+    return CheckpointMeta(args, classes, meta.normalisation, meta.epoch, meta.averaged)
 
 
 def public_name(dataset: str) -> str:
@@ -68,6 +69,8 @@ def save_folder(folder: Path, model: ICN, address: str, measured: Measured | Non
         OSError: the folder cannot be written to.
     """
     meta = checked_meta(model)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name, is_own in ((WEIGHTS, _is_own_weights), (CONFIG, _is_own_config)):
         if os.path.lexists(folder / name) and not is_own(folder / name):

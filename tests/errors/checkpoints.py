@@ -85,7 +85,7 @@ CHECKPOINTS = [
     Case(
         "a folder without a checkpoint",
         "main.py --eval --resume photos",
-        "checkpoint photos is a folder: give the path of a .pth file",
+        "checkpoint photos is a folder that has no model.safetensors: give a folder of tools.export, or a .pth file",
     ),
     Case("an empty file", EVAL, "checkpoint bad.pth is empty; a file of torch.save is needed", writes("bad.pth", "")),
     Case(

@@ -125,7 +125,7 @@ def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypat
         assert read_checkpoint(f"{site}/intr.pth")["epoch"] == 6
         (tmp_path / "site" / "page.pth").write_text("<html>Sign in</html>")
         for _ in range(2):
-            with pytest.raises(ValueError, match="page.pth is a web page"):
+            with pytest.raises(ValueError, match=rf"checkpoint {site}/page.pth.download=true is a web page"):
                 read_checkpoint(f"{site}/page.pth?download=true")
         save_intr(tmp_path / "site" / "page.pth")
         assert read_checkpoint(f"{site}/page.pth?download=true")["epoch"] == 6  # the page is not in the cache

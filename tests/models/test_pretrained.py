@@ -79,7 +79,7 @@ def test_a_model_built_in_python_is_saved_with_what_is_known(tmp_path: Path, cha
     assert equal(copy, model) and copy.meta.classes is None and copy.meta.epoch is None
     assert copy.meta.normalisation == model.backbone[0].normalisation and copy.meta.args["image_size"] == 96
     assert "numbered from 0" in (tmp_path / "m" / "README.md").read_text()
-    model.meta.classes, model.meta.normalisation = CLASSES, NORMALISATION
+    model.meta.classes, model.meta.normalisation = tuple(CLASSES), NORMALISATION  # type: ignore[assignment]
     model.save_pretrained(tmp_path / "m")  # again, into its own folder
     copy = ICN.from_pretrained(tmp_path / "m")
     assert (copy.meta.classes, copy.meta.normalisation) == (CLASSES, NORMALISATION)
@@ -172,9 +172,17 @@ def test_a_name_that_is_none_is_one_line(without_hub: None, tmp_path: Path, monk
     model = build()
     with pytest.raises(ValueError, match="there is no folder me/birds here, and hf:// needs the package huggingface_hub"):
         ICN.from_pretrained("me/birds")
-    with pytest.raises(ValueError, match="birds is a folder: give the path"):
+    with pytest.raises(ValueError, match="birds is a folder that has no model.safetensors: give a folder"):
         Path("birds").mkdir()
         ICN.from_pretrained("birds")
+    with pytest.raises(ValueError, match="name of the model is empty"):
+        ICN.from_pretrained("")
+    with pytest.raises(ValueError, match="name of the folder to save to is empty"):
+        model.save_pretrained("")
+    Path("birds/file").touch()
+    with pytest.raises(ValueError, match="birds/file is a file: give a folder"):
+        model.save_pretrained("birds/file")
+    Path("birds/file").unlink()
     with pytest.raises(ValueError, match="an upload needs the package huggingface_hub"):
         model.push_to_hub("me/birds")
     with pytest.raises(ValueError, match="'my birds' is no name of a repository"):
