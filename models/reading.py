@@ -56,6 +56,10 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (bytes(16), "zeros where its data should be: copy or download it again"),
 )
 
+_GIVE = ": give a checkpoint or safetensors"
+# The beginning of an ONNX file, a protobuf message: the version of the format, and the name of what wrote it.
+_ONNX = re.compile(rb"\x08[\x01-\x7f]\x12[\x01-\x40][\w.+ -]+")
+
 # What a pickle may name: how dense tensors are built, types of flags of the standard library, and whatever is of other packages,
 # for which there are stand-ins (torch takes its own types where it knows them). Anything else may be there to be run.
 _PLAIN = re.compile(r"_codecs\.encode|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter)")
@@ -136,6 +140,8 @@ def _kind(head: bytes) -> str | None:
     for magic, kind in _KINDS:
         if head.startswith(magic):
             return kind
+    if _ONNX.match(head):
+        raise Refused(f"is a program (ONNX){_GIVE}")
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it"
     if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04" or head[8:9] == b"{":
@@ -182,6 +188,8 @@ def _globals_of_zip(path: Path) -> set[str]:
         names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             raise Refused("is a TorchScript model: save the state_dict() of the model itself")
+        if any(name.endswith(("/models/model.json", "serialized_exported_program.json")) for name in names):
+            raise Refused(f"is a program (torch.export){_GIVE}")
         pickles = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
             listed = ", ".join(shown(name) for name in names[:3])

@@ -119,6 +119,18 @@ CHECKPOINTS = [
         writes("bad.pth", zipped(**{"a/x.txt": "1", "b": "2"})),
     ),
     Case(
+        "an exported program of torch",
+        EVAL,
+        "checkpoint bad.pth is a program (torch.export): give a checkpoint or safetensors",
+        writes("bad.pth", zipped(**{"m/models/model.json": "{}"})),
+    ),
+    Case(
+        "an exported program of ONNX",
+        EVAL,
+        "checkpoint bad.pth is a program (ONNX): give a checkpoint or safetensors",
+        writes("bad.pth", b"\x08\x0a\x12\x07pytorch\x1a\x032.9"),
+    ),
+    Case(
         "a picture",
         "main.py --eval --resume photos/0.jpg",
         "checkpoint photos/0.jpg is a JPEG image; a file of torch.save is needed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,9 @@ def test_a_traced_program_is_the_model(
     source = save_checkpoint(tmp_path / "c.pth", ["a", "b", "c"], "--decoder additive --square")
     export(source, "torch", tmp_path / "m.pt2")
     assert "batch, height and width vary" in capsys.readouterr().out
+    assert {name.split("/")[0] for name in zipfile.ZipFile(tmp_path / "m.pt2").namelist()} == {"archive"}
+    with pytest.raises(ValueError, match=r"m.pt2 is a program \(torch.export\): give a checkpoint or safetensors"):
+        load_checkpoint(tmp_path / "m.pt2")
     extra = {"icn.json": ""}
     program = torch.export.load(tmp_path / "m.pt2", extra_files=extra)
     assert json.loads(extra["icn.json"])["classes"] == ["a", "b", "c"]

@@ -70,7 +70,8 @@ def save_torch(path: Path, program: Any, description: dict[str, Any]) -> Run:
     """Write a program for `torch.export.load`, with the description beside it; return what runs the file."""
     extra = {f"{HEADER}.json": json.dumps(description)}
     with quiet():
-        torch.export.save(program, path, extra_files=extra)
+        with path.open("wb") as file:  # of a path, the name would be that of the folder in the archive
+            torch.export.save(program, file, extra_files=extra)
         module = torch.export.load(path).module()
     return lambda inputs: list(module(*inputs))
 
