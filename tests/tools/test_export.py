@@ -417,6 +417,9 @@ def test_an_onnx_program_is_the_model(tmp_path: Path, save_checkpoint: Callable[
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     names = ["images", "padding_mask"][: 1 + masked]
     assert [value.name for value in session.get_inputs()] == names
+    axes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    assert axes["images"] == ["B", 3, "H", "W"] and axes.get("padding_mask", ["B", "H", "W"]) == ["B", "H", "W"]
+    assert axes["logits"] == ["B", 3] and axes["maps"] == ["B", 3, "h", "w"]
     assert json.loads(session.get_modelmeta().custom_metadata_map["icn"])["classes"] == ["a", "b", "c"]
     for size in ((1, 65, 200), (4, 96, 64)):
         inputs = padded(*size)[: 1 + masked]

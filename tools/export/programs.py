@@ -19,6 +19,7 @@ from models.checkpoint_format import HEADER
 from util.errors import RunFailed, first_line
 
 INPUTS, OUTPUTS = ("images", "padding_mask"), ("logits", "maps")
+AXES = {"images": ("B", "3", "H", "W"), "padding_mask": ("B", "H", "W"), "logits": ("B", "C"), "maps": ("B", "C", "h", "w")}
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4  # of logits and maps, relative to the largest of them where that is above 1
 
@@ -86,9 +87,17 @@ def save_onnx(path: Path, program: Any, description: dict[str, Any]) -> Run:
             dynamo=True,
             verbose=False,
         )
+        name_axes(exported.model.graph)
         exported.model.metadata_props[HEADER] = json.dumps(description)
         exported.save(path)
     return onnx_runner(path)
+
+
+def name_axes(graph: Any) -> None:
+    """Name the axes of a program's inputs and outputs that vary by `AXES`, in place of torch's symbols."""
+    for value in (*graph.inputs, *graph.outputs):
+        sides = zip(value.shape, AXES[value.name], strict=True)
+        value.shape = type(value.shape)([side if isinstance(side, int) else name for side, name in sides])
 
 
 def onnx_runner(path: Path) -> Run:
