@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from models.architecture import ARCHITECTURE, TRAINING, ParameterError
 from models.build_backbone import build_backbone
-from models.checkpoint_format import is_number
+from models.checkpoint_format import is_number, started_from
 from models.decoders import canonical_decoder, find_decoder
 from models.icn import ICN
 from models.loading import QUERIES, CheckpointMeta, is_detection, load_weights, name_tensors, read_checkpoint
@@ -87,6 +87,7 @@ def load_checkpoint(
     if classes is not None and len(classes) != model.num_classes:
         raise ValueError(f"{path} names {len(classes)} classes and has {model.num_classes} queries: the file is damaged")
     normalisation: Any = checkpoint.get("normalisation") or model.backbone[0].normalisation
+    args["started_from"] = started_from(checkpoint["args"])
     model.meta = CheckpointMeta(args, classes, normalisation, checkpoint.get("epoch"), bool(average))
     return model.to(device), model.meta
 
@@ -214,7 +215,7 @@ def load_finetune(path: str | Path, args: argparse.Namespace, checkpoint: Mappin
     `args` are all flags, completed by `finetune_architecture`; `checkpoint` is the content of the file, `path` names it. Returns
     the model, and one line that says what was kept, dropped and initialised.
     """
-    args = argparse.Namespace(**{**vars(args), "backbone_weights": "none"})
+    args = argparse.Namespace(**{**vars(args), "backbone_weights": "none", "finetune": str(path)})
     model = _build_from_file(args, path, checkpoint, getattr(args, "explicit", ())) if checkpoint["args"] else build_model(args)
     state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)
     load_weights(model, state, str(path), "finetune")

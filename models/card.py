@@ -52,7 +52,7 @@ def model_card(model: ICN, meta: CheckpointMeta, address: str, measured: Measure
     measured = measured or Measured()
     is_trained = meta.epoch is not None
     name = meta.args.get("dataset_name") if is_trained else None
-    listed = meta.args.keys() if is_trained else meta.args.keys() & {*ARCHITECTURE, *INPUT}
+    listed = meta.args.keys() - {"started_from"} if is_trained else meta.args.keys() & {*ARCHITECTURE, *INPUT}
     flags = [(f"`--{key}`", cell(meta.args[key], bars=True)) for key in sorted(listed) if meta.args[key] is not None]
     data = f"Trained on the data set {cell(name)}." if name else "Add what it was trained on: the file does not say."
     parts = [
@@ -62,7 +62,7 @@ def model_card(model: ICN, meta: CheckpointMeta, address: str, measured: Measure
         f'```python\nfrom predictor import Predictor\n\npredictor = Predictor.from_checkpoint("{address}")\n'
         'predictor.predict("photo.jpg")\npredictor.explain("photo.jpg").save("map.png")\n```',
         "## Data",
-        data if is_trained else UNKNOWN,
+        f"{data if is_trained else UNKNOWN} {_start(meta.args.get('started_from'))}",
         _classes(model, meta.classes, measured.lists_classes),
         *measured.sections,
         "## Recipe" if is_trained else "## Architecture and input",
@@ -93,6 +93,14 @@ def _summary(model: ICN, meta: CheckpointMeta) -> str:
     network = f"backbone {meta.args['backbone']}, decoder {model.decoder_name}, {parameters:.1f} M parameters{epoch}"
     scale = f"the mean {meta.normalisation['mean']} and the standard deviation {meta.normalisation['std']}"
     return f"An image classifier that explains itself: {network}. Input: {shape}, RGB from 0 to 1 with {scale}."
+
+
+def _start(source: str | None) -> str:
+    """Return what the weights started from."""
+    if source is None:
+        return "What the weights started from is not known."
+    known = {"random": "Its weights started from random ones.", "default": "Its backbone started from the published weights."}
+    return known.get(source, f"Its weights started from {cell(source)}.")
 
 
 def _classes(model: ICN, classes: list[str] | None, listed_below: bool) -> str:

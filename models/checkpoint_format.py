@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
@@ -24,6 +26,17 @@ def check_entries(checkpoint: Mapping[str, Any], path: str) -> None:
             raise ValueError(f"checkpoint {path}: the entry {name!r} is damaged, {description} is needed")
     if (checkpoint.get("version") or 0) > VERSION:
         raise ValueError(f"checkpoint {path} has format {checkpoint['version']}, this ICN reads up to {VERSION}: update ICN")
+
+
+def started_from(args: Mapping[str, Any]) -> str | None:
+    """Return what the weights of a run started from: a file's name, `random` or `default`; None where its flags do not say.
+
+    `default` are the weights that the library of the backbone has for it. A run that was resumed does not say.
+    """
+    finetune, resume, backbone = (args.get(name) for name in ("finetune", "resume", "backbone_weights"))
+    source = finetune or (None if resume else {"none": "random"}.get(str(backbone), backbone))
+    source = args.get("started_from", source)
+    return Path(urlsplit(source).path.rstrip("/")).name[:200] or None if isinstance(source, str) else None
 
 
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:

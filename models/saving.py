@@ -15,7 +15,7 @@ from torch import Tensor
 from models.architecture import ARCHITECTURE, TRAINING
 from models.build_backbone import IMAGENET, RESNETS
 from models.card import Measured, model_card
-from models.checkpoint_format import CARD, CONFIG, HEADER, VERSION, WEIGHTS, check_entries
+from models.checkpoint_format import CARD, CONFIG, HEADER, VERSION, WEIGHTS, check_entries, started_from
 from models.icn import ICN
 from models.loading import OPTIONAL, CheckpointMeta
 
@@ -36,6 +36,8 @@ def published(meta: CheckpointMeta) -> CheckpointMeta:
     args = {name: meta.args[name] for name in sorted(TRAVELLING) if name in meta.args}
     if isinstance(name := args.get("dataset_name"), str):
         args["dataset_name"] = public_name(name)
+    if source := started_from(meta.args):
+        args["started_from"] = source
     classes = list(meta.classes) if isinstance(meta.classes, tuple) else meta.classes
     return CheckpointMeta(args, classes, meta.normalisation, meta.epoch, meta.averaged)
 
@@ -137,8 +139,11 @@ def save_weights(path: Path, model: ICN, description: dict[str, Any]) -> None:
     """Write a safetensors file with the weights of a model, and its description as JSON in the header (OSError)."""
     from safetensors.torch import save
 
-    # Not save_file, whose files only their owner can read.
-    path.write_bytes(save(_plain(model), metadata={"format": "pt", HEADER: json.dumps(description)}))
+    header = json.dumps(description)
+    content = save(_plain(model), metadata={"format": "pt", HEADER: header})
+    if content[:1] == b"\x80" or content[:2] == b"PK":  # the length of the header, which reads like a pickle or an archive
+        content = save(_plain(model), metadata={"format": "pt", HEADER: header + " " * 8})
+    path.write_bytes(content)  # not save_file, whose files only their owner can read
 
 
 def intr_checkpoint(model: ICN, meta: CheckpointMeta, args: dict[str, Any]) -> dict[str, Any]:

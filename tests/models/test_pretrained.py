@@ -100,6 +100,29 @@ def test_the_card_of_a_model_without_epochs_claims_no_training(tmp_path: Path) -
         assert said in card and "Trained on the data set cub." in card and "| `--lr` | 0.125 |" in card
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"finetune": "/home/me/detr-r50.pth", "backbone_weights": "default"}, "Its weights started from detr-r50.pth."),
+        ({"finetune": "https://a.org/x/intr.pth?token=1", "backbone_weights": "none"}, "Its weights started from intr.pth."),
+        ({"finetune": "", "resume": "", "backbone_weights": "/home/me/res_net.pth"}, "started from res\\_net.pth."),
+        ({"finetune": "", "backbone_weights": "default"}, "Its backbone started from the published weights."),
+        ({"finetune": "", "backbone_weights": "none"}, "Its weights started from random ones."),
+        ({"resume": "checkpoint.pth", "backbone_weights": "none"}, "What the weights started from is not known."),
+        ({"finetune": 5}, "What the weights started from is not known."),
+    ],
+)
+def test_the_card_says_what_the_weights_started_from(tmp_path: Path, flags: dict[str, Any], said: str) -> None:
+    args = {**vars(tiny_flags("--hidden_dim", "16").replace(**SMALL)), "explicit": None}
+    args = {name: args[name] for name in args if name not in ("finetune", "resume", "backbone_weights")} | flags
+    torch.save({"model": build().state_dict(), "args": args, "epoch": 1}, tmp_path / "checkpoint.pth")
+    ICN.from_pretrained(tmp_path / "checkpoint.pth").save_pretrained(tmp_path / "m")
+    ICN.from_pretrained(tmp_path / "m").save_pretrained(tmp_path / "again")
+    for folder in ("m", "again"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert said in card and "/home/me" not in card and "started_from" not in card and "token=1" not in card
+
+
 def test_the_flags_that_travel_are_those_of_model_and_training() -> None:
     """A new flag of these groups is added to `models.saving.TRAVELLING`."""
     groups = {action.dest for action in get_args_parser().flags_of("model", *RESTORED)}
