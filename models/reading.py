@@ -137,6 +137,8 @@ def _kind(head: bytes) -> str | None:
     """Return what a file is that begins with `head`; None for a file of torch.save or safetensors, as far as that can be told."""
     if not head:
         return "empty"
+    if _is_safetensors(head):
+        return None
     for magic, kind in _KINDS:
         if head.startswith(magic):
             return kind
@@ -144,7 +146,7 @@ def _kind(head: bytes) -> str | None:
         raise Refused(f"is a program (ONNX){_GIVE}")
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it"
-    if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04" or head[8:9] == b"{":
+    if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
         return None
     text = head.decode("utf-8", "replace").rstrip("\ufffd")  # the last letter may be cut
     if "\ufffd" in text or any(ord(letter) < 32 and letter not in "\t\n\r\f\x1b" for letter in text):
@@ -154,9 +156,14 @@ def _kind(head: bytes) -> str | None:
     return f"a text file ({shown(first_line(text), 40)!r})"
 
 
+def _is_safetensors(head: bytes) -> bool:
+    """Return whether a file begins with the length of a header in JSON, whose first bytes may look like another format's."""
+    return head[8:9] == b"{" and (head[4:8] == bytes(4) or (head[:1] != b"\x80" and head[:2] != b"PK"))
+
+
 def _load(path: Path, head: bytes) -> Any:
     """Return the content of a file, with `Inert` values; raises whatever a damaged one makes the libraries raise."""
-    if head[8:9] == b"{" and head[:1] != b"\x80" and head[:2] != b"PK":
+    if _is_safetensors(head):
         return _load_safetensors(path)
     names = _globals_of_zip(path) if head[:2] == b"PK" else _globals_of_legacy(path)
     stand_ins = _stand_ins({name for name in names if not _PLAIN.fullmatch(name)})

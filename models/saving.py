@@ -139,10 +139,7 @@ def save_weights(path: Path, model: ICN, description: dict[str, Any]) -> None:
     """Write a safetensors file with the weights of a model, and its description as JSON in the header (OSError)."""
     from safetensors.torch import save
 
-    header = json.dumps(description)
-    content = save(_plain(model), metadata={"format": "pt", HEADER: header})
-    if content[:1] == b"\x80" or content[:2] == b"PK":  # the length of the header, which reads like a pickle or an archive
-        content = save(_plain(model), metadata={"format": "pt", HEADER: header + " " * 8})
+    content = save(_plain(model), metadata={"format": "pt", HEADER: json.dumps(description)})
     path.write_bytes(content)  # not save_file, whose files only their owner can read
 
 

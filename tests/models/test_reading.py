@@ -186,6 +186,10 @@ def test_safetensors(tmp_path: Path) -> None:
         whole.replace(b'"F32"', b'"X99"'), whole.replace(b"[0,48]", b"[9,48]"), struct.pack("<Q", 4) + b"{{{{",
     ):  # fmt: skip
         refusal(tmp_path / "b.safetensors", content)
+    for size in (0x180, 0x4B50, 0x4B88, 0x180A08, 0x5A6D42 // 8 * 8):  # begin like a pickle, a zip archive and others
+        padded = struct.pack("<Q", size) + header.ljust(size) + whole[8 + len(header) :]
+        (tmp_path / "c.safetensors").write_bytes(padded)
+        assert read_checkpoint(tmp_path / "c.safetensors")["model"].keys() == {"query_embed.weight"}, hex(size)
 
 
 def test_errors_of_the_system_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
