@@ -1,7 +1,7 @@
 """Composing a picture: the pose and colours of objects, drawn from a seed z alone, and where each of them is seen.
 
 A layer is an object in the frame: float32 `[S, S, 4]`, colours 0-255 multiplied by alpha, and alpha 0-1. Layers are put over the
-background from back to front, `picture = (1 - alpha) * picture + colours`. What is seen of an object in a pixel is its alpha
+background from back to front, `picture = (1 - alpha) * picture + colours`. The visible part of an object in a pixel is its alpha
 times what the layers before it let through; its mask is where that is more than a half. Blur, noise and JPEG follow, the same
 for object and background.
 """
@@ -85,7 +85,7 @@ class Plan(NamedTuple):
 
 
 class Composite(NamedTuple):
-    """A picture uint8 `[S, S, 3]` RGB, and the mask of what is seen of each object, and of the mark: bool `[n, S, S]`."""
+    """A picture uint8 `[S, S, 3]` RGB, and the visible mask of each object and of the mark: bool `[n, S, S]`."""
 
     image: np.ndarray
     masks: np.ndarray
@@ -154,7 +154,7 @@ def blend(background: np.ndarray, layers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def seen_masks(layers: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mask of what is seen of each layer, from back to front: bool `[n, S, S]`; no pixel is in two of them."""
+    """Return the visible mask of each layer, from back to front: bool `[n, S, S]`; no pixel is in two of them."""
     through = np.ones(layers[0].shape[:2], np.float32)
     seen = []
     for layer in layers[::-1]:

@@ -1,7 +1,7 @@
 """A data set of composites on disk: an image folder, and beside it the ground truth of its pictures.
 
 <root>/{train,val}/<class>/<stem>.png          the pictures (or .jpg)
-<root>/masks/<split>/<class>/<stem>.png        what is seen of the object, 0 or 255
+<root>/masks/<split>/<class>/<stem>.png        visible mask of the object, 0 or 255
 <root>/marks/<split>/<class>/<stem>.png        the planted mark of --shortcut, 0 or 255
 <root>/pairs/<stem>.png, .A.png, .B.png        pictures of two objects of different classes, and the mask of each
 <root>/pairs/pairs.json                        [{"file", "A", "B", ...}], A and B the classes

@@ -98,7 +98,7 @@ def _fetch(download: Download, path: Path) -> None:
             problem = first_line(error)
         failures = 0 if sum(part.stat().st_size for part in _parts(path)) > before else failures + 1
         if failures == TRIES:
-            raise RunFailed(f"{download.url}: cannot be fetched ({problem}): the same command goes on where this one stopped")
+            raise RunFailed(f"{download.url}: cannot be fetched ({problem}): the same command resumes the download")
         time.sleep(PAUSE * failures)
     if problem := _difference(download, part):
         part.unlink()

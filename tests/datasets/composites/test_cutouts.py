@@ -93,7 +93,7 @@ def test_cutouts_are_turned_upright(tmp_path):
 
 
 def bad_files(folder: Path) -> dict[str, str]:
-    """Write a bad cut-out of each kind; return what is said of each."""
+    """Write a bad cut-out of each kind; return the message for each."""
     rgba = np.asarray(Image.open(cutout(folder / "good.png"))).copy()
     Image.fromarray(rgba[..., :3]).save(folder / "colours.png")
     Image.fromarray(np.where(np.arange(4) == 3, rgba // 3, rgba)).save(folder / "empty.png")

@@ -93,7 +93,7 @@ def test_a_lost_connection_is_continued(site, tmp_path):
 
 def test_a_later_run_continues(site, tmp_path):
     site.plan = [3000, *[503] * downloads.TRIES]
-    with pytest.raises(RunFailed, match="cannot be fetched .* the same command goes on where this one stopped"):
+    with pytest.raises(RunFailed, match="cannot be fetched .* the same command resumes the download"):
         fetch(site, tmp_path)
     (part,) = tmp_path.iterdir()
     assert part.read_bytes() == CONTENT[:3000]
