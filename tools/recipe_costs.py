@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     page = replace_table(PAGE.read_text(encoding="utf-8"), "costs", table())
     with atomic_write(PAGE) as file:
         file.write(page)
+    print(f"written: the table of {PAGE}")
 
 
 def table(names: Sequence[str] = SETS) -> str:
