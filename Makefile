@@ -13,10 +13,11 @@ DEMO := output/planes-f16/demo
 # Processes of a run of the tests: one per core, at most 8. A file's tests stay in one process, and share what they make.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile
-RUN := --dataset_path data --dataset_name planes-f16 --device cpu
+RUN := --dataset_path data --dataset_name planes-f16 --device auto
 
 .PHONY: demo test test-slurm test-oldest lock docs-commands lint format clean
 
+demo: export PYTORCH_ENABLE_MPS_FALLBACK := 1
 demo: $(DEMO)/.trained
 	$(PY) main.py --eval --resume $(DEMO)/checkpoint.pth $(RUN) --output_sub_dir demo --batch_size 32
 	$(PY) -m tools.visualization --eval --resume $(DEMO)/checkpoint.pth $(RUN) --class_index 0 --output_dir output

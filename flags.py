@@ -23,6 +23,7 @@ from util.schedule import SCHEDULERS
 # Argument groups that a resumed run takes from its checkpoint unless a flag is explicit. Those of "model" may only agree with
 # it; those of the other groups ("start", "data", "run") say where things are, and are never restored.
 RESTORED = ("training", "augmentation", "input")
+DEVICES = "cuda (falls back to cpu), cuda:<index>, mps (untried), cpu, or auto: the first that there is of cuda, mps, cpu"
 LAYERS, WIDTH, BITS = Number(int, 0, 1000), Number(int, 1, 2**16), Number(int, 9, 16)
 
 
@@ -118,7 +119,7 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument(
         "--output_dir", default="output", help="folder of the results; '' writes none; those of a checkpoint: beside it"
     )
-    group.add_argument("--device", default="cuda", help="cuda (falls back to cpu), cuda:<index> or cpu")
+    group.add_argument("--device", default="cuda", help=DEVICES)
     group.add_argument("--world_size", default=1, type=COUNT, help="number of processes; set by their launcher")
     group.add_argument("--dist_url", default="env://", help="rendezvous of the processes; env://: set by their launcher")
     group.add_argument("--dist_minutes", default=10.0, type=AMOUNT, help="how long the processes wait for each other to start")

@@ -34,7 +34,7 @@ from models.loading import read_checkpoint
 from models.reading import ADDRESSES
 from trainer import Trainer, build_trainer, check_compiler, compile_model
 from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name
-from util.device import select_device
+from util.device import memory_format, select_device
 from util.distributed import init_distributed
 from util.failures import describe_failures
 from util.forecast import Forecast, shorter_recipe
@@ -94,7 +94,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     ranks.barrier()
     if ranks.rank > 0:  # each process has a dropout of its own
         seed_from(args.seed, ranks.rank)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     ranks.check_same(model.state_dict(), "at the start")
 
     sizes = None if args.square else training_scales(args.image_size)

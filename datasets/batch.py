@@ -28,8 +28,9 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> ImageBatch:
-        """Return the batch on a device."""
+    def to(self, device: torch.device | str) -> ImageBatch:
+        """Return the batch on a device; the host does not wait for the copy to CUDA."""
+        non_blocking = torch.device(device).type == "cuda"
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ImageBatch:
@@ -37,7 +38,7 @@ class ImageBatch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def normalise(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """Compute the model's input `(images / 255 - mean) / std`: float32 `[B, 3, H, W]` in channels_last memory.
+        """Compute the model's input `(images / 255 - mean) / std`: float32 `[B, 3, H, W]` in channels_last memory (not on mps).
 
         It is exactly 0 on padding, as INTR pads after it normalised. `mean` and `std` are those of pixels from 0 to 1.
         """
@@ -47,7 +48,8 @@ class ImageBatch:
         rows = self.images.permute(0, 2, 3, 1).reshape(batch, height, width * 3).float().sub_(shift).mul_(scale)
         if self.padding_mask is not None:
             _clear_padding(rows, self.padding_mask)
-        return rows.view(batch, height, width, 3).permute(0, 3, 1, 2)  # [B, 3, H, W]
+        images = rows.view(batch, height, width, 3).permute(0, 3, 1, 2)  # [B, 3, H, W]
+        return images.contiguous() if images.device.type == "mps" else images
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
         mask = None if self.padding_mask is None else change(self.padding_mask)

@@ -15,7 +15,6 @@ import run_with_submitit
 from flags import get_args_parser
 from tools.visualization import get_args_parser as visualization_parser
 from util.cli import parse
-from util.device import select_device
 from util.number import Number
 
 # INTR's flags with INTR's defaults; where ours differs, the difference is on purpose and stands in the README.
@@ -132,11 +131,3 @@ def test_numbers_out_of_bounds(words: list[str], message: str, capsys: pytest.Ca
 def test_numbers_as_people_write_them() -> None:
     args = parse(get_args_parser(), ["--epochs", "1_000", "--lr", " 1E-3 ", "--seed", "9223372036854775807", "--crop_min", "1"])
     assert (args.epochs, args.lr, args.seed, args.crop_min) == (1000, 1e-3, 2**63 - 1, 1)
-
-
-def test_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert select_device("cuda").type == "cpu" and "no CUDA device" in capsys.readouterr().err
-    assert select_device("cpu").type == "cpu" and capsys.readouterr().err == ""
-    with pytest.raises(ValueError, match="--device 'gpu' is not a device"):
-        select_device("gpu")

@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python tools/app.py` works too
 
 from attribution.methods.registry import methods_of
+from flags import DEVICES
 from predictor import Predictor
 from util.cli import Flags, Parser, launch
 from util.number import Number
@@ -29,7 +30,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: reachable from other machines")
     parser.add_argument("--port", default=7860, type=Number(int, 0, 65535), help="port to serve on")
-    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--device", default="cuda", help=DEVICES)
     return parser
 
 

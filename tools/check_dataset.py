@@ -26,6 +26,7 @@ from datasets.decode import set_decoding
 from datasets.inventory import Inventory, take_inventory
 from datasets.near_duplicates import BITS
 from flags import BITS as BIT_DEPTH
+from flags import DEVICES
 from predictor import Prediction, Predictor
 from util.atomic import atomic_write, replace_folder
 from util.classes import match_classes
@@ -68,7 +69,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that an image may take to decode")
     parser.add_argument("--num_workers", type=WORKERS, help="threads that read pictures; None: one for each core, at most 8")
     parser.add_argument("--batch_size", default=16, type=COUNT, help="pictures of one shape in a forward pass of --resume")
-    parser.add_argument("--device", default="cuda", help="of --resume: cuda (falls back to cpu), cuda:<index> or cpu")
+    parser.add_argument("--device", default="cuda", help=f"of --resume: {DEVICES}")
     return parser
 
 

@@ -90,7 +90,7 @@ def main(args: Flags) -> dict[str, Any]:
     budget = check_flags(args)
     args = expand_job_id(args)
     chosen_families(args.metrics)  # a wrong name is an error before anything is read
-    device = select_device(args.device, read_launcher_env())
+    device = select_device(args.device, read_launcher_env(), float64=True)
     message = "stopped; the same command resumes from what is done"
     with (
         init_distributed(args, device.type == "cuda") as ranks,

@@ -71,7 +71,7 @@ def main(args: Flags) -> dict[str, Any]:
         raise ValueError(
             f"--settings {unknown[0]} is unknown: choose from {', '.join(SETTINGS)}{did_you_mean(unknown[0], SETTINGS)}"
         )
-    device = select_device(args.device)
+    device = select_device(args.device, float64=True)
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
     model.eval().to(memory_format=torch.channels_last)
     args = fill_from_checkpoint(args, meta.args)

@@ -29,6 +29,7 @@ from attribution.report.panels import Explained, Item, Style, compute_maps, expl
 from attribution.report.render import FORMATS, FULL, GRID_TILE, Section, Sheet, Tile, panel
 from datasets.decode import set_decoding
 from datasets.photographs import find_photographs, photograph_batches
+from flags import DEVICES
 from predictor import Prediction, Predictor
 from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch
@@ -57,7 +58,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--format", default="png", choices=FORMATS, help="of the panels")
     parser.add_argument("--grid", action="store_true", help="draw the cells as they are, without interpolation")
     parser.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that a photograph may take to decode")
-    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--device", default="cuda", help=DEVICES)
     parser.add_argument("--batch_size", default=16, type=COUNT, help="photographs of one shape in a forward pass")
     parser.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load photographs; 0: none")
     return parser

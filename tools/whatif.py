@@ -24,6 +24,7 @@ from attribution.report.overlay import common_scale, fit, overlay
 from attribution.report.render import FORMATS, TILE, Section, Tile, panel
 from datasets.decode import decode_image, set_decoding
 from datasets.photographs import find_photographs
+from flags import DEVICES
 from predictor import Explanation, Predictor
 from util.classes import find_class
 from util.cli import Flags, Parser, launch
@@ -66,7 +67,7 @@ def get_args_parser() -> Parser:
         "--out", type=Path, metavar="FILE", help="draw the photograph and its map before and after: PNG, PDF or SVG"
     )
     parser.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that a photograph may take to decode")
-    parser.add_argument("--device", default="cuda", help="cuda or cpu")
+    parser.add_argument("--device", default="cuda", help=DEVICES)
     return parser
 
 

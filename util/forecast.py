@@ -65,6 +65,8 @@ class Forecast:
         """Return the time at which the device has finished what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
         return self.now()
 
     def _memory(self) -> str:

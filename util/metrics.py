@@ -17,7 +17,7 @@ class Sums:
     """Losses and top-k hits, summed on the device; reading them waits for it.
 
     Args:
-        device: of the sums.
+        device: of the sums; those of mps, which has no float64, are on the CPU.
         num_classes: C; with fewer than 5, where every image would be a hit, `acc5` is None.
         terms: names of the loss terms; empty: only their sum is kept.
     """
@@ -25,14 +25,15 @@ class Sums:
     def __init__(self, device: torch.device, num_classes: int, terms: Sequence[str] = ()) -> None:
         self.top5, self.terms, self.images = num_classes >= 5, tuple(terms), 0
         # Loss, top-1 hits, top-5 hits and the T terms: [3 + T]
-        self.values = torch.zeros(3 + len(self.terms), dtype=torch.float64, device=device)
+        self.device = torch.device("cpu") if device.type == "mps" else device
+        self.values = torch.zeros(3 + len(self.terms), dtype=torch.float64, device=self.device)
 
     def add(self, logits: Tensor, labels: Tensor, losses: Mapping[str, Tensor]) -> None:
         """Add a batch: logits `[B, C]`, labels `[B]`, and each loss term, summed over its images (scalars)."""
-        logits = logits.detach().float()
+        logits, labels = logits.detach().float().to(self.device), labels.to(self.device)
         hits = _top_k_hits(logits, labels, 1)
         hits5 = _top_k_hits(logits, labels, 5) if self.top5 else hits
-        terms = {name: loss.detach().double() for name, loss in losses.items()}
+        terms = {name: loss.detach().to(self.device).double() for name, loss in losses.items()}
         total = torch.stack(list(terms.values())).sum()
         self.values += torch.stack([total, hits.double(), hits5.double(), *(terms[name] for name in self.terms)])
         self.images += len(labels)

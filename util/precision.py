@@ -38,7 +38,7 @@ def select_precision(name: str, device: torch.device) -> Precision:
     """Resolve `--precision` for a device, and set torch's global TF32 switches.
 
     `tf32` is float32 with 10 bits of mantissa in matrix products; `fp16` scales the loss; `auto` is bf16 where the hardware
-    supports it, else fp32. ValueError for an unknown name, or a precision that the device does not support.
+    supports it, else fp32; mps has fp32 alone. ValueError for an unknown name, or a precision that the device does not support.
     """
     import torch
 
@@ -49,8 +49,10 @@ def select_precision(name: str, device: torch.device) -> Precision:
         name = "bf16" if _supports_bf16(device) else "fp32"
     if name == "tf32" and not (cuda and torch.cuda.get_device_capability(device) >= (8, 0)):
         raise ValueError("--precision tf32 needs a CUDA device from compute capability 8.0: use fp32, or auto")
-    if name == "fp16" and not cuda:
+    if name == "fp16" and device.type == "cpu":
         raise ValueError("--precision fp16 is for CUDA devices: use bf16 or fp32 on the CPU")
+    if name != "fp32" and device.type == "mps":
+        raise ValueError(f"--precision {name} was never tried on mps: use fp32, or auto")
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name, torch.float32)
@@ -63,6 +65,8 @@ def _supports_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
     try:  # torch has only private functions for this
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

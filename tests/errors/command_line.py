@@ -112,12 +112,14 @@ COMMAND_LINE = [
         "--warmup_epochs 5.0 is longer than the training (--epochs 1)",
     ),
     Case(
-        "a device that does not exist", "main.py --device gpu", "--device 'gpu' is not a device: choose cuda, cuda:<index> or cpu"
+        "a device that does not exist",
+        "main.py --device gpu",
+        "--device 'gpu' is not a device: choose auto, cuda, cuda:<index>, mps or cpu",
     ),
     Case(
         "a device that is not supported",
         "main.py --device meta",
-        "--device 'meta' is not supported: choose cuda, cuda:<index> or cpu",
+        "--device 'meta' is not supported: choose auto, cuda, cuda:<index>, mps or cpu",
     ),
     Case(
         "half precision without a GPU",

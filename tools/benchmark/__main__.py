@@ -50,7 +50,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--without_plain", action="store_true", help="leave the plain transcription out")
     group = parser.add_argument_group("run")
     group.add_argument("--rounds", type=COUNT, default=5, help="measurements of each implementation")
-    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:<index> or cpu")
+    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="auto, cuda, cuda:<index> or cpu")
     group.add_argument("--threads", type=Number(int, 1, 1024), default=torch.get_num_threads(), help="of each process")
     group.add_argument(
         "--max_memory", type=Number(float, above=True), metavar="GIB", help="on the CPU, of each process; None: 90 %% of the free"
@@ -100,6 +100,8 @@ def make_implementations(args: argparse.Namespace) -> list[Implementation]:
 def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Return what is the same for every process: device, threads, memory limit, and main's flags with the model's as given."""
     device = select_device(args.device)
+    if device.type == "mps":
+        raise ValueError("--device mps is not measured: choose cuda or cpu")
     limit = args.max_memory or (0.9 * free if (free := available_gib()) else None)
     model = Parser(add_help=False)
     add_model_flags(model)
