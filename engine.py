@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from datasets import ImageBatch
-from models.criterion import cross_entropy
+from models.losses import class_loss, class_probabilities
 from trainer import Trainer
+from util.calibration import calibration
 from util.metrics import Sums, format_stats
 from util.precision import Precision
 from util.progress import Progress, clock
@@ -106,7 +107,8 @@ class Evaluation:
     """Result of an evaluation.
 
     Attributes:
-        stats: `loss` (nats), `acc1`, `acc5` (percent; None with fewer than 5 classes), `images`.
+        stats: `loss` (nats), `acc1`, `acc5` (percent; None with fewer than 5 classes), `ece` (expected calibration error of the
+            predicted class's probability, from 0 to 1), `images`.
         labels, predictions: int64 `[N]`, class indices in the order of the data set.
     """
 
@@ -126,6 +128,7 @@ def evaluate(
     precision: Precision | None = None,
     after_batch: Callable[[], None] = lambda: None,
     ranks: Ranks = SINGLE_PROCESS,
+    loss: str = "ce",
 ) -> Evaluation:
     """Score every image of `loader` once. Sums over images, not means of batches.
 
@@ -141,6 +144,7 @@ def evaluate(
         precision: of the forward pass; None: that of the weights.
         after_batch: called after every batch, and as often in every process: the moment to stop.
         ranks: this process and the others.
+        loss: that the model was trained with; without label smoothing.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -148,20 +152,23 @@ def evaluate(
     assert isinstance(loader, Sized)
     precision = precision or Precision("fp32", torch.float32, device)
     sums = Sums(device, num_classes)
-    results = [torch.empty(3, 0, dtype=torch.int64, device=device)]
+    results = [torch.empty(4, 0, dtype=torch.float64, device=device)]
     rounds = ranks.max(len(loader))
     with Progress(len(loader), label) as progress:
         for batch in loader:
             batch = batch.to(device)
             with precision.autocast():
                 logits = model(batch.normalise(**normalisation), batch.padding_mask).logits  # [B, C]
-            sums.add(logits, batch.labels, {"class": cross_entropy(logits, batch.labels, reduction="sum")})
-            results.append(torch.stack([batch.indices, batch.labels, logits.argmax(1)]))
+            sums.add(logits, batch.labels, {"class": class_loss(loss, logits, batch.labels, reduction="sum")})
+            confidence = class_probabilities(logits, loss).amax(1)
+            results.append(torch.stack([x.double() for x in (batch.indices, batch.labels, logits.argmax(1), confidence)]))
             progress.step()
             after_batch()
         for _ in range(rounds - len(loader)):
             after_batch()
-    indices, labels, predictions = np.concatenate(ranks.gather(torch.cat(results, 1).cpu().numpy()), 1)
-    stats = {**sums.all_reduce(ranks).finite_means(f" on {label}"), "images": len(indices)}
+    *whole, confidence = np.concatenate(ranks.gather(torch.cat(results, 1).cpu().numpy()), 1)
+    indices, labels, predictions = (column.astype(np.int64) for column in whole)
+    stats = sums.all_reduce(ranks).finite_means(f" on {label}")
+    stats |= {"ece": calibration(confidence, labels == predictions)["ece"], "images": len(indices)}
     order = indices.argsort()
     return Evaluation(stats, labels[order], predictions[order])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from models.architecture import ARCHITECTURE
+from models.architecture import ARCHITECTURE, LOSSES
 from models.decoders import ALIASES, DECODERS, additive_decoders, canonical_decoder, find_decoder
 from util.cli import Flags, Parser
 from util.launcher import read_launcher_env
@@ -94,6 +94,9 @@ def add_model_flags(parser: Parser) -> None:
     group.add_argument("--nheads", default=default["nheads"], type=WIDTH, help="attention heads")
     group.add_argument("--num_queries", type=COUNT, help="number of classes; None: that of the data or the checkpoint")
     group.add_argument("--pre_norm", action="store_true", help="normalise before each sublayer, not after it")
+    group.add_argument(
+        "--loss", default=default["loss"], choices=[*LOSSES], help="; ".join(f"{name}: {said}" for name, said in LOSSES.items())
+    )
     group = parser.group("training")
     group.add_argument("--lr_backbone", default=1e-5, type=AMOUNT, help="learning rate of the backbone; 0 freezes it")
     group.add_argument("--dropout", default=0.1, type=PART, help="dropout in the transformer")

@@ -162,6 +162,7 @@ def train_epochs(
                 trainer.precision,
                 checkpointer.stop_if_requested,
                 ranks,
+                model.loss,
             ).stats
             ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
             is_best = state.finish_epoch(test_stats["acc1"], test_stats["loss"])
@@ -300,7 +301,7 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     with results_folder(folder if args.output_dir and ranks.main else None, "results.json"):
         try:
             evaluation = engine.evaluate(
-                forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks
+                forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks, loss=model.loss
             )
         except FloatingPointError as error:
             raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training diverged") from None

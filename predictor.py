@@ -35,7 +35,7 @@ BATCH = 16  # pictures of one shape in a forward pass
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of a picture, best first, and their softmax probabilities."""
+    """The most probable classes of a picture, best first, and their probabilities."""
 
     names: list[str]
     probabilities: list[float]
@@ -187,7 +187,7 @@ class Predictor:
                 yield from zip(places, self._best(logits, topk), strict=True)
 
     def _best(self, logits: Tensor, topk: int) -> list[Prediction]:
-        rows = zip(*(row.tolist() for row in logits.softmax(1).topk(min(topk, len(self.classes)))), strict=True)
+        rows = zip(*(row.tolist() for row in self.model.probabilities(logits).topk(min(topk, len(self.classes)))), strict=True)
         return [Prediction([self.classes[index] for index in best], probabilities) for probabilities, best in rows]
 
     def explain(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.criterion import cross_entropy
+from models.icn import ICN
+from models.losses import class_loss
 
 STEP = 1.25  # of the bound
 
 
 def fgsm_perturb(
-    model: nn.Module,
+    model: ICN,
     images: Tensor,
     padding_mask: Tensor | None,
     labels: Tensor,
@@ -40,7 +41,7 @@ def fgsm_perturb(
     training = model.training
     model.eval()
     try:
-        loss = cross_entropy(model(images + start, padding_mask).logits, labels)
+        loss = class_loss(model.loss, model(images + start, padding_mask).logits, labels)
         (gradient,) = torch.autograd.grad(scale(loss), start)
     finally:
         model.train(training)

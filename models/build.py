@@ -23,7 +23,7 @@ from models.loading import QUERIES, CheckpointMeta, is_detection, load_weights, 
 from models.position_encoding import build_position_encoding
 from models.transformer import Encoder, Transformer
 
-FREE = ("num_queries", "window")  # parameters in which a fine-tuned model may differ from the file that it starts from
+FREE = ("num_queries", "window", "loss")  # parameters in which a fine-tuned model may differ from the file that it starts from
 DETECTION_HEADS = ("class_embed.", "bbox_embed.", "bbox_attention.", "mask_head.")  # the last two: of DETR's segmentation
 FILE_LIMITS = {"enc_layers": 1000, "dec_layers": 1000, "nheads": 10**4, "window": 10**6, "feature_stride": 10**4}  # in files
 CUT_OFF = 5 * 10**8  # parameters that a network is built with beyond those of its file: stages that are not used, classifiers
@@ -52,7 +52,7 @@ def build_model(args: argparse.Namespace) -> ICN:
     encoder = Encoder(args.enc_layers, args.hidden_dim, args.nheads, args.dim_feedforward, args.dropout, args.pre_norm)
     transformer = Transformer(encoder, spec.build(args) if decoder is None else decoder)
     position_encoding = build_position_encoding(args.position_embedding, args.hidden_dim)
-    model = ICN(backbone, position_encoding, transformer, args.num_queries, args.hidden_dim, spec.name)
+    model = ICN(backbone, position_encoding, transformer, args.num_queries, args.hidden_dim, spec.name, args.loss)
     model.meta = CheckpointMeta({**vars(args), "decoder": spec.name}, None, backbone.normalisation, None, False)
     return model
 
@@ -218,6 +218,9 @@ def load_finetune(path: str | Path, args: argparse.Namespace, checkpoint: Mappin
     args = argparse.Namespace(**{**vars(args), "backbone_weights": "none", "finetune": str(path)})
     model = _build_from_file(args, path, checkpoint, getattr(args, "explicit", ())) if checkpoint["args"] else build_model(args)
     state, report = finetune_state(checkpoint.get("ema") or checkpoint["model"], model, args.noise_frac, args.seed)
+    if "bce" in (model.loss, checkpoint["args"].get("loss")):  # its bias belongs to the loss and to the number of classes
+        state["presence_vector.bias"] = model.state_dict()["presence_vector.bias"]
+        report += f"; bias of the logits for loss {model.loss}"
     load_weights(model, state, str(path), "finetune")
     return model, f"{path}: {report}"
 

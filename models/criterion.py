@@ -14,27 +14,16 @@ from torch import Tensor
 from models.architecture import ParameterError
 from models.backbone import frozen_statistics
 from models.icn import ICN, ICNOutput
+from models.losses import class_loss
 
 RECTANGLE = 1 / 4, 3 / 4  # shortest and longest side in the locality term, as shares of the image's; it may reach over the border
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
-    """Return the softmax cross-entropy in nats, in float32.
-
-    Args:
-        logits: `[B, C]`.
-        labels: class indices `[B]`.
-        label_smoothing: share of the target that is spread over all classes (Szegedy et al., CVPR 2016, section 7).
-        reduction: `mean` or `sum` over the images.
-    """
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, reduction=reduction)
 
 
 class Criterion:
     """The weighted terms of the loss.
 
     Args:
-        label_smoothing: of every cross-entropy.
+        label_smoothing: of every loss of the classes, which is that of the model (`ICN.loss`).
         weights: of the terms of `TERMS`, by name; a term of weight 0 is not computed.
 
     Attributes:
@@ -59,7 +48,7 @@ class Criterion:
         Returns:
             For each of `names` a weighted scalar; `sum(terms.values())` is the loss.
         """
-        terms = {"class": cross_entropy(output.logits, labels, self.label_smoothing)}
+        terms = {"class": class_loss(model.loss, output.logits, labels, self.label_smoothing)}
         for name, weight in self.weights.items():
             terms[name] = weight * TERMS[name](self, model, output, images, labels)
         return terms
@@ -68,7 +57,8 @@ class Criterion:
 def _mosaic(criterion: Criterion, model: ICN, output: ICNOutput, images: Tensor, labels: Tensor) -> Tensor:
     """Classify each of four images joined to one by the evidence of its own quarter, so that evidence stays on its object."""
     logits, targets = mosaic_logits(model, images, labels, share=criterion.weights["mosaic"])
-    return cross_entropy(logits, targets, criterion.label_smoothing)
+    logits = logits + model.presence_vector.bias  # type: ignore[operator]
+    return class_loss(model.loss, logits, targets, criterion.label_smoothing)
 
 
 def _locality(criterion: Criterion, model: ICN, output: ICNOutput, images: Tensor, labels: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class DecoderSpec:
         name: value of `decoder` among the flags and in files.
         help: one line for the command line.
         build: makes the decoder, a `models.transformer.QueryDecoder`, from the flags.
-        make_head: makes the classifier from `(num_classes, width)`: it maps `[B, C, width]` to `[B, C]` or `[B, C, 1]`.
+        make_head: makes the classifier from `(num_classes, width)`: it maps `[B, C, width]` to `[B, C]` or `[B, C, 1]`,
+            and its `bias` `[1]` is that of all logits.
         default_map: the attribution method that represents the decoder.
         is_additive: the logit is a sum over cells plus a bias, so that the decoder has `evidence`.
         is_layered: a stack of `dec_layers` layers as in DETR, by default behind an encoder.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.architecture import ParameterError
 from models.decoders import additive_decoders, find_decoder
+from models.losses import class_probabilities, constant_bias
 from models.pretrained import Pretrained
 from models.transformer import Transformer
 
@@ -18,7 +19,7 @@ from models.transformer import Transformer
 class ICNOutput(NamedTuple):
     """The output of one forward pass.
 
-    logits: `[B, C]`, one score per class, before the softmax.
+    logits: `[B, C]`, one score per class, of which `ICN.probabilities` makes probabilities.
     features: `[B, D, h, w]`, the encoder memory: what the decoder attends to.
     attention: `[L, B, heads, C, h, w]`, cross-attention of the requested layers; each `[h, w]` sums to 1 over the valid cells
         and is 0 on padding. None without a request. With a single layer the logits are computed from this very
@@ -40,24 +41,29 @@ class ICN(Pretrained, nn.Module):
         num_classes: number of class queries `C`.
         width: channels `D` of the transformer.
         decoder: name of the transformer's decoder in `models.decoders.DECODERS`; ParameterError for an unknown one.
+        loss: of the classes, a name of `models.architecture.LOSSES`; ParameterError for an unknown one.
 
     Attributes:
         decoder_spec, decoder_name: row of the decoder in `models.decoders.DECODERS`, and its name.
+        loss: as given; it decides what a logit means.
         num_decoder_layers: number of decoder layers with a cross-attention.
         meta: flags, class names and normalisation (`models.pretrained.Pretrained`).
     """
 
     def __init__(
-        self, backbone: nn.Module, pos_encoding: nn.Module, transformer: Transformer, num_classes: int, width: int, decoder: str
-    ) -> None:
+        self, backbone: nn.Module, pos_encoding: nn.Module, transformer: Transformer, num_classes: int, width: int, decoder: str,
+        loss: str = "ce",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.loss = num_classes, loss
         self.decoder_spec = find_decoder(decoder)
         self.decoder_name = self.decoder_spec.name
         self.num_decoder_layers = transformer.decoder.num_attention_layers
         # Registered in INTR's order, so that the optimizer state in its checkpoints belongs to the same parameters.
         self.transformer = transformer
         self.presence_vector = self.decoder_spec.make_head(num_classes, width)  # the classifier, by INTR's name
+        if (bias := constant_bias(loss, num_classes)) is not None:
+            nn.init.constant_(self.presence_vector.bias, bias).requires_grad_(False)  # type: ignore[arg-type]
         self.query_embed = nn.Embedding(num_classes, width)
         self.query_embed.weight.requires_grad_(self.decoder_spec.uses_queries)
         self.input_proj = nn.Conv2d(backbone.num_channels, width, kernel_size=1)  # type: ignore[arg-type]
@@ -96,6 +102,10 @@ class ICN(Pretrained, nn.Module):
             return ICNOutput(logits, memory)
         # A single layer is returned without a copy, which would have no gradient of the logits.
         return ICNOutput(logits, memory, weights[0] if len(weights) == 1 else torch.cat(weights))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of logits `[..., C]`: their softmax, or with loss bce the sigmoid of each."""
+        return class_probabilities(logits, self.loss)
 
     def evidence(
         self, images: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None

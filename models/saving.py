@@ -28,7 +28,7 @@ TRAVELLING = (
     "randaugment", "random_erasing",
 )  # fmt: skip
 # Parameters of the architecture that INTR has; of the others it needs what is given here.
-_INTR_ONLY: dict[str, Any] = {"decoder": "detr", "feature_stride": None, "fuse": False, "window": None}
+_INTR_ONLY: dict[str, Any] = {"decoder": "detr", "feature_stride": None, "fuse": False, "window": None, "loss": "ce"}
 
 
 def published(meta: CheckpointMeta) -> CheckpointMeta:

@@ -31,7 +31,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "dilation": (True, {"feature_stride": None}), "feature_stride": (8, {}), "fuse": (True, {}), "window": (16, {}),
     "position_embedding": ("learned", {}), "decoder": ("none", {"dec_layers": None}), "enc_layers": (2, {}),
     "dec_layers": (2, {}), "dim_feedforward": (32, {}), "hidden_dim": (16, {}), "nheads": (2, {}), "num_queries": (3, {}),
-    "pre_norm": (True, {}),
+    "pre_norm": (True, {}), "loss": ("bce", {}),
     # training
     "lr_backbone": (0.0, {"backbone_weights": "{backbone}", "backbone": "resnet18"}), "dropout": (0.4, {}),
     "batch_size": (8, {}), "precision": ("bf16", {}), "lr": (1e-4, {}), "min_lr": (1e-4, {"lr_scheduler": "cosine"}),

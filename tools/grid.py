@@ -125,7 +125,7 @@ def open_images(
 
     def score(images: Tensor) -> Tensor:
         with torch.no_grad(), precision.autocast():
-            return scorer(images).logits.float().softmax(1)
+            return scorer.probabilities(scorer(images).logits)
 
     def load(places: Sequence[int]) -> Tensor:
         return collate([split[place] for place in places]).to(device).normalise(**normalisation)

@@ -29,6 +29,7 @@ from datasets.scan import eval_shapes
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
 from models import ICN, load_checkpoint
 from util.atomic import atomic_write, replace_folder
+from util.calibration import calibration
 from util.cli import Flags, Parser, launch
 from util.device import select_device
 from util.launcher import read_launcher_env
@@ -133,7 +134,7 @@ def write_images(
     right, p = np.equal(columns["label"], columns["predicted"]), np.array(columns["p"])
     columns["file"] = [printable(path.relative_to(split.root).as_posix()) for path in split.paths]
     acc5 = float(100 * (ranks <= 5).mean()) if len(split.classes) >= 5 else None
-    return {"images": columns, "acc1": float(100 * right.mean()), "acc5": acc5, "calibration": page.calibration(p, right)}
+    return {"images": columns, "acc1": float(100 * right.mean()), "acc5": acc5, "calibration": calibration(p, right)}
 
 
 def explain_all(

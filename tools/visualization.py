@@ -166,7 +166,9 @@ def select_images(
     if args.predicted or args.wrong_only:
         scored = split.with_transform(eval_transform(args.image_size, args.square))
         loader = build_eval_loader(args, scored, device, ranks.rank, ranks.size)
-        scores = engine.evaluate(for_inference(model), loader, device, normalisation, model.num_classes, args.test, ranks=ranks)
+        scores = engine.evaluate(
+            for_inference(model), loader, device, normalisation, model.num_classes, args.test, ranks=ranks, loss=model.loss
+        )
         predictions = scores.predictions.tolist()
         right = (np.equal(predictions, labels) & args.wrong_only).tolist()
         page_of = predictions if args.predicted else page_of

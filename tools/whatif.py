@@ -167,7 +167,7 @@ def paste(text: str, picture: np.ndarray) -> np.ndarray:
 def change_one(args: Flags, predictor: Predictor, path: Path, before: np.ndarray, after: np.ndarray, index: int | None) -> None:
     """Print logits and probabilities of one photograph before and after the change, and draw its maps."""
     logits = predictor.logits([before, after])
-    p = logits.softmax(1)
+    p = predictor.model.probabilities(logits)
     first = logits.topk(min(args.topk, logits.shape[1])).indices  # [2, topk]
     shown = list(dict.fromkeys([*first[0].tolist(), *first[1].tolist(), *([] if index is None else [index])]))
     rows = [
@@ -213,7 +213,8 @@ def change_many(args: Flags, predictor: Predictor, paths: Sequence[Path], share:
             progress.step()
     logits = torch.stack(results)  # [N, 3, C]
     classes = logits.argmax(2)
-    p = logits.softmax(2).gather(2, classes[:, :1, None].expand(-1, 3, 1))[:, :, 0]  # of the class predicted before, [N, 3]
+    first = classes[:, :1, None].expand(-1, 3, 1)
+    p = predictor.model.probabilities(logits).gather(2, first)[:, :, 0]  # of the class predicted before, [N, 3]
     rows = []
     for column, name in ((1, f"strongest {share:.3g} of the map"), (2, "as much elsewhere")):
         count = int((classes[:, column] != classes[:, 0]).sum())

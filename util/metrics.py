@@ -71,11 +71,12 @@ class Sums:
 
 
 def format_stats(stats: dict[str, Any]) -> str:
-    """Format means for a progress line: `loss 0.1234 (class 0.1000, mosaic 0.0234)  acc@1 91.20 %  acc@5 99.10 %`."""
+    """Format means for a line: `loss 0.1234 (class 0.1000, mosaic 0.0234)  acc@1 91.20 %  acc@5 99.10 %  ECE 0.031`, if known."""
     acc5 = "n/a (fewer than 5 classes)" if stats["acc5"] is None else f"{stats['acc5']:.2f} %"
     terms = {name.removeprefix("loss_"): value for name, value in stats.items() if name.startswith("loss_")}
     detail = f" ({', '.join(f'{name} {value:.4f}' for name, value in terms.items())})" if len(terms) > 1 else ""
-    return f"loss {stats['loss']:.4f}{detail}  acc@1 {stats['acc1']:.2f} %  acc@5 {acc5}"
+    ece = f"  ECE {stats['ece']:.3f}" if "ece" in stats else ""
+    return f"loss {stats['loss']:.4f}{detail}  acc@1 {stats['acc1']:.2f} %  acc@5 {acc5}{ece}"
 
 
 def _top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -146,6 +146,10 @@ class CachedModel:
         self.known: dict[tuple[object, ...], ICNOutput] = {}
         self.weights = torch.empty(0)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return what the model makes of logits."""
+        return self.model.probabilities(logits)
+
     def __call__(self, images: Tensor) -> ICNOutput:
         if self.weights.shape != images.shape:
             self.weights = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images.device)

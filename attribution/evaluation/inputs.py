@@ -90,7 +90,7 @@ def open_inputs(
 
     def score(images: Tensor) -> Tensor:
         with torch.no_grad(), precision.autocast():
-            return scorer(images).logits.float().softmax(1)
+            return scorer.probabilities(scorer(images).logits)
 
     return Inputs(
         args, budget, families, model, inference, score, precision.name, normalisation, split, places, *truth, device, loader
@@ -181,5 +181,5 @@ class MeasuredImages:
 
             return PlanesMetrics(
                 split, self.paths, lambda picture: self.inputs.images([picture])[0], logits, size=self.sizes[0][0],
-                batch_size=self.inputs.args.batch_size, progress=step, ranks=ranks,
+                batch_size=self.inputs.args.batch_size, progress=step, ranks=ranks, loss=self.inputs.model.loss,
             )  # fmt: skip

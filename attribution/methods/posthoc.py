@@ -1,7 +1,7 @@
 """Post-hoc methods for any classifier, the baselines of the model's own maps: Grad-CAM, integrated gradients, occlusion, RISE.
 
 All take a model in evaluation mode, images float `[B, 3, H, W]`, normalised, one class index per image `[B]`, and a padding mask
-bool `[B, H, W]`, True on padding, or None. Gradients are those of the logit; occlusion measures the logit, RISE the softmax
+bool `[B, H, W]`, True on padding, or None. Gradients are those of the logit; occlusion measures the logit, RISE the
 probability. Methods that change the input take each image alone, without its padding. Baselines: see `attribution.baselines`.
 """
 
@@ -167,7 +167,7 @@ def rise(
     for (region, image), label in zip(crop_padding(images, padding_mask), classes.tolist(), strict=True):
         for part, shift in zip(grids.split(at_once), shifts.split(at_once), strict=True):
             masks = _rise_masks(part.to(image), shift, (image.shape[2], image.shape[3]))  # [b, H, W]
-            scores = model(image * masks[:, None]).logits.float().softmax(1)[:, label]  # [b]
+            scores = model.probabilities(model(image * masks[:, None]).logits)[:, label]  # [b]
             maps[region] += torch.einsum("b,bhw->hw", scores, masks.float()) / (n * p)
     return maps
 

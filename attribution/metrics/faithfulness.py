@@ -1,6 +1,6 @@
 """Faithfulness metrics by pixel perturbation: insertion, deletion, symmetric relevance gain and relative drop.
 
-Conventions, which differ between papers: the score is the softmax probability of the class predicted on the clean image; of n
+Conventions, which differ between papers: the score is the probability of the class predicted on the clean image; of n
 pixels, step k of K replaces the first `round(k n / K)` in the order of the map; the area under a curve is
 `(sum s - s_0/2 - s_K/2) / K` (Petsiuk et al., RISE, BMVC 2018, as in its code); ties are broken at random, in one order that is
 the same for all images and maps, so that no score depends on what else was measured. Images are not padded. Replacements are

@@ -9,7 +9,7 @@ for a model; every map of every method is then measured by lookup in that table,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,12 +76,13 @@ class RemovalTable:
     """Logits of N images with every subset of their parts removed.
 
     parts: names of the P parts. present: bool `[N, P]`. logits: `[N, 2^P, C]`; in subset s part i is removed if bit i of s
-    is set. Removing a part that is absent changes nothing.
+    is set. Removing a part that is absent changes nothing. loss: that the model was trained with, for probabilities.
     """
 
     parts: tuple[str, ...]
     present: Tensor
     logits: Tensor
+    loss: str = "ce"
 
     def logits_without(self, removed: Tensor) -> Tensor:
         """Return the logits `[N, ..., C]` without the parts `removed`, bool `[N, ..., P]`."""
@@ -98,7 +99,7 @@ class RemovalTable:
 
     def select(self, index: slice) -> RemovalTable:
         """Return the table of a part of the images."""
-        return RemovalTable(self.parts, self.present[index], self.logits[index])
+        return replace(self, present=self.present[index], logits=self.logits[index])
 
 
 def score_counterfactuals(
@@ -109,11 +110,13 @@ def score_counterfactuals(
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
+    loss: str = "ce",
 ) -> tuple[RemovalTable, Tensor]:
     """Score N images with every subset of their parts removed, and with their parts swapped for those of M other classes each.
 
     Args:
         prepare, logits, batch_size, progress, ranks: as for `score_renders`.
+        loss: of the table.
 
     Returns:
         The table of the removals, and the logits of the swaps, `[N, M, C]`.
@@ -121,7 +124,7 @@ def score_counterfactuals(
     removed = _removal_requests(records)
     swapped = [(record, variants) for record, row in zip(records, swaps, strict=True) for variants in row]
     scores = score_renders([*removed, *swapped], prepare, logits, batch_size, progress, ranks)
-    return _removal_table(records, scores[: len(removed)]), scores[len(removed) :].view(len(records), -1, scores.shape[1])
+    return _removal_table(records, scores[: len(removed)], loss), scores[len(removed) :].view(len(records), -1, scores.shape[1])
 
 
 def score_renders(
@@ -173,7 +176,7 @@ def _removal_requests(records: Sequence[Record]) -> list[tuple[Record, dict[str,
     return requests
 
 
-def _removal_table(records: Sequence[Record], scores: Tensor) -> RemovalTable:
+def _removal_table(records: Sequence[Record], scores: Tensor, loss: str) -> RemovalTable:
     """Arrange the logits of `_removal_requests(records)`, `[R, C]`."""
     parts = tuple(part for part in REMOVABLE if any(part in present_parts(record) for record in records))
     logits = torch.empty(len(records), 2 ** len(parts), scores.shape[1])
@@ -188,4 +191,4 @@ def _removal_table(records: Sequence[Record], scores: Tensor) -> RemovalTable:
         logits[n] = scores[start + rows]
         start += 2 ** len(own)
     assert start == len(scores)
-    return RemovalTable(parts, present, logits)
+    return RemovalTable(parts, present, logits, loss)

@@ -19,6 +19,7 @@ from attribution.planes import ground_truth
 from attribution.planes.parts import part_importance, prediction_scores, rank_agreement, single_deletion, target_sensitivity
 from attribution.resize import pool_to
 from datasets.planes.dataset import PlanesSplit, check_picture
+from models.losses import class_probabilities
 from util.progress import Progress
 from util.ranks import SINGLE_PROCESS, Ranks
 
@@ -43,6 +44,7 @@ class PlanesMetrics:
         split, paths: from `open_planes`, and images of it.
         size: side of the masks in pixels; None for the images' own.
         prepare, logits, batch_size, progress, ranks: as for `score_renders`; each process has all results in the end.
+        loss: that the model was trained with, for probabilities.
 
     Raises:
         ValueError: there are no images, or one is not the split's, or not what its record renders to.
@@ -59,6 +61,7 @@ class PlanesMetrics:
         batch_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
         ranks: Ranks = SINGLE_PROCESS,
+        loss: str = "ce",
     ) -> None:
         self.split, self.slots = split, split.slots
         self.records = [split.record(path) for path in paths]
@@ -71,7 +74,7 @@ class PlanesMetrics:
         self.classes = torch.tensor([[split.label(variants) for variants in row] for row in rows])
         self._groups = torch.tensor([comparison.groups for comparison in comparisons])  # [N, 2, K]
         self._draw_masks(comparisons, size, ranks)
-        scored = ground_truth.score_counterfactuals(self.records, others, prepare, logits, batch_size, progress, ranks)
+        scored = ground_truth.score_counterfactuals(self.records, others, prepare, logits, batch_size, progress, ranks, loss)
         self.table, self._swapped = scored  # the latter [N, Q - 1, C]
         self.correct = self.table.logits[:, 0].argmax(-1) == self.classes[:, 0]
         self.relies = self._relies()
@@ -100,7 +103,7 @@ class PlanesMetrics:
         roundel = torch.tensor([part == "roundel" for part in self.table.parts]).expand(len(own), -1)
         image = torch.arange(len(own))
         logits = self.table.logits[:, 0], self.table.logits_without(roundel)
-        before, after = (scores.softmax(-1)[image, own] for scores in logits)
+        before, after = (class_probabilities(scores, self.table.loss)[image, own] for scores in logits)
         of_class = torch.tensor([bool(record.get("roundel_is_of_class")) for record in self.records])
         return of_class & (before - after >= RELIANCE)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from attribution.planes.ground_truth import RemovalTable
 from attribution.resize import enlarge
+from models.losses import class_probabilities
 
 
 def part_importance(maps: Tensor, masks: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def removal_curve(
     nan behind the last part that an image has. `descending=False`: the least important first.
     """
     removed = removal_steps(part_order(importance, table.present, descending)) ^ insert
-    probability = table.logits_without(removed).softmax(-1)  # [N, P + 1, C]
+    probability = class_probabilities(table.logits_without(removed), table.loss)  # [N, P + 1, C]
     curve = probability[torch.arange(len(classes)), :, classes]
     return curve.masked_fill(torch.arange(curve.shape[1]) > table.present.sum(-1, keepdim=True), torch.nan)
 

@@ -27,7 +27,6 @@ from util.printable import printable
 TEMPLATES = Path(__file__).parent / "page"
 PICTURES, MAPS = Path("pictures"), Path("data", "maps")
 SUMMARY = Path("data", "summary.js")
-BINS = 15  # of the reliability diagram
 QUALITY = 85  # of the pictures
 
 
@@ -116,29 +115,6 @@ def decode_maps(encoded: Mapping[str, Any]) -> np.ndarray:
     values = np.frombuffer(base64.b64decode(encoded["bytes"]), np.uint8).reshape(-1, rows, columns).astype(np.float32)
     low, high = (np.array(encoded[name], np.float32)[:, None, None] for name in ("low", "high"))
     return (low + values * (high - low) / 255).reshape(-1, encoded["heads"], rows, columns)
-
-
-def calibration(probabilities: np.ndarray, right: np.ndarray, bins: int = BINS) -> dict[str, Any]:
-    """Compute the reliability diagram and the expected calibration error (Guo et al., ICML 2017, eq. 3).
-
-    Args:
-        probabilities: of the predicted class of each image, `[N]`.
-        right: whether it is the true one, bool `[N]`.
-
-    Returns:
-        `ece`, and for each of the `bins` of equal width `low`, `high`, `count`, and the means `confidence` and `accuracy`.
-    """
-    place = np.minimum((probabilities * bins).astype(int), bins - 1)
-    rows: list[dict[str, Any]] = []
-    for number in range(bins):
-        inside = place == number
-        count = int(inside.sum())
-        row: dict[str, Any] = {"low": number / bins, "high": (number + 1) / bins, "count": count}
-        row["confidence"] = float(probabilities[inside].mean()) if count else None
-        row["accuracy"] = float(right[inside].mean()) if count else None
-        rows.append(row)
-    gaps = [row["count"] * abs(row["confidence"] - row["accuracy"]) for row in rows if row["count"]]
-    return {"bins": rows, "ece": sum(gaps) / max(1, len(right))}
 
 
 def training_curves(log: Path) -> dict[str, list[float | None]] | None:

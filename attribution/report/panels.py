@@ -47,7 +47,7 @@ class Explained:
     classes: list[int]  # highest logit first; the true one is among them
     ranks: list[int]  # their places among all classes, from 1
     logits: list[float]
-    scores: list[float]  # after the softmax over all classes
+    scores: list[float]  # the probabilities
     maps: np.ndarray  # [Q, heads, h, w] on the grid of the padded input; a map that has no heads has one
 
     @property
@@ -121,7 +121,7 @@ def explain_classes(
     classes, logits = choose(raw).cpu(), raw.float().cpu()
     if not logits.isfinite().all():
         raise ValueError(f"--resume: the model gives logits that are not finite for {items[0].path}: the file is damaged")
-    scores = logits.softmax(1)
+    scores = model.probabilities(logits)
     order = logits.argsort(dim=1, descending=True, stable=True)  # [B, C]
     ranks = order.argsort(1).gather(1, classes) + 1
     arrays, predicted = maps.float().cpu().numpy(), order[:, 0].tolist()

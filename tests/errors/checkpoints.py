@@ -141,6 +141,17 @@ CHECKPOINTS = [
         "checkpoint bad.pth is zeros where its data should be: copy or download it again; a file of torch.save is needed",
         writes("bad.pth", bytes(5000)),
     ),
+    Case(
+        "a loss that there is not",
+        EVAL,
+        "bad.pth has flags that no model can have: loss 'mse' is not known: choose ce or bce",
+        flags(loss="mse"),
+    ),
+    Case(
+        "another loss than the checkpoint's, to go on with",
+        "main.py --resume model.pth --loss bce",
+        "--loss: bce contradicts model.pth, which has ce: leave it out",
+    ),
     Case("a checkpoint that was cut off", EVAL, "checkpoint bad.pth is truncated or no checkpoint at all ({reason})", cut),
     Case(
         "a checkpoint that was cut off, to start from",

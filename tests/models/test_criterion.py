@@ -10,30 +10,10 @@ import torch.nn.functional as F
 from conftest import tiny_model
 
 from models import Criterion
-from models.criterion import TERMS, cross_entropy, locality_loss, mosaic_logits
+from models.criterion import TERMS, locality_loss, mosaic_logits
 
 ROOT = Path(__file__).parents[2]
 IMAGES, LABELS = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1])
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_cross_entropy_is_torch_s_in_float32(smoothing: float, reduction: str) -> None:
-    logits = torch.randn(5, 3)
-    found = cross_entropy(logits.bfloat16(), torch.tensor([0, 1, 2, 0, 1]), smoothing, reduction)
-    log_p = logits.bfloat16().float().log_softmax(1)
-    target = (1 - smoothing) * F.one_hot(torch.tensor([0, 1, 2, 0, 1]), 3) + smoothing / 3
-    expected = getattr(-(target * log_p).sum(1), reduction)()
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
-
-
-def test_cross_entropy_is_written_once() -> None:
-    files = [
-        *ROOT.glob("*.py"),
-        *(f for room in ("models", "util", "datasets", "attribution") for f in (ROOT / room).rglob("*.py")),
-    ]
-    assert [f.name for f in files if "F.cross_entropy(" in f.read_text()] == ["criterion.py"]
 
 
 def test_terms_are_weighted_and_summed_in_order() -> None:

@@ -14,7 +14,8 @@ import main
 from datasets import ImageBatch
 from flags import get_args_parser
 from models import DECODERS, ICN
-from models.criterion import cross_entropy, mosaic_logits, mosaics, quarter_sums
+from models.criterion import mosaic_logits, mosaics, quarter_sums
+from models.losses import class_loss
 from trainer import build_trainer
 from util.cli import parse
 from util.precision import select_precision
@@ -24,7 +25,7 @@ SIDE = 64
 
 
 def mosaic_loss(model: ICN, images: Tensor, labels: Tensor, share: float, label_smoothing: float = 0.0) -> Tensor:
-    return cross_entropy(*mosaic_logits(model, images, labels, share), label_smoothing)
+    return class_loss("ce", *mosaic_logits(model, images, labels, share), label_smoothing)
 
 
 @pytest.mark.parametrize("height, width", [(8, 12), (7, 9)])

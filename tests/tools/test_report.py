@@ -73,12 +73,6 @@ def test_maps_of_the_page_are_those_of_the_model_to_one_step_of_a_byte(small_run
                 np.testing.assert_allclose(values[row].mean(0), expected, atol=step + 1e-6)
 
 
-def test_calibration_is_the_gap_of_confidence_and_accuracy() -> None:
-    table = pages.calibration(np.array([0.95, 0.95, 0.55, 1.0]), np.array([True, False, True, True]), bins=10)
-    assert [row["count"] for row in table["bins"]] == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3]
-    assert table["ece"] == pytest.approx((abs(0.55 - 1) + 3 * abs(2.9 / 3 - 2 / 3)) / 4)
-
-
 def test_a_report_replaces_a_report_and_nothing_else(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
