@@ -14,7 +14,7 @@ from attribution.baselines import baseline_images
 from attribution.methods.attention import additive
 from attribution.methods.pixel_gradients import additive_pixels, contrast
 from attribution.methods.posthoc import finercam, gradcam, integrated_gradients, occluders, occlusion, rise
-from models import ICNOutput
+from models import ICN, ICNOutput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,6 +128,8 @@ def test_missing_captum_is_named_with_the_command(method: object, monkeypatch: p
 
 class Window(nn.Module):
     """Two classes; the probability of the first is the brightness of one square of a white picture, at most 1/2."""
+
+    loss, probabilities = "ce", ICN.probabilities
 
     def __init__(self, place: tuple[slice, slice] | None) -> None:
         super().__init__()
