@@ -15,7 +15,7 @@ JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((
 PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile
 RUN := --dataset_path data --dataset_name planes-f16 --device auto
 
-.PHONY: demo test test-slurm test-oldest lock docs-commands lint format clean
+.PHONY: demo test test-slurm test-oldest gpu lock docs-commands lint format clean
 
 demo: export PYTORCH_ENABLE_MPS_FALLBACK := 1
 demo: $(DEMO)/.trained
@@ -40,6 +40,13 @@ test-oldest:
 	else \
 		echo "skipped: numpy 1.26 has no package for this Python; the oldest versions need Python 3.10 to 3.12"; \
 	fi
+
+# All that needs a GPU: the tests marked cuda, speed against a plain implementation (and PEER=<folder>), images per second of a training
+# and the time of a recipe, in 8 minutes and without a network; results: output/gpu/gpu.json. PYTHON=<python> takes one that has the
+# requirements instead of .venv; FLAGS="--flags '--batch_size 64'" passes flags of python -m tests.gpu on.
+GIVEN := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
+gpu: $(if $(GIVEN),,$(READY))
+	$(or $(GIVEN),$(PY)) -m tests.gpu $(if $(PEER),--peer $(PEER)) $(FLAGS)
 
 # The newest versions of what requirements-dev.txt names, installed into an environment of their own (7 GB); once the tests pass there
 # they are requirements.lock. ONLY="export or hub" runs the tests of these names.
