@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datasets import ImageBatch
 from models.losses import class_loss, class_probabilities
@@ -110,11 +111,13 @@ class Evaluation:
         stats: `loss` (nats), `acc1`, `acc5` (percent; None with fewer than 5 classes), `ece` (expected calibration error of the
             predicted class's probability, from 0 to 1), `images`.
         labels, predictions: int64 `[N]`, class indices in the order of the data set.
+        measured: float32 `[N, K]`, the rows of `measure`; K is 0 without one.
     """
 
     stats: dict[str, Any]
     labels: np.ndarray
     predictions: np.ndarray
+    measured: np.ndarray
 
 
 @torch.inference_mode()
@@ -129,6 +132,7 @@ def evaluate(
     after_batch: Callable[[], None] = lambda: None,
     ranks: Ranks = SINGLE_PROCESS,
     loss: str = "ce",
+    measure: Callable[[Any, Tensor], Tensor] = lambda output, labels: output.logits[:, :0],
 ) -> Evaluation:
     """Score every image of `loader` once. Sums over images, not means of batches.
 
@@ -145,6 +149,7 @@ def evaluate(
         after_batch: called after every batch, and as often in every process: the moment to stop.
         ranks: this process and the others.
         loss: that the model was trained with; without label smoothing.
+        measure: what else is kept of each image: maps the model's output for B images and their labels to `[B, K]`.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -153,15 +158,18 @@ def evaluate(
     precision = precision or Precision("fp32", torch.float32, device)
     sums = Sums(device, num_classes)
     results = [torch.empty(4, 0, dtype=torch.float64, device=device)]
+    rows: list[Tensor] = []
     rounds = ranks.max(len(loader))
     with Progress(len(loader), label) as progress:
         for batch in loader:
             batch = batch.to(device)
             with precision.autocast():
-                logits = model(batch.normalise(**normalisation), batch.padding_mask).logits  # [B, C]
+                output = model(batch.normalise(**normalisation), batch.padding_mask)
+            logits = output.logits  # [B, C]
             sums.add(logits, batch.labels, {"class": class_loss(loss, logits, batch.labels, reduction="sum")})
             confidence = class_probabilities(logits, loss).amax(1)
             results.append(torch.stack([x.double() for x in (batch.indices, batch.labels, logits.argmax(1), confidence)]))
+            rows.append(measure(output, batch.labels).float())
             progress.step()
             after_batch()
         for _ in range(rounds - len(loader)):
@@ -171,4 +179,6 @@ def evaluate(
     stats = sums.all_reduce(ranks).finite_means(f" on {label}")
     stats |= {"ece": calibration(confidence, labels == predictions)["ece"], "images": len(indices)}
     order = indices.argsort()
-    return Evaluation(stats, labels[order], predictions[order])
+    parts = ranks.gather(torch.cat(rows).cpu().numpy() if rows else None)
+    measured = np.concatenate([part for part in parts if part is not None])
+    return Evaluation(stats, labels[order], predictions[order], measured[order])

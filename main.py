@@ -32,6 +32,7 @@ from models import ICN, build_model, for_inference, load_checkpoint, load_finetu
 from models.checkpoint_format import VERSION
 from models.loading import read_checkpoint
 from models.reading import ADDRESSES
+from models.thresholds import NOT_CALIBRATED, RANKED, SCORE, Thresholds, measure_batch, read_thresholds
 from trainer import Trainer, build_trainer, check_compiler, compile_model
 from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name
 from util.device import memory_format, select_device
@@ -152,19 +153,14 @@ def train_epochs(
                 trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=after_step
             )
             eval_model = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
-            test_stats = engine.evaluate(
-                eval_model,
-                val_loader,
-                device,
-                trainer.normalisation,
-                model.num_classes,
-                args.test,
-                trainer.precision,
-                checkpointer.stop_if_requested,
-                ranks,
-                model.loss,
-            ).stats
+            evaluation = engine.evaluate(
+                eval_model, val_loader, device, trainer.normalisation, model.num_classes, args.test, trainer.precision,
+                checkpointer.stop_if_requested, ranks, model.loss, partial(measure_batch, loss=model.loss),
+            )  # fmt: skip
+            test_stats = evaluation.stats
             ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
+            files = checkpointer.constants["val_files"][args.test]
+            state.thresholds = Thresholds.fit(evaluation.measured, args.test, files).entry()
             is_best = state.finish_epoch(test_stats["acc1"], test_stats["loss"])
             best = f"best {state.best['acc1']:.2f} % (epoch {state.best['epoch'] + 1})"
             print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(test_stats)}  {best}", flush=True)
@@ -288,7 +284,7 @@ def count_parameters(model: ICN) -> int:
 def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Compute loss and accuracies of a checkpoint (`--eval`); with --output_dir also per class and the confusion matrix."""
     model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
-    args = fill_from_checkpoint(args, meta.args)
+    args, thresholds = fill_from_checkpoint(args, meta.args), read_thresholds(meta.thresholds)
     precision = select_precision(args.precision, device)
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     set_decoding(args.bit_depth, args.max_image_mb)
@@ -300,16 +296,21 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     folder = output_folder(args) / f"eval_{args.test}" if is_typed(args) else results_beside_checkpoint(args, "eval", meta.args)
     with results_folder(folder if args.output_dir and ranks.main else None, "results.json"):
         try:
+            measure = partial(measure_batch, loss=model.loss, score=thresholds.score if thresholds else SCORE, ranked=RANKED)
             evaluation = engine.evaluate(
-                forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks, loss=model.loss
-            )
+                forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks, loss=model.loss,
+                measure=measure,
+            )  # fmt: skip
         except FloatingPointError as error:
             raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training diverged") from None
         averaged = "  (averaged weights)" if meta.averaged else ""
         print(f"{args.test}: {len(dataset)} images of {len(classes)} classes  {format_stats(evaluation.stats)}{averaged}")
+        reliability = thresholds and thresholds.test(evaluation.measured, dataset.fingerprint())
+        print(f"none of the known classes: {reliability or NOT_CALIBRATED}")
         if args.output_dir and ranks.main:
+            stats = {**evaluation.stats, "thresholds": reliability and reliability.as_table()}
             source = {"checkpoint": str(args.resume), "epoch": meta.epoch, "split": args.test, "precision": precision.name}
-            write_results(folder, classes, evaluation.labels, evaluation.predictions, {**evaluation.stats, **source})
+            write_results(folder, classes, evaluation.labels, evaluation.predictions, stats | source)
             print(f"per_class.csv, confusion_matrix.csv, confusion_matrix.png, results.json: {folder}")
     return evaluation.stats
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,23 +24,16 @@ from datasets.photographs import photograph_batches
 from datasets.transforms import EvalTransform
 from flags import fill_from_checkpoint, get_args_parser
 from models import ICN, for_inference, load_checkpoint
+from models.prediction import Prediction, Reader
 from models.saving import checked_meta
+from models.thresholds import Thresholds, read_thresholds
 from util.classes import find_class
 from util.cli import parse
 from util.device import select_device
 from util.errors import first_line
+from util.families import read_families
 
 BATCH = 16  # pictures of one shape in a forward pass
-
-
-class Prediction(NamedTuple):
-    """The most probable classes of a picture, best first, and their probabilities."""
-
-    names: list[str]
-    probabilities: list[float]
-
-    def __repr__(self) -> str:
-        return f"Prediction({', '.join(f'{name} {value:.1%}' for name, value in zip(*self, strict=True))})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +92,7 @@ class Predictor:
         transform: of uint8 `[3, H, W]` pictures.
         normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
         bit_depth: bits of the values in files of 16 bits.
+        thresholds: of the model, by which it says whether a picture shows any of its classes; None where there are none.
     """
 
     def __init__(
@@ -109,9 +102,11 @@ class Predictor:
         transform: EvalTransform,
         normalisation: Mapping[str, list[float]],
         bit_depth: int = 16,
+        thresholds: Thresholds | None = None,
     ) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes, self.transform, self.normalisation = list(classes), transform, normalisation
+        self.thresholds = thresholds
         self.device = next(model.parameters()).device
         self.decoding = current_decoding()._replace(bit_depth=bit_depth)
 
@@ -138,25 +133,51 @@ class Predictor:
         meta = checked_meta(model)
         args = fill_from_checkpoint(parse(get_args_parser(), []), meta.args)
         classes = meta.classes or [str(index) for index in range(model.num_classes)]
-        return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation, args.bit_depth)
+        thresholds = read_thresholds(meta.thresholds)
+        return cls(model, classes, eval_transform(args.image_size, args.square), meta.normalisation, args.bit_depth, thresholds)
 
     def __repr__(self) -> str:
         return f"Predictor({len(self.classes)} classes, decoder {self.model.decoder_name}, on {self.device})"
 
-    def predict(self, pictures: Picture | list[Picture] | tuple[Picture, ...], topk: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        pictures: Picture | list[Picture] | tuple[Picture, ...],
+        topk: int = 5,
+        *,
+        refused: float | None = None,
+        coverage: float | None = None,
+        families: str | Path | None = None,
+    ) -> list[Prediction]:
         """Classify pictures.
 
         Args:
             pictures: one or a list; each a path, a URL (http, https, file), a PIL image, an array uint8
                 `[H, W, 3]` or a tensor uint8 `[3, H, W]`.
             topk: number of classes in each prediction, at most all.
+            refused, coverage, families: as for `reader`.
 
         Raises:
-            ValueError: a picture cannot be read, or the model's logits are not finite.
+            ValueError: a picture cannot be read, the model's logits are not finite, or as `reader`.
         """
         if not isinstance(topk, int) or topk < 1:
             raise ValueError(f"topk {topk!r} must be a whole number of at least 1")
-        return self._best(self.logits(pictures), topk)
+        return self.reader(refused, coverage, families)(self.logits(pictures), topk)
+
+    def reader(self, refused: float | None = None, coverage: float | None = None, families: str | Path | None = None) -> Reader:
+        """Return what makes predictions of logits.
+
+        Args:
+            refused: stated share of pictures of known classes that are refused, as of none of them; 0: none. None: 0.05 where the
+                checkpoint has thresholds (`models.thresholds`), else 0.
+            coverage: of the conformal sets, such as 0.9; None: there are none.
+            families: a CSV file with the columns `class` and `family`; None: there are none.
+
+        Raises:
+            ValueError: the checkpoint has no thresholds, or too few calibration images for what is asked, or the file cannot be
+                used.
+        """
+        known = None if families is None else read_families(families, self.classes)
+        return Reader(self.classes, self.model.loss, self.thresholds, refused, coverage, known)
 
     def logits(self, pictures: Picture | list[Picture] | tuple[Picture, ...]) -> Tensor:
         """Return the logits of pictures, given as for `predict`, float32 `[N, C]` on the CPU; ValueError as there."""
@@ -168,9 +189,9 @@ class Predictor:
         return logits
 
     def stream(
-        self, paths: Sequence[Path], topk: int = 5, batch_size: int = BATCH, workers: int = 2
+        self, paths: Sequence[Path], topk: int = 5, batch_size: int = BATCH, workers: int = 2, reader: Reader | None = None
     ) -> Iterator[tuple[int, Prediction | str]]:
-        """Classify many files, loaded by `workers` processes while the model works.
+        """Classify many files, loaded by `workers` processes while the model works, and read by `reader` (None: the usual one).
 
         Yields:
             The place of a file in `paths`, in any order, and its prediction, or why it cannot be read, in one line.
@@ -178,17 +199,13 @@ class Predictor:
         Raises:
             ValueError: the model's logits are not finite.
         """
-        model = for_inference(self.model)
+        model, read = for_inference(self.model), reader or self.reader()
         for batch in photograph_batches(paths, self.transform, batch_size, workers, decoding=self.decoding):
             yield from batch.errors.items()
             if batch.images is not None:
                 logits = self._logits(batch.images.to(self.device).normalise(**self.normalisation), model)
                 places = (photograph.place for photograph in batch.photographs)
-                yield from zip(places, self._best(logits, topk), strict=True)
-
-    def _best(self, logits: Tensor, topk: int) -> list[Prediction]:
-        rows = zip(*(row.tolist() for row in self.model.probabilities(logits).topk(min(topk, len(self.classes)))), strict=True)
-        return [Prediction([self.classes[index] for index in best], probabilities) for probabilities, best in rows]
+                yield from zip(places, read(logits, topk), strict=True)
 
     def explain(
         self, picture: Picture, class_: str | int | None = None, against: str | int | None = None, method: str | None = None

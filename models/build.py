@@ -88,7 +88,8 @@ def load_checkpoint(
         raise ValueError(f"{path} names {len(classes)} classes and has {model.num_classes} queries: the file is damaged")
     normalisation: Any = checkpoint.get("normalisation") or model.backbone[0].normalisation
     args["started_from"] = started_from(checkpoint["args"])
-    model.meta = CheckpointMeta(args, classes, normalisation, checkpoint.get("epoch"), bool(average))
+    thresholds = checkpoint.get("thresholds")
+    model.meta = CheckpointMeta(args, classes, normalisation, checkpoint.get("epoch"), bool(average), thresholds)
     return model.to(device), model.meta
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 VERSION = 1
 HEADER = "icn"  # entry of the header of a safetensors file that holds, as JSON, the entries of a checkpoint besides its weights
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"  # names of that file in a folder, and of those beside it
+KEPT = 1000  # order statistics that thresholds are kept as, of each score
 COUNT_LIMIT = 10**12  # of epochs, steps, images and seconds
 
 Check = Callable[[Any], bool]
@@ -98,6 +99,16 @@ def _is_epoch(value: Any) -> bool:
     return _is_names(terms) and (is_old or len(sums) == 3 + len(terms))
 
 
+def _is_thresholds(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"score", "split", "files", "images", "known", "true"}:
+        return False
+    values = value["known"], value["true"]
+    return (
+        all(isinstance(value[name], str) for name in ("score", "split", "files")) and _is_count(value["images"])
+        and all(_is_list_of(is_number)(x) and x and len(x) == min(value["images"], KEPT) and x == sorted(x) for x in values)
+    )  # fmt: skip
+
+
 def _is_optimizer(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
@@ -138,6 +149,7 @@ ENTRIES: dict[str, tuple[str, Check]] = {
     "optimizer": ("a state dict of an optimizer", _is_optimizer),
     "scaler": ("a state dict of a gradient scaler", _is_scaler),
     "in_epoch": ("the state of an epoch", _is_epoch),
+    "thresholds": ("the table of thresholds", _is_thresholds),
     "elapsed": ("a number of seconds", lambda x: is_number(x, 0, COUNT_LIMIT)),
     "rng": ("a list of states of random numbers, bytes each", _is_list_of(_is_random_state)),
 }

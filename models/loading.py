@@ -35,6 +35,7 @@ class CheckpointMeta:
     normalisation: `{"mean": [r, g, b], "std": [r, g, b]}` of the model's input.
     epoch: the last finished epoch, from 0.
     averaged: the weights are the moving average of the trained ones.
+    thresholds: the fields of `models.thresholds.Thresholds` for these weights; None where there are none.
     """
 
     args: dict[str, Any]
@@ -42,6 +43,7 @@ class CheckpointMeta:
     normalisation: dict[str, list[float]]
     epoch: int | None
     averaged: bool
+    thresholds: dict[str, Any] | None = None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def published(meta: CheckpointMeta) -> CheckpointMeta:
     if source := started_from(meta.args):
         args["started_from"] = source
     classes = list(meta.classes) if isinstance(meta.classes, tuple) else meta.classes
-    return CheckpointMeta(args, classes, meta.normalisation, meta.epoch, meta.averaged)
+    return CheckpointMeta(args, classes, meta.normalisation, meta.epoch, meta.averaged, meta.thresholds)
 
 
 def public_name(dataset: str) -> str:
@@ -52,7 +52,8 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
     """Return the entries of a checkpoint besides its weights, without what is of one machine."""
     kept = published(meta)
     entries = {"args": kept.args, "classes": kept.classes, "normalisation": kept.normalisation, "epoch": kept.epoch}
-    return {"version": VERSION, **entries}
+    thresholds = {"thresholds": kept.thresholds} if kept.thresholds else {}
+    return {"version": VERSION, **entries, **thresholds}
 
 
 def save_folder(folder: Path, model: ICN, address: str, measured: Measured | None = None) -> None:

@@ -95,8 +95,9 @@ def explain(
     except ValueError as error:
         raise gradio.Error(str(error), print_exception=False) from None
     compared = "" if explanation.against is None else f" and not {explanation.against}"
-    words = f"{explanation.method}: where the model sees **{explanation.name}**{compared}"
-    return explanation.overlay(), words, dict(zip(*prediction, strict=True))
+    refused = f"**{prediction.answer}**; " if prediction.known is False else ""
+    words = f"{refused}{explanation.method}: where the model sees **{explanation.name}**{compared}"
+    return explanation.overlay(), words, dict(zip(*prediction[:2], strict=True))
 
 
 if __name__ == "__main__":

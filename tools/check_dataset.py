@@ -27,7 +27,8 @@ from datasets.inventory import Inventory, take_inventory
 from datasets.near_duplicates import BITS
 from flags import BITS as BIT_DEPTH
 from flags import DEVICES
-from predictor import Prediction, Predictor
+from models.prediction import Prediction
+from predictor import Predictor
 from util.atomic import atomic_write, replace_folder
 from util.classes import match_classes
 from util.cli import Flags, Parser, launch

@@ -30,17 +30,21 @@ from attribution.report.render import FORMATS, FULL, GRID_TILE, Section, Sheet, 
 from datasets.decode import set_decoding
 from datasets.photographs import find_photographs, photograph_batches
 from flags import DEVICES
-from predictor import Prediction, Predictor
+from models.prediction import Prediction, Reader
+from models.thresholds import NOT_CALIBRATED
+from predictor import Predictor
 from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch
 from util.errors import RunFailed
-from util.number import COUNT, WORKERS
+from util.number import COUNT, PART, WORKERS, Number
 from util.output_files import check_output_file, make_output_folder, writing_to
 from util.printable import printable, short_name
 from util.progress import Progress
 from util.tables import write_csv
 
 PROG = "python -m tools.predict"
+SAID = ("known", "conformal_set", "family", "family_probability")  # fields of a prediction that may be None
+BETWEEN = Number(float, 0, 1, above=True, below=True)
 SHOWN = 1000  # rows of the table in the terminal
 
 
@@ -50,6 +54,14 @@ def get_args_parser() -> Parser:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="file, folder, pattern, or - for names on standard input")
     parser.add_argument("--resume", required=True, help="the checkpoint (ICN's or INTR's; path, URL or hf://owner/repo)")
     parser.add_argument("--topk", default=5, type=COUNT, help="number of classes of each photograph")
+    parser.add_argument(
+        "--refused",
+        type=PART,
+        help="share of photographs of known classes that may be taken for none of them; 0: all are known; None: 0.05 where the "
+        "checkpoint has thresholds",
+    )
+    parser.add_argument("--coverage", type=BETWEEN, help="give sets of classes that hold the true one so often, such as 0.9")
+    parser.add_argument("--families", type=Path, metavar="CSV", help="file with the columns class and family: give families, too")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the predictions as CSV")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="write the predictions as Parquet (needs pyarrow)")
@@ -71,10 +83,11 @@ def main(args: Flags) -> None:
     paths = find_photographs(args.photos, standard_input())
     set_decoding(max_image_mb=args.max_image_mb)
     predictor = Predictor.from_checkpoint(args.resume, args.device)
+    reader = make_reader(args, predictor)
     predictions: list[Prediction | None] = [None] * len(paths)
     bad: dict[int, str] = {}
     with Progress(len(paths), "classifying") as progress:
-        for place, result in predictor.stream(paths, args.topk, args.batch_size, args.num_workers):
+        for place, result in predictor.stream(paths, args.topk, args.batch_size, args.num_workers, reader):
             if isinstance(result, Prediction):
                 predictions[place] = result
             else:
@@ -89,6 +102,17 @@ def main(args: Flags) -> None:
         print(f"left out: {bad[place]}", file=sys.stderr)
     if bad:
         raise RunFailed(f"{len(bad)} of {len(paths)} photographs cannot be read")
+
+
+def make_reader(args: Flags, predictor: Predictor) -> Reader:
+    """Return what makes predictions of logits; a ValueError names the flag. Says where no threshold is known."""
+    try:
+        reader = predictor.reader(args.refused, args.coverage, args.families)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
+    if predictor.thresholds is None and args.refused is None:
+        print(f"every photograph gets a class: {NOT_CALIBRATED}", file=sys.stderr)
+    return reader
 
 
 def standard_input() -> Iterator[str]:
@@ -118,24 +142,31 @@ def print_table(predictions: dict[str, Prediction]) -> None:
     """Print each photograph with its classes and probabilities."""
     shown = {printable(file): prediction for file, prediction in list(predictions.items())[:SHOWN]}
     width = max(map(len, shown), default=0)
-    for file, (names, probabilities) in shown.items():
-        classes = "  ".join(f"{short_name(name)} {p:.1%}" for name, p in zip(names, probabilities, strict=True))
-        print(f"{file:<{min(width, 60)}}  {classes}")
+    for file, said in shown.items():
+        classes = "  ".join(f"{short_name(name)} {p:.1%}" for name, p in zip(said.names, said.probabilities, strict=True))
+        answer = f"{said.answer}: " if said.answer != said.names[0] else ""
+        print(f"{file:<{min(width, 60)}}  {answer}{classes}")
     if len(predictions) > SHOWN:
         print(f"and {len(predictions) - SHOWN} more: --csv or --json writes all")
 
 
 def write_predictions(args: Flags, predictions: dict[str, Prediction]) -> None:
-    """Write the files that were asked for: `file`, and `class_1`, `probability_1` and so on, best first."""
+    """Write the files that were asked for: `file`, `class_1`, `probability_1` and so on, best first, and what else is said."""
     count = max((len(prediction.names) for prediction in predictions.values()), default=0)
     heads = ["file", *(f"{what}_{rank}" for rank in range(1, count + 1) for what in ("class", "probability"))]
+    said = [name for name in SAID if any(getattr(prediction, name) is not None for prediction in predictions.values())]
+    heads += ["answer", *said] if said else []
     rows = [
-        [file, *(value for pair in zip(*prediction, strict=True) for value in pair)] for file, prediction in predictions.items()
+        [file, *itertools.chain(*zip(each.names, each.probabilities, strict=True)), *map(in_cell, further(each, said).values())]
+        for file, each in predictions.items()
     ]
     if args.csv is not None:
         write_csv(args.csv, heads, rows)
     if args.json is not None:
-        table = [{"file": file, "classes": names, "probabilities": p} for file, (names, p) in predictions.items()]
+        table = [
+            {"file": file, "classes": each.names, "probabilities": each.probabilities, **further(each, said)}
+            for file, each in predictions.items()
+        ]
         with atomic_write(args.json) as text:
             text.write(json.dumps(table, indent=1) + "\n")
     if args.parquet is not None:
@@ -148,6 +179,16 @@ def write_predictions(args: Flags, predictions: dict[str, Prediction]) -> None:
             pyarrow.parquet.write_table(pyarrow.table(columns), binary)
     for file in filter(None, (args.csv, args.json, args.parquet)):
         print(f"{len(rows)} predictions: {file}")
+
+
+def further(prediction: Prediction, names: Sequence[str]) -> dict[str, Any]:
+    """Return what is said besides the classes: nothing, or the answer and the fields of these names."""
+    return {"answer": prediction.answer, **{name: getattr(prediction, name) for name in names}} if names else {}
+
+
+def in_cell(value: Any) -> Any:
+    """Return a value for a cell of a table: a list as one text."""
+    return "; ".join(value) if isinstance(value, list) else value
 
 
 def draw_maps(args: Flags, predictor: Predictor, predictions: dict[Path, Prediction]) -> None:
@@ -167,7 +208,7 @@ def draw_maps(args: Flags, predictor: Predictor, predictions: dict[Path, Predict
                     sheet.save(args.panels / f"{stems[path]}.{args.format}")
             if exported is not None:
                 signed = METHODS[method].signed
-                exported.add(path, stems[path], predictions[path], predictor.classes, explained, signed, args.grid)
+                exported.add(path, stems[path], predictions[path][:2], predictor.classes, explained, signed, args.grid)
             progress.step()
     for what, folder in (("panels", args.panels), ("photographs for FiftyOne", args.fiftyone)):
         if folder is not None:

@@ -36,6 +36,7 @@ class TrainState:
     Attributes:
         epoch: the epoch in progress.
         finished: index of the last epoch that was trained and evaluated; None before the first.
+        thresholds: entry of a checkpoint at the end of an epoch (`models.thresholds`), of its weights.
         best: `{"acc1": percent, "epoch": index, "loss": nats}`, all None before the first; earlier versions have no loss.
     """
 
@@ -45,6 +46,7 @@ class TrainState:
         self.epochs, self.new_sums, self.settings, self.ranks = epochs, new_sums, settings, ranks
         self.best: dict[str, Any] = {"acc1": None, "epoch": None, "loss": None}
         self.finished: int | None = start_epoch - 1 if start_epoch else None
+        self.thresholds: dict[str, Any] | None = None
         self.seconds_before, self.start = 0.0, time.monotonic()
         self.epoch = Epoch(start_epoch, epochs, new_sums())
 
@@ -94,7 +96,8 @@ class TrainState:
                 "sums": sums.values.cpu(),
                 "terms": list(sums.terms),
             }
-        return {"epoch": self.finished, "in_epoch": in_epoch, "best": self.best, "elapsed": self.elapsed()}
+        state = {"epoch": self.finished, "in_epoch": in_epoch, "best": self.best, "elapsed": self.elapsed()}
+        return {**state, "thresholds": self.thresholds if in_epoch is None else None}
 
     def load_state_dict(self, checkpoint: dict[str, Any], source: str, same_best: bool = True) -> None:
         """Restore the state of a checkpoint, whose path is `source`; its best accuracy only if `same_best` (run and split).

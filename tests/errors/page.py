@@ -12,6 +12,7 @@ from tests.errors.data_sets import DATA_SETS, PICTURES
 from tests.errors.launching import OUTPUT, PROCESSES
 from tests.errors.pairs import EXPORT, PAIRS
 from tests.errors.preparation import PREPARATION
+from tests.errors.unknown import UNKNOWN
 from tests.errors.world import Case
 from util.atomic import atomic_write
 
@@ -23,6 +24,7 @@ SECTIONS: dict[str, list[Case]] = {
     "Photographs, lists and archives": PREPARATION,
     "Cut-outs and checks of a data set": CHECKS,
     "Checkpoints": CHECKPOINTS,
+    "None of the known classes": UNKNOWN,
     "Several processes": PROCESSES,
     "Output": OUTPUT,
     "Pairs and masks": PAIRS,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from predictor import Predictor
@@ -54,8 +55,8 @@ def test_files_hold_what_the_predictor_says(
     expected = Predictor.from_checkpoint(checkpoints / "detr.pth").predict(list(paths), topk=2)
     table = json.loads((tmp_path / "p.json").read_text())
     assert [row["file"] for row in table] == [str(path) for path in paths]
-    for row, (names, probabilities) in zip(table, expected, strict=True):
-        assert row["classes"] == names and row["probabilities"] == pytest.approx(probabilities, abs=1e-6)
+    for row, said in zip(table, expected, strict=True):
+        assert row["classes"] == said.names and row["probabilities"] == pytest.approx(said.probabilities, abs=1e-6)
     rows = list(csv.DictReader((tmp_path / "p.csv").open()))
     assert list(rows[0]) == ["file", "class_1", "probability_1", "class_2", "probability_2"]
     assert [float(row["probability_1"]) for row in rows] == pytest.approx([row["probabilities"][0] for row in table])
@@ -139,3 +140,55 @@ def test_an_interrupted_data_set_for_fiftyone_leaves_nothing(
     with pytest.raises((ValueError, OSError)):
         predict(checkpoints / "detr.pth", photos, "--fiftyone", tmp_path / "set")
     assert not (tmp_path / "set").exists() and not (tmp_path / ".set.unfinished").exists()
+
+
+def test_what_is_said_besides_the_classes(
+    checkpoints: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    icn = Predictor.from_checkpoint(checkpoints / "detr.pth")
+    paths = sorted(photos.iterdir())
+    p = icn.model.probabilities(icn.logits(list(paths))).amax(1).sort().values.tolist()  # of the three photographs
+    between = (p[0] + p[1]) / 2  # the least probable one is refused; and every class is in the sets
+    thresholds = {
+        "score": "max_probability",
+        "split": "val",
+        "files": "",
+        "images": 19,
+        "known": [between] * 19,
+        "true": [0.0] * 19,
+    }
+    content = torch.load(checkpoints / "detr.pth", weights_only=True)
+    torch.save({**content, "thresholds": thresholds}, tmp_path / "calibrated.pth")
+    (tmp_path / "f.csv").write_text("class,family\na,x\n=b,x\nc,x\nd,y\n")
+    words = [
+        "--topk",
+        1,
+        "--coverage",
+        0.9,
+        "--families",
+        tmp_path / "f.csv",
+        "--csv",
+        tmp_path / "p.csv",
+        "--json",
+        tmp_path / "p.json",
+    ]
+    predict(tmp_path / "calibrated.pth", photos, *words)
+    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    added = ["answer", "known", "conformal_set", "family", "family_probability"]
+    assert list(rows[0]) == ["file", "class_1", "probability_1", *added]
+    assert sorted(row["answer"] for row in rows) == ["none of the known classes", *["one of 4 classes"] * 2]
+    assert all((row["known"] == "False") == (row["answer"] == "none of the known classes") for row in rows)
+    assert all(sorted(row["conformal_set"].split("; ")) == sorted(CLASSES) for row in rows)
+    table = json.loads((tmp_path / "p.json").read_text())
+    expected = Predictor.from_checkpoint(tmp_path / "calibrated.pth").predict(
+        list(paths), topk=1, coverage=0.9, families=tmp_path / "f.csv"
+    )
+    for row, said in zip(table, expected, strict=True):
+        assert [row[name] for name in added[:4]] == [said.answer, said.known, said.conformal_set, said.family]
+        assert row["family_probability"] == pytest.approx(said.family_probability, abs=1e-6)
+    out, err = capsys.readouterr()
+    assert out.count("  none of the known classes: ") == 1 and out.count("  one of 4 classes: ") == 2 and not err
+    predict(tmp_path / "calibrated.pth", photos, "--refused", 0, "--csv", tmp_path / "p.csv")
+    assert list(csv.DictReader((tmp_path / "p.csv").open()).fieldnames or ())[-1] == "probability_4"
+    predict(checkpoints / "detr.pth", photos)
+    assert "every photograph gets a class: no threshold is known" in capsys.readouterr().err
