@@ -197,13 +197,14 @@ def test_a_decoder_and_a_map_are_measured(colours: Path, trained: tuple[str, Pat
     words += ["--methods", "gradcam,brightness", "--images", 4, "--steps", 4, "--device", "cpu", "--num_workers", 0]
     content = evaluate_attribution.main(parse(evaluate_attribution.get_args_parser(), [str(word) for word in words]))
     ours = TOYS[name].default_map
-    attentive = {"rollout_every_class"} if name == "pointing" else set()
+    controls = {"random", "centre", "edges", "other_class", "constant"}
+    controls |= {"rollout_every_class"} if name == "pointing" else set()
     assert content["ours"] == ours and content["settings"]["decoder"] == name
-    assert set(content["methods"]) == {ours, "gradcam", "brightness", "random", "centre", "edges"} | attentive
+    assert set(content["methods"]) == {ours, "gradcam", "brightness"} | controls
     assert all({"srg", "gini"} <= set(entry["metrics"]) for entry in content["methods"].values())
     assert ("reliance" in content["model"]) == (name == "pointing") and "locality" in content["model"]
     table = (tmp_path / "attribution.md").read_text()
-    assert f"**{ours}**" in table and "| brightness |" in table and (tmp_path / "examples.jpg").is_file()
+    assert f"**{METHODS[ours].title}**" in table and "| brightness |" in table and (tmp_path / "examples.jpg").is_file()
 
 
 def test_a_loss_term_is_reported_wherever_the_loss_is(

@@ -89,6 +89,7 @@ def main(args: Flags) -> dict[str, Any]:
                 shares = measure_grids(harness, methods, grids, load, split.labels, setting, args.batch_size)
                 entries = {
                     method.name: {
+                        "label": method.title,
                         "family": method.family,
                         **summarise(shares[method.name].flatten().numpy()),
                         "shares": shares[method.name],

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from attribution.methods.registry import METHODS, drawn_methods
-from attribution.metrics.registry import METRICS
 from attribution.report import page
+from attribution.report.measured import measured_maps
 from attribution.report.panels import DrawnImages, Explained, Item, collate_items, compute_maps, explain_classes
 from datasets import EvalSampler, ImageBatch, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
@@ -95,12 +95,10 @@ def main(args: Flags) -> None:
 
 
 def read_attribution(path: Path) -> dict[str, Any]:
-    """Return the table of an attribution.json; ValueError where the file is not one."""
+    """Return what the page shows of an attribution.json; ValueError where the file is not one."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-        table = page.attribution_table(content, [name for name, metric in METRICS.items() if metric.bar])
-        settings = content["settings"]
-        return {**table, "about": f"{settings['dataset']}, {settings['split']}, {len(content['images'])} images: {path.name}"}
+        found = measured_maps(json.loads(path.read_text("utf-8")))
+        return {**found, "about": f"{found['about']}: {path.name}"}
     except OSError as error:
         raise ValueError(
             f"--attribution {path} cannot be read ({error.strerror}): give an attribution.json of tools.evaluate_attribution"

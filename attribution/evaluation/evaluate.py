@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attribution.evaluation.cache import ResultCache, cache_key
+from attribution.evaluation.dummies import FIXED_PLACE, dummies
 from attribution.evaluation.harness import Harness, slot_columns
 from attribution.evaluation.inputs import Inputs, MeasuredImages
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs
@@ -46,6 +47,7 @@ def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
     truth = {"masks": inputs.masks, "removal_effects": inputs.planes}
     known = [name for name, source in truth.items() if source is not None]
     methods, ours = choose_methods(inputs.model, args.methods, args.ours, budget, known)
+    methods = [*methods, *dummies(inputs.model, METHODS[ours], budget.options.get(ours, {}))]
     settings = _settings(inputs)
     cache = _open_cache(inputs, settings, ranks)
     sizes = len(split), len(split.classes)
@@ -72,7 +74,7 @@ def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
     controls = {}
     if images.planes is not None:
         fixed = slot_columns(images.planes.fixed_place(), images.planes.slots, len(images))
-        controls["fixed_place"] = {name: column.numpy() for name, column in fixed.items()}
+        controls[FIXED_PLACE] = {name: column.numpy() for name, column in fixed.items()}
         settings["slots"] = list(images.planes.slots)
     first = images.load(0).images
     settings |= {

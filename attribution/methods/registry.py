@@ -56,6 +56,7 @@ class Method:
         quick: options of `call` under `--quick`.
         class_weights: attention weights between classes that it holds for one image, `C * C` for each head and layer.
         variant_of: a method that differs only in an option; the variant is left out under `--quick` unless it is named.
+        label: name in tables and plots, in plain words; empty: that of flags.
     """
 
     name: str
@@ -71,6 +72,12 @@ class Method:
     quick: Mapping[str, int] = field(default_factory=dict)
     class_weights: Callable[[ICN], int] = lambda model: 0
     variant_of: str = ""
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        """Return the name in tables and plots."""
+        return self.label or self.name.replace("_", " ")
 
     def lacking(self, truth: Collection[str] = ()) -> tuple[str, ...]:
         """Return the ground truth that the map is made of and that is not among `truth`."""
@@ -164,28 +171,52 @@ _contribution = partial(Method, family="own", applies=lambda model: model.decode
 
 _ALL = [
     _of_attention("attention", call=attention),
-    _of_attention("rollout", call=rollout, class_weights=_class_weights),
-    _of_attention("relevance", call=relevance, cost=_BOTH, class_weights=_class_weights),
+    _of_attention("rollout", call=rollout, class_weights=_class_weights, label="attention rollout"),
+    _of_attention("relevance", call=relevance, cost=_BOTH, class_weights=_class_weights, label="Chefer's relevance"),
     _contribution("contribution", call=contribution),
-    _contribution("contribution_own_query", call=partial(contribution, own_query=True), variant_of="contribution"),
-    _additive("additive", call=additive, cost=_FORWARD),
-    _additive("additive_pixels", call=pixel_gradients.additive_pixels, needs=("siblings",), cost=_pixel_passes),
-    _posthoc("gradcam", call=posthoc.gradcam, cost=_BOTH),
-    _two_classes("finercam", call=posthoc.finercam, cost=_BOTH),
-    _two_classes("contrast", call=pixel_gradients.contrast, cost=_contrast_passes),
-    _integrated_gradients("integrated_gradients_blur", call=partial(posthoc.integrated_gradients, baseline="blur")),
+    _contribution(
+        "contribution_own_query",
+        call=partial(contribution, own_query=True),
+        variant_of="contribution",
+        label="contribution, own query alone",
+    ),
+    _additive("additive", call=additive, cost=_FORWARD, label="evidence of each cell"),
+    _additive(
+        "additive_pixels",
+        call=pixel_gradients.additive_pixels,
+        needs=("siblings",),
+        cost=_pixel_passes,
+        label="evidence of each pixel",
+    ),
+    _posthoc("gradcam", call=posthoc.gradcam, cost=_BOTH, label="Grad-CAM"),
+    _two_classes("finercam", call=posthoc.finercam, cost=_BOTH, label="Finer-CAM"),
+    _two_classes("contrast", call=pixel_gradients.contrast, cost=_contrast_passes, label="contrast with the most similar class"),
+    _integrated_gradients(
+        "integrated_gradients_blur",
+        call=partial(posthoc.integrated_gradients, baseline="blur"),
+        label="integrated gradients (blur)",
+    ),
     _integrated_gradients(
         "integrated_gradients_mean",
         call=partial(posthoc.integrated_gradients, baseline="mean"),
         variant_of="integrated_gradients_blur",
+        label="integrated gradients (mean colour)",
     ),
     _posthoc("occlusion", call=posthoc.occlusion, cost=_occlusion_passes, signed=True, requires=posthoc.CAPTUM),
-    _posthoc("rise", call=posthoc.rise, cost=lambda size, n=posthoc.MASKS: Passes(n), seeded=True, quick={"n": 128}),
-    _of_attention("rollout_every_class", family="control", call=partial(rollout, every_class=True), class_weights=_class_weights),
+    _posthoc(
+        "rise", call=posthoc.rise, cost=lambda size, n=posthoc.MASKS: Passes(n), seeded=True, quick={"n": 128}, label="RISE"
+    ),
+    _of_attention(
+        "rollout_every_class",
+        family="control",
+        call=partial(rollout, every_class=True),
+        class_weights=_class_weights,
+        label="rollout of all classes",
+    ),
     _control("random", call=controls.random, needs_grid=True, seeded=True),
-    _control("centre", call=controls.centre),
-    _control("edges", call=controls.edges),
-    _control("oracle", call=controls.oracle, needs=("masks",)),
-    _control("evidence_oracle", call=controls.evidence_oracle, needs=("removal_effects",)),
+    _control("centre", call=controls.centre, label="centre of the image"),
+    _control("edges", call=controls.edges, label="edges in the image"),
+    _control("oracle", call=controls.oracle, needs=("masks",), label="true mask of the object"),
+    _control("evidence_oracle", call=controls.evidence_oracle, needs=("removal_effects",), label="true effect of each part"),
 ]
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}

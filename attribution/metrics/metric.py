@@ -32,11 +32,11 @@ class Metric:
     label: str  # title in tables and plots
     meaning: str  # one line for the legend and the documentation
     better: Literal[1, -1, 0] = 0  # more, less, neither
-    section: str = ""  # title of the table in attribution.md; empty: in attribution.json alone
-    # Also of maps at the method's own resolution, as `<name>_native`, in the table after its twin, or as the last columns.
-    native: Literal["", "json", "beside", "last"] = ""
-    bar: bool = False  # among the headline plots
-    paired: bool = False  # in the table of paired differences
+    section: str = ""  # title of the table in attribution.md; empty: in no table
+    native: bool = False  # also of maps at the method's own resolution, as `<name>_native`
+    # Whether the column is in that table, alone, with its native twin, or not at all; attribution.csv has all columns.
+    main: Literal["pooled", "both", ""] = "pooled"
+    bar: bool = False  # among the headline plots, and in the table of paired differences
     scope: Literal["maps", "pairs", "model"] = "maps"  # measured of maps of single objects, of two objects, or of the model
     images: str = ""  # field of the budget that limits the images, of a metric of models
     labelled: bool = False  # a metric of models that takes images of the split with their true classes

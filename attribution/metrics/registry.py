@@ -21,6 +21,7 @@ from attribution.metrics.model import diversity, locality, randomisation, relian
 from attribution.metrics.robustness import gini, max_sensitivity
 
 NATIVE = "_native"
+MAIN = 4  # columns of numbers in a table of attribution.md, beside the map and its kind
 NATIVE_FAMILY = "native"  # asks for the maps at the methods' own resolutions, too
 
 
@@ -62,7 +63,8 @@ def _planes(batch: MapBatch) -> Columns:
 
 def _pairs(batch: MapBatch) -> Columns:
     assert batch.unit.masks is not None
-    return {name: scores.mean(1) for name, scores in pair_scores(batch.maps, batch.unit.masks).items()}
+    columns = {name: scores.mean(1) for name, scores in pair_scores(batch.maps, batch.unit.masks).items()}
+    return columns | {"hit_gap": columns["own_hit"] - columns["other_hit"]}
 
 
 _faithfulness = partial(Metric, family="faithfulness", section="Faithfulness")
@@ -74,53 +76,55 @@ _model = partial(Metric, section="The model", scope="model")
 _attention = partial(_model, applies=lambda model: model.num_decoder_layers > 0)
 
 _ALL = [
-    _faithfulness("srg", compute=_removal, label="SRG", better=1, native="beside", bar=True, paired=True,
+    _faithfulness("srg", compute=_removal, label="SRG", better=1, native=True, bar=True,
                   meaning="area with the least relevant pixels removed first, less that with the most relevant; random 0"),
-    _faithfulness("rd", compute=_removal, label="RD@5 %", better=1, native="beside", bar=True, paired=True,
+    _faithfulness("rd", compute=_removal, label="RD@5 %", better=1, native=True, main="",
                   meaning="drop of the class's probability less that of its sibling's without the top 5 % of the pixels"),
-    _faithfulness("insertion", compute=_insertion, label="insertion", better=1, paired=True,
+    _faithfulness("insertion", compute=_insertion, label="insertion", better=1,
                   meaning="area under the probability while pixels come back into the blurred image"),
-    _faithfulness("insertion_start", compute=_insertion, label="s_0",
+    _faithfulness("insertion_start", compute=_insertion, label="s_0", main="",
                   meaning="probability of the blurred image, where insertion starts"),
-    _faithfulness("deletion", compute=_removal, label="deletion", better=-1, paired=True,
+    _faithfulness("deletion", compute=_removal, label="deletion", better=-1,
                   meaning="area under the probability while the most relevant pixels turn to the mean colour"),
-    _mask("pointing", compute=_on_mask(pointing), label="pointing", native="last", bar=True, paired=True,
+    _mask("pointing", compute=_on_mask(pointing), label="pointing", native=True, main="both", bar=True,
           meaning="share of images whose peak lies on the object"),
-    _mask("energy", compute=_on_mask(energy), label="energy", native="last", paired=True,
+    _mask("energy", compute=_on_mask(energy), label="energy", native=True,
           meaning="share of the positive mass on the object"),
-    _mask("energy_gain", compute=_on_mask(energy_gain), label="gain", native="json",
+    _mask("energy_gain", compute=_on_mask(energy_gain), label="gain", native=True, main="",
           meaning="energy over the share of the image that the object covers"),
-    _mask("ap", compute=_on_mask(average_precision), label="AP", native="json", paired=True,
+    _mask("ap", compute=_on_mask(average_precision), label="AP", native=True, main="",
           meaning="average precision of the map as a score for the object's pixels"),
-    _evidence("contrast_pointing", label="evidence pointing", native="last", bar=True, paired=True,
+    _evidence("contrast_pointing", label="evidence pointing", native=True, main="both", bar=True,
               meaning="is the peak of class less sibling where the two differ, mean over slots"),
-    _evidence("contrast_energy", label="evidence energy", native="last", paired=True,
+    _evidence("contrast_energy", label="evidence energy", native=True,
               meaning="mass of class less sibling where the two differ"),
-    _evidence("contrast_ap", label="evidence AP", native="json",
+    _evidence("contrast_ap", label="evidence AP", native=True, main="",
               meaning="average precision for the pixels in which the two differ"),
-    _part("sd", label="SD", bar=True, paired=True,
-          meaning="rank correlation of a part's mass and the drop of the logit without the part"),
-    _part("sd_swap", label="SD swap", meaning="the same for slots that are swapped for a sibling's"),
-    _part("pc", label="PC", meaning="the prediction stays when only the most important parts are kept"),
-    _part("dc", label="DC", meaning="the prediction changes when the most important parts are removed"),
-    _part("ts", label="TS", paired=True,
-          meaning="maps of two classes that share disjoint parts with the image lie on those parts"),
+    _part("sd", label="SD", meaning="rank correlation of a part's mass and the drop of the logit without the part"),
+    _part("sd_swap", label="SD swap", main="", meaning="the same for slots that are swapped for a sibling's"),
+    _part("pc", label="PC", main="", meaning="the prediction stays when only the most important parts are kept"),
+    _part("dc", label="DC", main="", meaning="the prediction changes when the most important parts are removed"),
+    _part("ts", label="TS", meaning="maps of two classes that share disjoint parts with the image lie on those parts"),
     _part("part_srg", label="part SRG", meaning="SRG with whole parts, rendered again without them"),
-    _part("part_insertion", label="part insertion", meaning="insertion of whole parts"),
-    _part("part_deletion", label="part deletion", better=-1, meaning="deletion of whole parts"),
-    _part("shortcut_pointing", label="roundel pointing", meaning="is the peak on the roundel that the model relies on"),
-    _part("shortcut_energy", label="roundel energy", meaning="mass on that roundel"),
-    _part("shortcut_top", label="roundel top", meaning="share of images in which no part is more important than that roundel"),
+    _part("part_insertion", label="part insertion", main="", meaning="insertion of whole parts"),
+    _part("part_deletion", label="part deletion", better=-1, main="", meaning="deletion of whole parts"),
+    _part("shortcut_pointing", label="roundel pointing", main="", meaning="is the peak on the roundel that the model relies on"),
+    _part("shortcut_energy", label="roundel energy", main="", meaning="mass on that roundel"),
+    _part("shortcut_top", label="roundel top", main="",
+          meaning="share of images in which no part is more important than that roundel"),
     Metric("gini", "gini", lambda b: gini(b.maps), "Gini", "0 spread evenly, towards 1 on few cells", section="Description"),
-    Metric("max_sensitivity", "sensitivity", _max_sensitivity, "max-sens.", better=-1, section="Description",
+    Metric("max_sensitivity", "sensitivity", _max_sensitivity, "max-sens.", better=-1, main="", section="Description",
            meaning="largest relative change of the map under noise of +-0.02; constant maps score 0"),
-    _pair("own_hit", label="own hit", better=1, native="last", bar=True,
+    _pair("own_hit", label="own hit", better=1, native=True, main="both", bar=True,
           meaning="the peak of a class's map lies on its own object"),
-    _pair("other_hit", label="other hit", better=-1, native="last", meaning="it lies on the object of the other class"),
-    _pair("own_energy", label="own energy", better=1, native="json", meaning="mass on the class's own object"),
-    _pair("other_energy", label="other energy", better=-1, native="json", meaning="mass on the other object"),
-    _pair("own_area", label="area", meaning="share of the image that the own object covers: the own energy of a constant map"),
-    _pair("other_area", label="other area", section="", meaning="share of the image that the other object covers"),
+    _pair("other_hit", label="other hit", native=True, meaning="it lies on the object of the other class"),
+    _pair("hit_gap", label="own less other hit", better=1, native=True,
+          meaning="the former less the latter; 0 for a map that does not depend on the class"),
+    _pair("own_energy", label="own energy", better=1, native=True, main="", meaning="mass on the class's own object"),
+    _pair("other_energy", label="other energy", native=True, main="", meaning="mass on the other object"),
+    _pair("own_area", label="area", main="",
+          meaning="share of the image that the own object covers: the own energy of a constant map"),
+    _pair("other_area", label="other area", main="", meaning="share of the image that the other object covers"),
     _attention("reliance", "reliance", lambda b: {"reliance": reliance(b.inference, b.images, b.classes, seed=b.seed)},
                "reliance", labelled=True, images="reliance_images", meaning=
                "accuracy with the class queries' attention as it is, and replaced: if it survives, the map is decoration"),
@@ -180,15 +184,14 @@ def chosen_families(names: Iterable[str] | None) -> frozenset[str]:
 
 
 def sections(scope: str) -> dict[str, list[str]]:
-    """Return the columns of each table of attribution.md, by its title."""
-    by_title: dict[str, list[Metric]] = {}
-    for metric in METRICS.values():
-        if metric.section and metric.scope == scope:
-            by_title.setdefault(metric.section, []).append(metric)
-    tables = {}
-    for title, metrics in by_title.items():
-        names = [name for m in metrics for name in (m.name, *([m.name + NATIVE] if m.native == "beside" else []))]
-        tables[title] = names + [m.name + NATIVE for m in metrics if m.native == "last"]
+    """Return the columns of each table of attribution.md, by its title: at most `MAIN` of single maps and of pairs."""
+    tables: dict[str, list[str]] = {}
+    shown = [metric for metric in METRICS.values() if metric.section and metric.scope == scope and metric.main]
+    for metric in shown:
+        tables.setdefault(metric.section, []).append(metric.name)
+    for metric in shown:
+        if metric.main == "both":
+            tables[metric.section].append(metric.name + NATIVE)
     return tables
 
 

@@ -16,8 +16,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "attribution.md"
 def tables() -> dict[str, str]:
     """Return the tables of metrics (an arrow: the better direction) and of methods (passes: of a map of 224 x 224 pixels)."""
     metrics = [[f"`{metric.name}`", metric.title, f"`{metric.family}`", metric.meaning] for metric in METRICS.values()]
-    methods = [[f"`{method.name}`", method.family, str(method.passes()), _meaning(method)] for method in METHODS.values()]
-    heads = {"metrics": ["column", "in tables", "`--metrics`", "meaning"], "methods": ["method", "family", "passes", "map"]}
+    methods = [[f"`{m.name}`", m.title, m.family, str(m.passes()), _meaning(m)] for m in METHODS.values()]
+    heads = {
+        "metrics": ["column", "in tables", "`--metrics`", "meaning"],
+        "methods": ["method", "in tables", "family", "passes", "map"],
+    }
     return {name: markdown_table(heads[name], rows) for name, rows in (("metrics", metrics), ("methods", methods))}
 
 

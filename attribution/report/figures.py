@@ -11,6 +11,7 @@ import numpy as np
 
 from attribution.evaluation.evaluate import AttributionResults
 from attribution.metrics.registry import METRICS
+from attribution.report.names import label, shown
 from attribution.report.overlay import at_pixels, fit, lack_of_pattern, overlay, own_scale
 from attribution.report.render import GREEN, GRID_TILE, RED, Section, Tile, panel
 from datasets.decode import decode_image
@@ -32,7 +33,8 @@ RANKED_BY = ("srg", "pointing", "contrast_pointing")  # the first that was measu
 
 def draw_curves(content: Mapping[str, Any], path: Path) -> None:
     """Draw the perturbation curves of all methods, if there are any, with 95 % intervals but for controls."""
-    methods = {name: entry for name, entry in content["methods"].items() if entry.get("curves")}
+    names = shown(content["methods"])
+    methods = {name: content["methods"][name] for name in names if content["methods"][name].get("curves")}
     if not methods:
         return
     figure = Figure(figsize=(15, 5 + 0.12 * len(methods)), layout="constrained")
@@ -42,7 +44,7 @@ def draw_curves(content: Mapping[str, Any], path: Path) -> None:
             curve = entry["curves"][kind]
             share = np.linspace(0, 1, len(curve["mean"]))
             width, alpha = (2.6, 0.22) if name == content["ours"] else (1.3, 0.06)
-            axes.plot(share, curve["mean"], STYLES[entry["family"]], color=colour, linewidth=width, label=name)
+            axes.plot(share, curve["mean"], STYLES[entry["family"]], color=colour, linewidth=width, label=names[name])
             if entry["family"] != "control":
                 axes.fill_between(share, curve["low"], curve["high"], color=colour, alpha=alpha, linewidth=0)
         axes.set_xlabel("share of the pixels")
@@ -57,7 +59,8 @@ def draw_curves(content: Mapping[str, Any], path: Path) -> None:
 
 def draw_bars(content: Mapping[str, Any], path: Path) -> None:
     """Draw the headline metrics that were measured as bars with 95 % intervals."""
-    methods, pairs = content["methods"], content.get("pairs", {})
+    names, pairs = shown(content["methods"]), content.get("pairs", {})
+    methods = {name: content["methods"][name] for name in names}
     rows = {name: {**entry["metrics"], **pairs.get(name, {}).get("metrics", {})} for name, entry in methods.items()}
     bars = [metric for metric in METRICS.values() if metric.bar]
     bars = [metric for metric in bars if any(row.get(metric.name, {}).get("images") for row in rows.values())]
@@ -76,7 +79,7 @@ def draw_bars(content: Mapping[str, Any], path: Path) -> None:
         axes.axvline(0, color="black", linewidth=0.6)
         _finish(axes, metric.title, "x")
         axes.set_axisbelow(True)
-    panels[0].set_yticks(range(len(order)), [f"{name} (ours)" if name == content["ours"] else name for name in order])
+    panels[0].set_yticks(range(len(order)), [names[name] + " (ours)" * (name == content["ours"]) for name in order])
     with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
@@ -126,12 +129,14 @@ def _section(evaluation: AttributionResults, place: int, metric: str, word: str)
     verdict = f"right: {image['label']}" if right else f"predicted {image['predicted']}, is {image['label']}"
     picture = fit(decode_image(path).permute(1, 2, 0).numpy(), GRID_TILE)
     tiles = [Tile(picture, ("picture",), GREEN if right else RED)]
-    for name in [ours, *(name for name in evaluation.measured if name != ours)]:
+    methods = evaluation.content["methods"]
+    names = shown(methods)
+    for name in [ours, *(name for name in names if name in evaluation.measured and name != ours)]:
         values = evaluation.measured[name]["values"]
         positive = np.maximum(evaluation.measured[name]["maps"][place].float().numpy(), 0)
         drawn = overlay(picture, at_pixels(positive[None], size, size, picture.shape[:2])[0], own_scale(positive))
         score = values[metric][place] if metric in values else np.nan
         words = (f"{metric} {score:.2f}" if np.isfinite(score) else "", lack_of_pattern(positive))
-        tiles.append(Tile(drawn, (name, " · ".join(filter(None, words)))))
+        tiles.append(Tile(drawn, (label(name, methods), " · ".join(filter(None, words)))))
     heading = f"{path.name} · {verdict}"
-    return Section(f"{word} {metric} of {ours} · {heading}" if metric else heading, tiles)
+    return Section(f"{word} {metric} of {label(ours, methods)} · {heading}" if metric else heading, tiles)

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from attribution.report.figures import FAINT
+from attribution.report.names import FAMILIES, label
 from attribution.report.overlay import at_pixels, common_scale, overlay
 from attribution.report.render import Section, Tile, panel
-from attribution.report.tables import FAMILIES, write_json
+from attribution.report.tables import write_json
 from util.atomic import atomic_write, replacing
 from util.plotting import Figure, FigureCanvasAgg
 from util.tables import markdown_table
@@ -56,9 +57,10 @@ def markdown(content: Mapping[str, Any]) -> str:
         n = result["n"]
         heading = f"{MEANINGS[result['setting']].partition(':')[0]}, {n} x {n} images of {settings['side']} pixels"
         body = [
-            [f"**{name}**" if name == content["ours"] else name, FAMILIES[entry["family"]], *_cells(entry)]
+            [f"**{label(name, result['methods'])}**" if name == content["ours"] else label(name, result["methods"]),
+             FAMILIES[entry["family"]], *_cells(entry)]
             for name, entry in result["methods"].items()
-        ]
+        ]  # fmt: skip
         uniform = f"{1 / n**2:.3f}"
         body.append(["uniform", FAMILIES["control"], uniform, uniform, "–", "–"])
         heads = ["map", "kind", "mean ↑", "median ↑", "quartiles", "above half ↑"]
@@ -103,7 +105,7 @@ def draw_boxes(content: Mapping[str, Any], path: Path) -> None:
         axes.set_xlim(0, 1)
         axes.set_title(f"{result['setting']}, {result['n']} x {result['n']}", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    names = [f"{name} (ours)" if name == content["ours"] else name for name in reversed(results[0]["methods"])]
+    names = [label(name, results[0]["methods"]) + " (ours)" * (name == content["ours"]) for name in results[0]["methods"]][::-1]
     panels[0].set_yticks(range(len(names)), names)
     figure.supxlabel("share of the map on its own image (median and quartiles; dotted: uniform)", fontsize=9)
     with replacing(path) as temporary:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -125,14 +125,3 @@ def training_curves(log: Path) -> dict[str, list[float | None]] | None:
         return {name: [line.get(name) for line in lines] for name in names} if lines else None
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def attribution_table(content: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of an attribution.json for the metrics `columns` that it has."""
-    methods = content["methods"]
-    names = [name for name in columns if any(name in entry["metrics"] for entry in methods.values())]
-    rows = [
-        {"name": name, "values": [entry["metrics"].get(column, {}).get("mean") for column in names]}
-        for name, entry in methods.items()
-    ]
-    return {"columns": names, "rows": rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -29,7 +30,8 @@ from util.cli import launch, parse
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = "--backbone test_resnet --hidden_dim 16 --nheads 2 --enc_layers 0 --dim_feedforward 16 --feature_stride 16"
-FILES = ["attribution.json", "attribution.md", "bars.png", "curves.png", "examples.jpg"]
+FILES = ["attribution.csv", "attribution.json", "attribution.md", "audit.md", "bars.png", "curves.png", "examples.jpg"]
+DUMMIES = {"other_class", "constant"}  # controls of every evaluation that are no methods of their own
 QUICK = "--device cpu --num_workers 0 --steps 4 --batch_size 4"
 
 
@@ -92,7 +94,7 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
     methods = found["methods"]
     own = {"attention", "rollout", "relevance", "additive", "additive_pixels"}
     posthoc = {"gradcam", "finercam", "integrated_gradients_blur", "occlusion", "rise", "contrast"}
-    controls = {"random", "centre", "edges", "rollout_every_class", "oracle"}
+    controls = {"random", "centre", "edges", "rollout_every_class", "oracle"} | DUMMIES
     assert set(methods) == own | posthoc | controls
     assert found["ours"] == "additive" and found["settings"]["images"] == 7 and found["settings"]["grid"] == [3, 3]
     for name, entry in methods.items():
@@ -108,15 +110,32 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
         assert ("randomisation" in entry) == (name not in {*costly, "oracle"})
     assert methods["oracle"]["metrics"]["energy"]["mean"] > methods["centre"]["metrics"]["energy"]["mean"]
     assert methods["rise"]["passes"] == {"forward": 128, "backward": 0}
-    assert methods["edges"]["randomisation"]["passed"] is False
+    assert methods["edges"]["randomisation"]["passed"] is False  # which the table does not say of a map without a model
     model = found["model"]
     assert {"clean", "uniform", "other_image", "other_class"} == set(model["reliance"])
     assert model["reliance"]["clean"]["mean"] == pytest.approx(model["accuracy"])
     assert 0 < model["locality"]["own"]["mean"] <= model["locality"]["ring"]["mean"] <= 1
     assert 0 < model["head_diversity"]["jsd"]["mean"] < 1
     text = (tmp_path / "attribution.md").read_text()
-    assert "**additive**" in text and "## On the object" in text and "## additive against the others" in text
-    assert "Known evidence" not in text and "nan" not in text
+    assert "**evidence of each cell**" in text and "## On the object" in text
+    assert "## evidence of each cell against the others" in text and "Known evidence" not in text and "nan" not in text
+    assert "| does not use the model |" in next(
+        line for line in text.splitlines() if "edges in the image" in line and "model |" in line
+    )
+    heads = [line for line in text.splitlines() if line.startswith("| map |")]
+    assert len(heads) == 4 and all(line.count("|") - 1 <= 6 for line in heads) and "RD@5 %" not in "".join(heads)
+    sentences = found["verdict"]["sentences"]
+    assert [sentence["answer"] for sentence in sentences] == ["cannot be told from 7 images", "cannot be told from 6 images",
+                                                              "cannot be told from 7 images"]  # fmt: skip
+    assert text.splitlines()[2].startswith("The model's own map, **evidence of each cell** (`additive`)")
+    assert "the split has 7" in sentences[2]["text"] and "closest control" in sentences[2]["text"]
+    assert found["audit"]["rd"]["main"] is False and found["audit"]["srg"]["truth"]["map"] == "oracle"
+    assert "| RD@5 % ↑ |" in (tmp_path / "audit.md").read_text() and "constant" not in text
+    with (tmp_path / "attribution.csv").open(newline="") as file:
+        rows = {(row["map"], row["metric"]): row for row in csv.DictReader(file)}
+    row = rows["rise", "srg_native"]
+    assert row["label"] == "SRG, native" and row["kind"] == "post hoc" and row["forward_passes"] == "128"
+    assert float(row["mean"]) == pytest.approx(methods["rise"]["metrics"]["srg_native"]["mean"], rel=1e-4)
     assert cv2.imread(str(tmp_path / "examples.jpg")) is not None
 
 
@@ -127,7 +146,7 @@ def test_planes_have_everything_that_is_exact(made: Path, tmp_path: Path, decode
         "--metrics", "faithfulness,masks,planes,pairs", data="planes-pair",
     )  # fmt: skip
     ours = {"detr": "contribution", "additive": "additive"}[decoder]
-    controls = {"random", "centre", "edges", "rollout_every_class", "oracle", "evidence_oracle", "fixed_place"}
+    controls = {"random", "centre", "edges", "rollout_every_class", "oracle", "evidence_oracle", "fixed_place"} | DUMMIES
     assert found["ours"] == ours and set(found["methods"]) == {ours, "gradcam", "finercam"} | controls
     slots = found["settings"]["slots"]
     for name, entry in found["methods"].items():
@@ -139,6 +158,7 @@ def test_planes_have_everything_that_is_exact(made: Path, tmp_path: Path, decode
     assert mean["evidence_oracle"] > max(mean[name] for name in ("random", "centre", "edges", "gradcam"))
     assert found["methods"]["evidence_oracle"]["metrics"]["sd"]["mean"] > 0.5
     assert set(found["pairs"]) == {ours, "gradcam", "finercam"} | controls - {"evidence_oracle", "fixed_place"}
+    assert found["pairs"]["edges"]["metrics"]["hit_gap"]["mean"] == 0  # the same map for both classes
     oracle = found["pairs"]["oracle"]["metrics"]
     assert oracle["own_energy"]["mean"] > 2 * max(oracle["other_energy"]["mean"], oracle["own_area"]["mean"])
     assert oracle["own_hit"]["images"] == 2

@@ -111,7 +111,13 @@ def evil(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary = content(folder / pages.SUMMARY)
     summary["classes"] = CLASSES
     summary["images"]["file"] = [f"{EVIL}/{name}" for name in summary["images"]["file"]]
-    summary["attribution"] = {"about": EVIL, "columns": ["srg"], "rows": [{"name": "x", "values": [0.5]}]}
+    rows = {"columns": [EVIL], "rows": [{"name": EVIL, "kind": EVIL, "ours": True, "values": [0.5]}]}
+    sentences = [{"question": EVIL, "answer": answer, "text": EVIL} for answer in ("yes", "no", "not measured")]
+    audited = {"metric": EVIL, "best": EVIL, "dummy": EVIL, "difference": -0.1, "outcome": f"a dummy wins {EVIL}"}
+    summary["attribution"] = {
+        "about": EVIL, "verdict": {"label": EVIL, "sentences": sentences}, "main": rows, "all": rows,
+        "audit": {"about": EVIL, "rows": [audited]},
+    }  # fmt: skip
     pages.write_report(folder, EVIL, EVIL, {key: value for key, value in summary.items() if key not in ("title", "colours")})
     return folder
 
@@ -261,6 +267,12 @@ def test_names_can_be_anything_and_no_fault_of_accessibility_is_serious(browser:
         if "image=4" in hash:
             page.wait_for_selector("#method")
         assert page.title() != "x"
+        if not hash:  # the page opens with the verdict; tables that few readers want are closed
+            assert (
+                page.locator("main h2").first.text_content() == "Verdict on the maps" and page.locator("main ol li").count() == 3
+            )
+            assert not page.locator("details table").first.is_visible()
+            page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         assert not page.evaluate("document.documentElement.scrollWidth > innerWidth"), f"{hash} is wider than a phone"
         page.evaluate(source)
         faults = page.evaluate("axe.run()")["violations"]

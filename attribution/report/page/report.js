@@ -113,13 +113,35 @@ function calibration() {
     lines: [{ class: "second", points: [[0, 0], [1, 1]] }] })];
 }
 
+function verdict() {
+  const content = data.attribution;
+  if (!content) return h("p", {}, "How good the maps are was not measured: run python -m tools.evaluate_attribution on this checkpoint and then this report again.");
+  if (!content.verdict) return null;
+  const colour = (answer) => (answer === "yes" ? "right" : answer === "no" ? "wrong" : null);
+  return [h("h2", {}, "Verdict on the maps"), h("p", {}, "The model's own map, ", h("b", {}, content.verdict.label), ":"),
+    h("ol", {}, content.verdict.sentences.map(({ question, answer, text }) =>
+      h("li", {}, `${question} `, h("b", { class: colour(answer) }, answer.charAt(0).toUpperCase() + answer.slice(1) + "."), " ", text)))];
+}
+
+function mapTable(caption, { columns, rows }) {
+  return table(caption, [{ title: "map", value: (row) => row.name, cell: (row) => (row.ours ? h("b", {}, row.name) : row.name), head: true },
+    { title: "kind", value: (row) => row.kind },
+    ...columns.map((title, place) => ({ title, number: true, value: (row) => row.values[place] ?? -Infinity,
+      cell: (row) => (row.values[place] === null ? "–" : row.values[place].toFixed(3)) }))], rows, { sort: 2, down: true });
+}
+
 function attribution() {
   const content = data.attribution;
   if (!content) return [];
-  const columns = [{ title: "map", value: (row) => row.name, head: true },
-    ...content.columns.map((title, place) => ({ title, number: true, value: (row) => row.values[place] ?? -Infinity,
-      cell: (row) => (row.values[place] === null ? "–" : row.values[place].toFixed(3)) }))];
-  return [h("h2", {}, "Measured maps"), h("p", {}, content.about), table("Measured maps", columns, content.rows, { sort: 1, down: true })];
+  if (!content.main.columns.length && !content.all.columns.length) return [];
+  const { about, rows } = content.audit;
+  return [h("h2", {}, "Measured maps"), h("p", {}, `${content.about}. The model's own map is in bold.`),
+    content.main.columns.length ? mapTable("Measured maps", content.main) : null,
+    h("details", {}, h("summary", {}, `all ${content.all.columns.length} columns`), mapTable("All columns", content.all)),
+    rows.length ? h("details", {}, h("summary", {}, `audit of the metrics: ${rows.filter((row) => row.outcome.startsWith("a dummy wins")).length} of ${rows.length} are won by a dummy`),
+      h("p", {}, about), table("Audit of the metrics", [{ title: "metric", value: (row) => row.metric, head: true }, { title: "best real map", value: (row) => row.best },
+        { title: "best dummy", value: (row) => row.dummy }, { title: "real less dummy", number: true, value: (row) => row.difference, cell: (row) => row.difference.toFixed(3) },
+        { title: "outcome", value: (row) => row.outcome }], rows, { sort: 3 })) : null];
 }
 
 // ------------------------------------------------------------------------------------------------------------------------- views
@@ -170,7 +192,7 @@ function overview() {
   const n = data.images.label.length, right = data.images.label.filter((label, i) => label === data.images.predicted[i]).length;
   const cards = [["top-1 accuracy", percent(right / n)], ...(data.acc5 === null ? [] : [["top-5 accuracy", data.acc5.toFixed(1) + " %"]]),
     ["images", n], ["classes", data.classes.length], ["errors", n - right]];
-  return ["Overview", h("ul", { class: "cards" }, cards.map(([label, value]) => h("li", {}, h("b", {}, value), label))),
+  return ["Overview", verdict(), h("ul", { class: "cards" }, cards.map(([label, value]) => h("li", {}, h("b", {}, value), label))),
     curves(), calibration(), attribution(), h("h2", {}, "Classes, the least accurate first"), classTable(),
     h("h2", {}, "Most frequent confusions"), confusionTable(10), h("p", {}, h("a", { href: "#view=confusions" }, "all confusions"))];
 }

@@ -10,7 +10,7 @@ import pytest
 from conftest import COLOURS, make_images
 
 from attribution.metrics.metric import Metric
-from attribution.metrics.registry import METRICS, families, find_metric, sections
+from attribution.metrics.registry import MAIN, METRICS, families, find_metric, sections
 from tests.tools.test_evaluate_attribution import checkpoint
 from tools.evaluate_attribution import get_args_parser, main
 from util.cli import parse
@@ -30,7 +30,7 @@ def measure(tmp_path: Path, decoder: str, methods: str, metrics: str) -> dict[st
 def test_a_metric_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = Metric(
         "positive_mass", "mass", lambda batch: batch.maps.clamp(min=0).sum((1, 2)), "positive mass", "sum of the positive values",
-        section="Mass", native="last", paired=True,
+        section="Mass", native=True, main="both", bar=True,
     )  # fmt: skip
     monkeypatch.setitem(METRICS, row.name, row)
     content = measure(tmp_path, "additive", "rise,gradcam", "mass,native")
@@ -46,7 +46,7 @@ def test_a_metric_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     text = (tmp_path / "out" / "attribution.md").read_text()
     assert "## Mass" in text and "| map | kind | positive mass | positive mass, native |" in text
     assert "- positive mass: sum of the positive values" in text
-    assert "## additive against the others" in text and "| map | positive mass |" in text
+    assert "## evidence of each cell against the others" in text and "| map | positive mass |" in text
 
 
 def test_a_metric_of_models_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,11 +69,13 @@ def test_every_row_is_found_by_its_columns() -> None:
         find_metric("nothing")
 
 
-def test_tables_hold_the_columns_of_their_section_in_order() -> None:
+def test_tables_hold_the_main_columns_of_their_section_in_order_and_no_more_than_fit() -> None:
     tables = sections("maps")
-    assert tables["Faithfulness"] == ["srg", "srg_native", "rd", "rd_native", "insertion", "insertion_start", "deletion"]
-    assert tables["On the object"] == ["pointing", "energy", "energy_gain", "ap", "pointing_native", "energy_native"]
-    assert sections("pairs")["Two objects in an image"][-2:] == ["own_hit_native", "other_hit_native"]
+    assert tables["Faithfulness"] == ["srg", "insertion", "deletion"]
+    assert tables["On the object"] == ["pointing", "energy", "pointing_native"]
+    assert sections("pairs")["Two objects in an image"] == ["own_hit", "other_hit", "hit_gap", "own_hit_native"]
+    assert all(len(names) <= MAIN for scope in ("maps", "pairs") for names in sections(scope).values())
+    assert sum(metric.bar for metric in METRICS.values()) <= MAIN and not METRICS["rd"].main
 
 
 def test_metrics_that_share_a_function_compute_it_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attribution.evaluation.summary import mean_interval
+from attribution.metrics.statistics import mean_interval
 
 
 def test_interval_of_a_large_sample_is_the_normal_one() -> None:
