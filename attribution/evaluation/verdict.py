@@ -24,17 +24,17 @@ QUESTIONS = {
     "Does it depend on the class?": {
         "yes": "It shows what speaks for this class, not only where something is",
         "no": "It marks for this class no more of what the model needs than for another",
-        "not measured": "Measure --metrics faithfulness, or give images with two objects and their masks (--pairs).",
+        "not measured": "Measure --metrics faithfulness, or give images with two objects and their masks (--pairs)",
     },
     "Is it on the right place?": {
         "yes": "It points at the place more often than any map that ignores the model",
         "no": "It does not point at the place as it should",
-        "not measured": "There is no ground truth: give masks of the objects (--masks).",
+        "not measured": "There is no ground truth: give masks of the objects (--masks)",
     },
     "Is it what the model used?": {
         "yes": "The model needs what it marks more than what any map marks that ignores the model",
         "no": "A map that ignores the model marks as much of what the model needs",
-        "not measured": "Measure --metrics faithfulness.",
+        "not measured": "Measure --metrics faithfulness",
     },
 }
 PREFIX = {"yes": "yes: ", "no": "no: ", "open": "cannot be told: "}
@@ -65,7 +65,11 @@ class Finding(NamedTuple):
 
 
 def verdict(content: Content) -> dict[str, Any]:
-    """Return the verdict on the map that represents ICN: `map`, `label`, and of each question `question`, `answer`, `text`."""
+    """Return the verdict on the map that represents ICN.
+
+    Returns:
+        `map`, `label`, and `sentences`, each with `question`, `answer`, `meaning` of the answer, `figures` and `findings`.
+    """
     findings = (_class_specific(content), _right_place(content), _used(content))
     sentences = [_sentence(question, found) for question, found in zip(QUESTIONS, findings, strict=True)]
     ours = content["ours"]
@@ -76,14 +80,14 @@ def _sentence(question: str, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the answer to a question: its meaning in plain words, then the findings, those that agree with it first."""
     outcomes, words = {finding.outcome for finding in findings}, QUESTIONS[question] | MEANINGS
     if not findings:
-        return {"question": question, "answer": "not measured", "text": words["not measured"], "findings": []}
+        return {"question": question, "answer": "not measured", "meaning": words["not measured"], "figures": "", "findings": []}
     answer = "partly" if {"yes", "no"} <= outcomes else "yes" if "yes" in outcomes else "no" if "no" in outcomes else "open"
     ordered = sorted(findings, key=lambda finding: finding.outcome != answer)
     parts = [PREFIX[finding.outcome] * (finding.outcome != answer) + finding.words for finding in ordered]
-    text = f"{words[answer]}: {'; '.join([*parts, *([ordered[0].settle] if answer == 'open' else [])])}."
+    figures = "; ".join([*parts, *([ordered[0].settle] if answer == "open" else [])])
     recorded = [{"outcome": finding.outcome, **{key: getattr(finding, key) for key in RECORDED}} for finding in findings]
-    answer = f"cannot be told from {ordered[0].images} images" if answer == "open" else answer
-    return {"question": question, "answer": answer, "text": text, "findings": recorded}
+    said = f"cannot be told from {ordered[0].images} images" if answer == "open" else answer
+    return {"question": question, "answer": said, "meaning": words[answer], "figures": figures, "findings": recorded}
 
 
 def _class_specific(content: Content) -> list[Finding]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attribution.metrics.registry import METRICS
 from attribution.report.names import FAMILIES, family, label, shown
-from attribution.report.verdict import ABOUT_AUDIT, outcome
+from attribution.report.verdict import ABOUT_AUDIT, ABOUT_VERDICT, outcome
 
 
 def measured_maps(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,7 +21,8 @@ def measured_maps(content: Mapping[str, Any]) -> dict[str, Any]:
     known = content.get("verdict")
     verdict = known and {
         "label": known["label"],
-        "sentences": [{key: one[key] for key in ("question", "answer", "text")} for one in known["sentences"]],
+        "about": ABOUT_VERDICT,
+        "sentences": [{key: one[key] for key in ("question", "answer", "meaning", "figures")} for one in known["sentences"]],
     }
     audit = [
         {

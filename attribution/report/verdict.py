@@ -11,6 +11,10 @@ from util.tables import markdown_table
 
 Content = Mapping[str, Any]  # of attribution.json
 OUTCOMES = {"told apart": "real maps are better", "open": "not told apart", "dummy wins": "**a dummy wins**"}
+ABOUT_VERDICT = (
+    "A control is a map that ignores the model. SRG, deletion and RD@5 % hide what a map marks and follow the probability of the "
+    "class; a peak is the strongest place of a map. In brackets: the 95 % interval of the difference, and the images."
+)
 ABOUT_AUDIT = (
     "A dummy is a map without information on the class that is explained: random, the centre of the image, its edges, the same "
     "everywhere, the same map of another class, all classes at once, or (planes) the best fixed place. For each metric, the "
@@ -24,12 +28,11 @@ def verdict_lines(content: Content) -> list[str]:
     """Return three sentences on the map that represents ICN; nothing for an attribution.json of an older version."""
     if "verdict" not in content:
         return []
-    found = content["verdict"]
-    sentences = [
-        f"{number}. **{sentence['question']} {sentence['answer'].capitalize()}.** {sentence['text']}"
-        for number, sentence in enumerate(found["sentences"], 1)
-    ]
-    return [f"The model's own map, **{found['label']}** (`{found['map']}`):", "", *sentences, ""]
+    found, sentences = content["verdict"], []
+    for number, one in enumerate(content["verdict"]["sentences"], 1):
+        words = ": ".join(filter(None, (one["meaning"], one["figures"])))
+        sentences.append(f"{number}. **{one['question']} {one['answer'].capitalize()}.** {words}.")
+    return [f"The model's own map, **{found['label']}** (`{found['map']}`):", "", *sentences, "", ABOUT_VERDICT, ""]
 
 
 def failing(content: Content) -> list[str]:

@@ -128,7 +128,7 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
     assert [sentence["answer"] for sentence in sentences] == ["cannot be told from 7 images", "cannot be told from 6 images",
                                                               "cannot be told from 7 images"]  # fmt: skip
     assert text.splitlines()[2].startswith("The model's own map, **evidence of each cell** (`additive`)")
-    assert "the split has 7" in sentences[2]["text"] and "closest control" in sentences[2]["text"]
+    assert "the split has 7" in sentences[2]["figures"] and "closest control" in sentences[2]["figures"]
     assert found["audit"]["rd"]["main"] is False and found["audit"]["srg"]["truth"]["map"] == "oracle"
     assert "| RD@5 % ↑ |" in (tmp_path / "audit.md").read_text() and "constant" not in text
     with (tmp_path / "attribution.csv").open(newline="") as file:

@@ -112,7 +112,7 @@ def test_all_methods_and_files(small_run: Path, command, tmp_path: Path, monkeyp
     assert difull["attention"]["mean"] == pytest.approx(1) and gridpg["attention"]["mean"] < 0.9
     assert json.loads((tmp_path / "grid.json").read_text())["settings"]["side"] == 64
     text = (tmp_path / "grid.md").read_text()
-    assert "| uniform | control, oracle | 0.250 | 0.250 |" in text and "12 images that are classified right on their own" in text
+    assert "| uniform | control | 0.250 | 0.250 |" in text and "12 images that are classified right on their own" in text
     assert cv2.imread(str(tmp_path / "grid.png")) is not None and cv2.imread(str(tmp_path / "grid.jpg")) is not None
 
 

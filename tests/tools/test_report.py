@@ -112,10 +112,12 @@ def evil(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     summary["classes"] = CLASSES
     summary["images"]["file"] = [f"{EVIL}/{name}" for name in summary["images"]["file"]]
     rows = {"columns": [EVIL], "rows": [{"name": EVIL, "kind": EVIL, "ours": True, "values": [0.5]}]}
-    sentences = [{"question": EVIL, "answer": answer, "text": EVIL} for answer in ("yes", "no", "not measured")]
+    sentences = [
+        {"question": EVIL, "answer": answer, "meaning": EVIL, "figures": EVIL} for answer in ("yes", "no", "not measured")
+    ]
     audited = {"metric": EVIL, "best": EVIL, "dummy": EVIL, "difference": -0.1, "outcome": f"a dummy wins {EVIL}"}
     summary["attribution"] = {
-        "about": EVIL, "verdict": {"label": EVIL, "sentences": sentences}, "main": rows, "all": rows,
+        "about": EVIL, "verdict": {"label": EVIL, "about": EVIL, "sentences": sentences}, "main": rows, "all": rows,
         "audit": {"about": EVIL, "rows": [audited]},
     }  # fmt: skip
     pages.write_report(folder, EVIL, EVIL, {key: value for key, value in summary.items() if key not in ("title", "colours")})

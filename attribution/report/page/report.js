@@ -119,8 +119,10 @@ function verdict() {
   if (!content.verdict) return null;
   const colour = (answer) => (answer === "yes" ? "right" : answer === "no" ? "wrong" : null);
   return [h("h2", {}, "Verdict on the maps"), h("p", {}, "The model's own map, ", h("b", {}, content.verdict.label), ":"),
-    h("ol", {}, content.verdict.sentences.map(({ question, answer, text }) =>
-      h("li", {}, `${question} `, h("b", { class: colour(answer) }, answer.charAt(0).toUpperCase() + answer.slice(1) + "."), " ", text)))];
+    h("ol", {}, content.verdict.sentences.map(({ question, answer, meaning, figures }) =>
+      h("li", {}, `${question} `, h("b", { class: colour(answer) }, answer.charAt(0).toUpperCase() + answer.slice(1) + "."), ` ${meaning}. `,
+        figures ? h("span", { class: "faint" }, `${figures.charAt(0).toUpperCase() + figures.slice(1)}.`) : null))),
+    h("p", { class: "faint" }, content.verdict.about)];
 }
 
 function mapTable(caption, { columns, rows }) {

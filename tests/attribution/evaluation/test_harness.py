@@ -270,11 +270,15 @@ def test_examples_are_best_and_worst_and_none_twice() -> None:
 def test_unknown_numbers_are_dashes_and_fewer_pictures_are_said() -> None:
     nothing = {"images": 0}
     some = {"mean": 0.5, "low": 0.4, "high": 0.6, "images": 2}
-    entry = {"family": "own", "passes": {"forward": 1, "backward": 1}, "metrics": {"srg": {**some, "images": 4}, "rd": some}}
+    entry = {
+        "family": "own",
+        "passes": {"forward": 1, "backward": 1},
+        "metrics": {"srg": {**some, "images": 4}, "deletion": some},
+    }
     other = {
         "family": "posthoc",
         "passes": {"forward": 9, "backward": 0},
-        "metrics": {"srg": {**some, "images": 4}, "rd": nothing},
+        "metrics": {"srg": {**some, "images": 4}, "deletion": nothing},
     }
     settings = {"checkpoint": "c", "dataset": "d", "split": "val", "decoder": "detr", "images": 4, "split_images": 9}
     found = {

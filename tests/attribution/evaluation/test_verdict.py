@@ -58,23 +58,23 @@ def test_the_control_that_comes_closest_decides_and_is_named_with_its_numbers() 
     methods = {"additive": {"srg": (0.5, 0.1)}, "random": {"srg": (0.0, 0.0)}, "edges": {"srg": (0.6, 0.0)}}
     (_, _, used) = verdict(content(methods))["sentences"]
     assert used["answer"] == "no"
-    plain = "A map that ignores the model marks as much of what the model needs: "
-    assert used["text"] == plain + "SRG 0.50, closest control (map edges) 0.60: 0.10 worse (0.07 to 0.12, 64 images)."
+    assert used["meaning"] == "A map that ignores the model marks as much of what the model needs"
+    assert used["figures"] == "SRG 0.50, closest control (map edges) 0.60: 0.10 worse (0.07 to 0.12, 64 images)"
     assert used["findings"][0]["against"] == "edges" and used["findings"][0]["mean"] == pytest.approx(-0.1)
 
 
 def test_lower_deletion_is_better_and_findings_that_disagree_make_partly() -> None:
     methods = {"additive": {"srg": (0.5, 0.1), "deletion": (0.4, 0.1)}, "centre": {"srg": (0.2, 0.0), "deletion": (0.3, 0.0)}}
     (_, _, used) = verdict(content(methods))["sentences"]
-    assert used["answer"] == "partly" and ": yes: SRG 0.50" in used["text"] and "; no: deletion 0.40" in used["text"]
-    assert "0.10 worse" in used["text"]
+    assert used["answer"] == "partly" and used["figures"].startswith("yes: SRG 0.50") and "; no: deletion 0.40" in used["figures"]
+    assert "0.10 worse" in used["figures"]
 
 
 def test_better_than_dummies_but_far_from_the_ground_truth_is_not_the_right_place() -> None:
     methods = {"additive": {"contrast_pointing": (0.24, 0.1)}, "random": {"contrast_pointing": (0.05, 0.0)}}
     assert answers(methods)[1] == "yes"
     (_, place, _) = verdict(content({**methods, "evidence_oracle": {"contrast_pointing": (0.94, 0.0)}}))["sentences"]
-    assert place["answer"] == "no" and place["text"].endswith("ground truth at this grid 0.94, of which it has less than half.")
+    assert place["answer"] == "no" and place["figures"].endswith("ground truth at this grid 0.94, of which it has less than half")
 
 
 def test_images_with_two_objects_say_whether_a_map_depends_on_the_class() -> None:
@@ -82,15 +82,15 @@ def test_images_with_two_objects_say_whether_a_map_depends_on_the_class() -> Non
     for own, other, answer in ((0.95, 0.01, "yes"), (0.4, 0.4, "no")):
         scores = {"own_hit": (own, 0.1), "other_hit": (other, 0.1), "hit_gap": (own - other, 0.01)}
         found = verdict(content(methods, pairs={"additive": scores}))["sentences"][0]
-        assert found["answer"] == answer and f"{100 * own:.0f} %" in found["text"]
+        assert found["answer"] == answer and f"{100 * own:.0f} %" in found["figures"]
 
 
 def test_how_many_images_would_settle_it() -> None:
     def text(mean: float, spread: float, images: int) -> str:
         methods = {"additive": {"srg": (mean, spread)}, "centre": {"srg": (0.0, 0.0)}}
-        return verdict(content(methods, images=images))["sentences"][2]["text"]
+        return verdict(content(methods, images=images))["sentences"][2]["figures"]
 
-    (needed,) = [int(word.strip(").;")) for word in text(0.1, 0.8, 64).split("--images ")[1:]]
+    (needed,) = [int(word.strip(")")) for word in text(0.1, 0.8, 64).split("--images ")[1:]]
     assert 1.96 * 0.8 / needed**0.5 == pytest.approx(0.1, rel=0.1)  # the end of the interval would be at 0
     assert "the split has 1000" in text(0.1, 3.0, 64)
     assert f"--images {FEWEST})" in text(0.5, 0.1, 5)
@@ -125,9 +125,7 @@ def test_sentences_in_markdown_and_nothing_of_older_files() -> None:
     whole = content({"additive": {"srg": (0.5, 0.1)}, "centre": {"srg": (0.2, 0.0)}})
     lines = verdict_lines({**whole, "verdict": verdict(whole)})
     assert lines[0] == "The model's own map, **map additive** (`additive`):"
-    assert lines[4].startswith(
-        "3. **Is it what the model used? Yes:** the model needs what it marks more than what any map marks"
-    )
+    assert lines[4].startswith("3. **Is it what the model used? Yes.** The model needs what it marks more than what any map")
     assert "SRG 0.50, closest control (map centre) 0.20: 0.30 better (" in lines[4]
     assert "--masks" in lines[3] and "Not measured" in lines[3]
     assert verdict_lines(whole) == [] and audit_summary(whole) == []
