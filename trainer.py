@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets import ImageBatch
 from models import ICN
-from models.adversarial import fgsm_perturb
+from models.adversarial import RAMP, REPLAYS, Adversary, Perturbation
 from models.criterion import TERMS, Criterion
 from util.distributed import unused_parameters
 from util.ema import make_ema, restore_ema
@@ -50,10 +50,10 @@ class Trainer:
         criterion: the loss.
         max_norm: gradients of a larger total norm are scaled down to it; 0 leaves them.
         ema: the exponential moving average of the weights, or None.
-        adversarial: bound of the adversarial perturbation of the images before each step, in grey levels of 255; 0: none.
+        adversary: perturbs the images of each batch, on which several steps are then done; or None.
         forward: called instead of the model: its compiled form, or one whose gradients are means over processes.
         ranks: this process and the others.
-        steps: optimizer steps done so far.
+        steps: optimizer steps done so far; those that an adversary makes of one count as one.
     """
 
     model: ICN
@@ -64,7 +64,7 @@ class Trainer:
     criterion: Criterion = field(default_factory=Criterion)
     max_norm: float = 0.0
     ema: ModelEmaV3 | None = None
-    adversarial: float = 0.0
+    adversary: Adversary | None = None
     forward: Callable[..., Any] | None = None
     ranks: Ranks = SINGLE_PROCESS
     steps: int = 0
@@ -84,47 +84,58 @@ class Trainer:
     def step(self, batches: Iterable[ImageBatch]) -> list[BatchOutput]:
         """Do one optimizer step on the mean loss over all images of `batches`, of all processes together.
 
+        With an adversary these are several steps on the same batches, whose images are perturbed further each time.
+
         Returns:
-            The outputs for each batch of this process.
+            The outputs for each batch of this process, those of the last step.
         """
         batches = list(batches)
         images = self.ranks.sum(sum(map(len, batches)))
+        weights = [len(batch) * self.ranks.size / images for batch in batches]  # DDP divides by the number of processes
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(group["base_lr"], self.steps)
+        if self.adversary is None:
+            outputs = self._update([partial(self._backward, *pair) for pair in zip(batches, weights, strict=True)])
+        else:
+            perturbations = [self.adversary.start(self._input(batch), batch.padding_mask, self.steps) for batch in batches]
+            for _ in range(REPLAYS):
+                outputs = self._update([partial(self._backward, *x) for x in zip(batches, weights, perturbations, strict=True)])
+        self.steps += 1
+        self.ranks.average_(self.running_statistics)
+        return outputs
+
+    def _update(self, backwards: Sequence[Callable[[], BatchOutput]]) -> list[BatchOutput]:
+        """Update the weights by the gradients that `backwards` add up; return what these return."""
         outputs = []
-        for index, batch in enumerate(batches, 1):
-            weight = len(batch) * self.ranks.size / images  # DDP divides the gradient by the number of processes
-            with self._synchronise_gradients(index == len(batches)):
-                outputs.append(self._backward(batch, weight))
+        for index, backward in enumerate(backwards, 1):
+            with self._synchronise_gradients(index == len(backwards)):
+                outputs.append(backward())
         if self.max_norm > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.steps += 1
-        self.ranks.average_(self.running_statistics)
         if self.ema is not None:
-            self.ema.update(self.model, step=self.steps)
+            self.ema.update(self.model, step=self.steps + 1)
         return outputs
 
-    def _backward(self, batch: ImageBatch, weight: float) -> BatchOutput:
-        """Add the gradient of a batch's loss times `weight`."""
+    def _backward(self, batch: ImageBatch, weight: float, perturbation: Perturbation | None = None) -> BatchOutput:
+        """Add the gradient of a batch's loss times `weight`; perturb its images further."""
         with self.precision.autocast():
-            images = self._input(batch)
+            images = self._input(batch) if perturbation is None else perturbation.perturbed()
             output = (self.model if self.forward is None else self.forward)(images, batch.padding_mask)
-            losses = self.criterion(self.model, output, images, batch.labels)
+            losses = self.criterion(self.model, output, images.detach(), batch.labels)
             loss: Tensor = sum(losses.values())  # type: ignore[assignment]
         self.scaler.scale(loss if weight == 1 else loss * weight).backward()
+        if perturbation is not None:
+            assert images.grad is not None
+            perturbation.ascend(images.grad)
         return BatchOutput(output.logits.detach(), {name: term.detach() for name, term in losses.items()})
 
     def _input(self, batch: ImageBatch) -> Tensor:
-        images = batch.normalise(**self.normalisation)
-        if not self.adversarial:
-            return images
-        bound = self.adversarial / 255 / torch.tensor(self.normalisation["std"])[:, None, None]
-        return fgsm_perturb(self.model, images, batch.padding_mask, batch.labels, bound, self.scaler.scale)
+        return batch.normalise(**self.normalisation)
 
     def _synchronise_gradients(self, now: bool) -> Any:
         """Return a context in which DDP exchanges gradients, or only adds them up until the last batch of the step."""
@@ -205,9 +216,13 @@ def build_trainer(
     if ranks.size > 1:
         unused = _has_unused_parameters(model, args.image_size)
         forward = ranks.ddp(model if forward is None else forward, unused)  # type: ignore[arg-type]
+    adversary = None
+    if args.adversarial:
+        bound = args.adversarial / 255 / torch.tensor(normalisation["std"])[:, None, None]
+        adversary = Adversary(bound, round(RAMP * args.epochs * steps_per_epoch))
     criterion = Criterion(args.label_smoothing, **{name: getattr(args, name) for name in TERMS})
     return Trainer(
-        model, optimizer, schedule, precision, normalisation, criterion, args.clip_max_norm, ema, args.adversarial, forward, ranks
+        model, optimizer, schedule, precision, normalisation, criterion, args.clip_max_norm, ema, adversary, forward, ranks
     )
 
 

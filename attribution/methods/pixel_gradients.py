@@ -26,10 +26,10 @@ BLUR = 1 / 16  # sigma of the blurred image at the start of a path, as a share o
 STEPS, SMOOTH = 6, 1 / 44  # of `additive_pixels`, and sigma of its map as a share of the shorter side
 DIFFERENCE_WEIGHT = 1 / 2  # of the evidence by which a class exceeds its sibling
 
-CONTRAST_STEPS = (8, 16)  # of integrated gradients, and of the descent to the sibling
+CONTRAST_STEPS = (5, 4)  # of integrated gradients, and of the descent to the sibling
 CONTRAST_SMOOTH = (1 / 36, 1 / 25)  # sigmas of their maps, as shares of the shorter side
-NOISE, STRIDE = 0.1, 0.0045  # of the descent: standard deviation, and root mean square of a step, in normalised units
-DESCENT_WEIGHT = 1 / 2  # of the descent, which continues past the point where the two logits are equal
+NOISE, STRIDE = 0.1, 0.012  # of the descent: standard deviation, and root mean square of a step, in normalised units
+DESCENT_WEIGHT = 1.0  # of the descent, which continues past the point where the two logits are equal
 
 
 def additive_pixels(

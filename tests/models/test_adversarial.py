@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from conftest import tiny_flags, tiny_model
 
 from datasets import ImageBatch
-from models.adversarial import fgsm_perturb
+from models.adversarial import REPLAYS, Adversary
 from trainer import build_trainer
-from util.precision import select_precision
+from util.precision import Precision, select_precision
 
 NORMALISATION = {"mean": [0.5, 0.4, 0.3], "std": [0.25, 0.5, 0.2]}
 BOUND = torch.tensor([0.1, 0.05, 0.2])[:, None, None]
@@ -29,23 +29,34 @@ def _given(images: torch.Tensor, mean: object, std: object) -> torch.Tensor:
     return images
 
 
-def loss(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    with torch.no_grad():
-        return float(F.cross_entropy(model.eval()(images).logits, labels))
+def loss(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(model.eval()(images).logits, labels)
 
 
-def test_pictures_move_within_the_bound_to_a_higher_loss() -> None:
+def test_images_move_within_the_bound_to_a_higher_loss() -> None:
     model, some = tiny_model(), batch()
     images = some.normalise(**NORMALISATION)
-    kept, model = images.clone(), model.train()
-    moved = fgsm_perturb(model, images, None, some.labels, BOUND)
-    assert model.training and not moved.requires_grad and all(p.grad is None for p in model.parameters())
+    kept = images.clone()
+    perturbation = Adversary(BOUND, ramp_steps=0).start(images, None, step=0)
+    losses = []
+    for _ in range(3):
+        moved = perturbation.perturbed()
+        now = loss(model, moved, some.labels)
+        now.backward()
+        losses.append(now.item())
+        far = (moved - images).abs()
+        assert (far <= BOUND * 1.0001).all() and (far.amax((0, 2, 3)) > 0.9 * BOUND.flatten()).all()
+        perturbation.ascend(moved.grad)
     assert torch.equal(images, kept)
-    far = (moved - images).abs()
-    assert (far <= BOUND * 1.0001).all() and (far.amax((0, 2, 3)) > 0.99 * BOUND.flatten()).all()
-    noise = images + BOUND * torch.empty_like(images).uniform_(-1, 1).sign()
-    before = loss(model, images, some.labels)
-    assert loss(model, moved, some.labels) - before > 5 * abs(loss(model, noise, some.labels) - before)
+    noise = abs(losses[0] - loss(model, images, some.labels).item())
+    assert losses[1] - losses[0] > 5 * noise and losses[2] > losses[1]
+
+
+def test_the_bound_grows_over_the_ramp() -> None:
+    images = batch().normalise(**NORMALISATION)
+    limits = [Adversary(BOUND, ramp_steps=4).start(images, None, step).limit.amax((0, 2, 3)) for step in (0, 1, 3, 9)]
+    for limit, share in zip(limits, (0.25, 0.5, 1, 1), strict=True):
+        assert torch.allclose(limit, share * BOUND.flatten())
 
 
 def test_padding_stays_as_it_is() -> None:
@@ -53,26 +64,42 @@ def test_padding_stays_as_it_is() -> None:
     images, mask = some.normalise(**NORMALISATION), torch.zeros(6, 64, 64, dtype=torch.bool)
     mask[:, 48:] = True
     images = images.masked_fill(mask[:, None], 0)
-    moved = fgsm_perturb(tiny_model(), images, mask, some.labels, BOUND)
+    perturbation = Adversary(BOUND, ramp_steps=0).start(images, mask, step=0)
+    perturbation.ascend(torch.ones_like(images))
+    moved = perturbation.perturbed()
     assert torch.equal(moved[:, :, 48:], images[:, :, 48:]) and not torch.equal(moved[:, :, :48], images[:, :, :48])
 
 
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    perturbation = Adversary(BOUND, ramp_steps=0).start(torch.zeros(1, 3, 4, 4), None, step=0)
+    before = perturbation.perturbed()
+    perturbation.ascend(torch.full((1, 3, 4, 4), torch.nan))
+    assert torch.equal(perturbation.perturbed(), before)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_flag_trains_on_the_moved_pictures(precision: str) -> None:
-    """The step is that of a plain trainer on pictures that were fgsm_perturb by grey levels of 255."""
-    found = []
-    for level in (8.0, 0.0):
-        args = tiny_flags("--adversarial", level, "--dropout", 0, "--lr", 1e-3)
-        model = copy.deepcopy(tiny_model())
-        trainer = build_trainer(args, model, select_precision(precision, torch.device("cpu")), NORMALISATION, 10)
-        torch.manual_seed(0)
-        some = batch()
-        if not level:
-            bound = 8 / 255 / torch.tensor(NORMALISATION["std"])[:, None, None]
-            with trainer.precision.autocast():
-                moved = fgsm_perturb(model, some.normalise(**NORMALISATION), None, some.labels, bound)
-            some.normalise = partial(_given, moved)  # type: ignore[method-assign]
-        logits = trainer.step([some])[0].logits
-        found.append((logits, {key: value.clone() for key, value in model.state_dict().items()}))
-    assert torch.equal(found[0][0], found[1][0])
-    assert all(torch.equal(value, found[1][1][key]) for key, value in found[0][1].items())
+def test_the_flag_trains_on_every_batch_several_times(precision: str) -> None:
+    """A step is REPLAYS of a plain trainer's, on images perturbed by the gradient of the step before."""
+    args = tiny_flags("--adversarial", 8.0, "--dropout", 0, "--lr", 1e-3, "--epochs", 1)
+    trainer = build_trainer(args, copy.deepcopy(tiny_model()), *settings(precision), 1)
+    torch.manual_seed(0)
+    found = trainer.step([batch()])[0].logits
+    assert trainer.steps == 1
+
+    plain = build_trainer(args.replace(adversarial=0.0), copy.deepcopy(tiny_model()), *settings(precision), 1)
+    torch.manual_seed(0)
+    some = batch()
+    bound = 8 / 255 / torch.tensor(NORMALISATION["std"])[:, None, None]
+    perturbation = Adversary(bound, ramp_steps=0).start(some.normalise(**NORMALISATION), None, step=0)
+    for _ in range(REPLAYS):
+        moved = perturbation.perturbed()
+        some.normalise = partial(_given, moved)  # type: ignore[method-assign]
+        plain.steps = 0  # the learning rate is one for all of them
+        expected = plain.step([some])[0].logits
+        perturbation.ascend(moved.grad)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(value, plain.model.state_dict()[key]) for key, value in trainer.model.state_dict().items())
+
+
+def settings(precision: str) -> tuple[Precision, dict[str, list[float]]]:
+    return select_precision(precision, torch.device("cpu")), NORMALISATION
