@@ -15,9 +15,9 @@ RAMP = 0.4  # share of the training in which the bound grows from 0, linearly
 class Adversary:
     """Adversarial training by replayed batches ("free" training, Shafahi et al., NeurIPS 2019, algorithm 1).
 
-    Each batch is used for `REPLAYS` optimizer steps. The backward pass of a step gives the gradient of the weights and that of the
-    images, and the latter perturbs the images of the next step: the perturbation needs no pass of its own. It starts at
-    random (Wong, Rice and Kolter, ICLR 2020), and the bound grows, because weights that know nothing learn nothing from images that are
+    Each batch is used for `REPLAYS` optimizer steps. The backward pass of a step gives the gradient of the weights and that of
+    the images, and the latter perturbs the images of the next step: the perturbation needs no pass of its own. It starts at
+    random (Wong, Rice and Kolter, ICLR 2020). The bound grows, because random weights learn nothing from images that are
     perturbed by all of it.
 
     Attributes:
