@@ -32,7 +32,7 @@ from models import ICN, build_model, for_inference, load_checkpoint, load_finetu
 from models.checkpoint_format import VERSION
 from models.loading import read_checkpoint
 from models.reading import ADDRESSES
-from models.thresholds import NOT_CALIBRATED, RANKED, SCORE, Thresholds, measure_batch, read_thresholds
+from models.thresholds import NOT_CALIBRATED, Thresholds, measure_batch, measure_by, read_thresholds
 from trainer import Trainer, build_trainer, check_compiler, compile_model
 from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name
 from util.device import memory_format, select_device
@@ -296,10 +296,9 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     folder = output_folder(args) / f"eval_{args.test}" if is_typed(args) else results_beside_checkpoint(args, "eval", meta.args)
     with results_folder(folder if args.output_dir and ranks.main else None, "results.json"):
         try:
-            measure = partial(measure_batch, loss=model.loss, score=thresholds.score if thresholds else SCORE, ranked=RANKED)
             evaluation = engine.evaluate(
                 forward, loader, device, meta.normalisation, len(classes), args.test, precision, ranks=ranks, loss=model.loss,
-                measure=measure,
+                measure=measure_by(thresholds, model.loss),
             )  # fmt: skip
         except FloatingPointError as error:
             raise ValueError(f"--resume {args.resume}: {error}: the file is damaged, or its training diverged") from None

@@ -27,6 +27,7 @@ from models import ICN, for_inference, load_checkpoint
 from models.prediction import Prediction, Reader
 from models.saving import checked_meta
 from models.thresholds import Thresholds, read_thresholds
+from models.unknown import pool
 from util.classes import find_class
 from util.cli import parse
 from util.device import select_device
@@ -161,7 +162,7 @@ class Predictor:
         """
         if not isinstance(topk, int) or topk < 1:
             raise ValueError(f"topk {topk!r} must be a whole number of at least 1")
-        return self.reader(refused, coverage, families)(self.logits(pictures), topk)
+        return self.reader(refused, coverage, families)(*self._outputs(pictures), topk)
 
     def reader(self, refused: float | None = None, coverage: float | None = None, families: str | Path | None = None) -> Reader:
         """Return what makes predictions of logits.
@@ -181,12 +182,17 @@ class Predictor:
 
     def logits(self, pictures: Picture | list[Picture] | tuple[Picture, ...]) -> Tensor:
         """Return the logits of pictures, given as for `predict`, float32 `[N, C]` on the CPU; ValueError as there."""
+        return self._outputs(pictures)[0]
+
+    def _outputs(self, pictures: Picture | list[Picture] | tuple[Picture, ...]) -> tuple[Tensor, Tensor]:
+        """Return the logits of pictures, and their pooled features `[N, D]`."""
         chosen = pictures if isinstance(pictures, (list, tuple)) else [pictures]
         inputs = [self.transform(read_picture(picture, self.decoding)) for picture in chosen]
         logits = torch.empty(len(inputs), len(self.classes))
+        features = torch.empty(len(inputs), self.model.query_embed.embedding_dim)
         for batch in EvalSampler(len(inputs), BATCH, shapes=[(image.shape[1], image.shape[2]) for image in inputs]):
-            logits[batch] = self._logits(self._normalise([inputs[place] for place in batch]))
-        return logits
+            logits[batch], features[batch] = self._run(self._normalise([inputs[place] for place in batch]))
+        return logits, features
 
     def stream(
         self, paths: Sequence[Path], topk: int = 5, batch_size: int = BATCH, workers: int = 2, reader: Reader | None = None
@@ -203,9 +209,9 @@ class Predictor:
         for batch in photograph_batches(paths, self.transform, batch_size, workers, decoding=self.decoding):
             yield from batch.errors.items()
             if batch.images is not None:
-                logits = self._logits(batch.images.to(self.device).normalise(**self.normalisation), model)
+                outputs = self._run(batch.images.to(self.device).normalise(**self.normalisation), model)
                 places = (photograph.place for photograph in batch.photographs)
-                yield from zip(places, read(logits, topk), strict=True)
+                yield from zip(places, read(*outputs, topk), strict=True)
 
     def explain(
         self, picture: Picture, class_: str | int | None = None, against: str | int | None = None, method: str | None = None
@@ -230,7 +236,7 @@ class Predictor:
         images = self._normalise([self.transform(image)])  # [1, 3, h, w]
         (row,) = methods_of(self.model, [method or self.model.decoder_spec.default_map], truth=())
         if index is None or (other is None and row.is_contrast):
-            order = self._logits(images)[0].argsort(descending=True, stable=True).tolist()
+            order = self._run(images)[0][0].argsort(descending=True, stable=True).tolist()
             index = order[0] if index is None else index
             if other is None and row.is_contrast:
                 other = next((place for place in order if place != index), None)
@@ -243,8 +249,9 @@ class Predictor:
         return collate([(image, 0, 0) for image in images]).to(self.device).normalise(**self.normalisation)  # [B, 3, h, w]
 
     @torch.no_grad()
-    def _logits(self, images: Tensor, model: ICN | None = None) -> Tensor:
-        logits = (model or self.model)(images).logits.float().cpu()  # [B, C]
+    def _run(self, images: Tensor, model: ICN | None = None) -> tuple[Tensor, Tensor]:
+        output = (model or self.model)(images)
+        logits = output.logits.float().cpu()  # [B, C]
         if not logits.isfinite().all():
             raise ValueError("the model gives logits that are not finite: the checkpoint is damaged, or its training diverged")
-        return logits
+        return logits, pool(output.features).cpu()

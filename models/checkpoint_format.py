@@ -99,8 +99,22 @@ def _is_epoch(value: Any) -> bool:
     return _is_names(terms) and (is_old or len(sums) == 3 + len(terms))
 
 
+def _is_gaussians(value: Any) -> bool:
+    names = {"means", "precision", "mean", "spread"}
+    if not isinstance(value, dict) or value.keys() != names or not all(isinstance(x, Tensor) for x in value.values()):
+        return False
+    dimensions = value["mean"].shape
+    shapes = (value["means"].shape[1:], value["precision"].shape, value["spread"].shape)
+    fits = len(dimensions) == 1 and shapes == (dimensions, dimensions * 2, dimensions * 2)
+    finite = all(value[name].isfinite().all() for name in names - {"means"})  # a class without images has none
+    return fits and finite and all(x.dtype == torch.float64 for x in value.values())
+
+
 def _is_thresholds(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() != {"score", "split", "files", "images", "known", "true"}:
+    fields = {"score", "split", "files", "images", "known", "true"}
+    if not isinstance(value, dict) or value.keys() - {"gaussians"} != fields:
+        return False
+    if "gaussians" in value and not _is_gaussians(value["gaussians"]):
         return False
     values = value["known"], value["true"]
     return (

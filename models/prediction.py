@@ -10,7 +10,6 @@ from torch import Tensor
 
 from models.losses import class_probabilities
 from models.thresholds import NOT_CALIBRATED, REFUSED, Thresholds, rank
-from models.unknown import LOGIT_SCORES
 
 UNKNOWN = "none of the known classes"
 
@@ -64,25 +63,25 @@ class Reader:
         coverage: float | None = None,
         families: Sequence[str] | None = None,
     ) -> None:
-        self.classes, self.loss, self.families = list(classes), loss, families
+        self.classes, self.loss, self.thresholds, self.families = list(classes), loss, thresholds, families
         self.family_of = dict(zip(classes, families or (), strict=families is not None))
         if thresholds is None and (refused or coverage is not None):
             raise ValueError(f"{f'refused {refused:g}' if refused else f'coverage {coverage:g}'}: {NOT_CALIBRATED}")
         self.least_score: float | None = None
         self.least_probability: float | None = None
         if thresholds is not None:
-            self.score = LOGIT_SCORES[thresholds.score]
             if refused is None:
                 refused = REFUSED if rank(thresholds.images, REFUSED) else 0
             self.least_score = thresholds.refusal_threshold(refused) if refused else None
             self.least_probability = None if coverage is None else thresholds.set_threshold(coverage)
 
-    def __call__(self, logits: Tensor, topk: int) -> list[Prediction]:
-        """Return the predictions of logits `[B, C]`, with the `topk` most probable classes of each."""
+    def __call__(self, logits: Tensor, features: Tensor, topk: int) -> list[Prediction]:
+        """Return the predictions of logits `[B, C]` and pooled features `[B, D]`, each with its `topk` most probable classes."""
         probabilities = class_probabilities(logits, self.loss)  # [B, C]
         ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
-        least = self.least_score
-        known = [None] * len(logits) if least is None else (self.score(logits, self.loss) >= least).tolist()
+        known: list[bool | None] = [None] * len(logits)
+        if self.thresholds is not None and self.least_score is not None:
+            known = (self.thresholds.score_of(logits, features, self.loss) >= self.least_score).tolist()
         predictions = []
         for row, (values, places, is_known) in enumerate(zip(ordered.tolist(), order.tolist(), known, strict=True)):
             names = [self.classes[place] for place in places]

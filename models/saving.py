@@ -52,7 +52,8 @@ def describe(meta: CheckpointMeta) -> dict[str, Any]:
     """Return the entries of a checkpoint besides its weights, without what is of one machine."""
     kept = published(meta)
     entries = {"args": kept.args, "classes": kept.classes, "normalisation": kept.normalisation, "epoch": kept.epoch}
-    thresholds = {"thresholds": kept.thresholds} if kept.thresholds else {}
+    # Gaussians are no JSON: what is exported is calibrated by another score, or has no thresholds.
+    thresholds = {"thresholds": kept.thresholds} if kept.thresholds and "gaussians" not in kept.thresholds else {}
     return {"version": VERSION, **entries, **thresholds}
 
 

@@ -11,8 +11,9 @@ prediction, Vovk et al. 2005; Angelopoulos & Bates, Foundations and Trends in ML
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +23,10 @@ from torch import Tensor
 from models.checkpoint_format import KEPT
 from models.icn import ICNOutput
 from models.losses import class_probabilities
-from models.unknown import LOGIT_SCORES
+from models.unknown import DISTANCE, LOGIT_SCORES, Mahalanobis, pool
 
-SCORE = "max_probability"  # by which images are refused, a name of LOGIT_SCORES
+SCORE = "max_probability"  # by which images are refused, where nothing else is asked for
+SCORES = (*LOGIT_SCORES, DISTANCE)
 REFUSED, COVERAGE = 0.05, 0.9  # stated share of known images that are refused, and stated coverage
 SHARES, COVERAGES = (0.01, REFUSED, 0.1), (0.8, COVERAGE, 0.95, 0.99)  # those that an evaluation measures
 RANKED = 100  # classes of an image that are counted for the mean size of conformal sets
@@ -37,12 +39,13 @@ class Thresholds:
     """The entry `thresholds` of a checkpoint.
 
     Attributes:
-        score: name of the score in `models.unknown.LOGIT_SCORES`.
+        score: name of the score in `SCORES`.
         split: name of the split that the images are of.
         files: hash of their names and classes, as of `ImageFolder.fingerprint`.
         images: number of images n.
         known: their scores, ascending; of more than `KEPT` images that many, evenly spaced among them.
         true: probabilities of their true classes, likewise.
+        gaussians: of the features of training images, the fields of `models.unknown.Mahalanobis`, for the score `DISTANCE`.
     """
 
     score: str
@@ -51,6 +54,7 @@ class Thresholds:
     images: int
     known: list[float]
     true: list[float]
+    gaussians: dict[str, Tensor] | None = None
 
     def test(self, measured: Tensor | np.ndarray, files: str) -> Reliability:
         """Measure refusals and conformal sets on images of known classes, at `SHARES` and `COVERAGES`.
@@ -67,7 +71,7 @@ class Thresholds:
         if halved:
             order = torch.randperm(len(measured), generator=torch.Generator().manual_seed(0))
             half, measured = measured[order[: len(order) // 2]], measured[order[len(order) // 2 :]]
-            chosen = Thresholds.fit(half, self.split, self.files, self.score)
+            chosen = Thresholds.fit(half, self.split, self.files, self.score, self.gaussians)
         known, true, top = measured[:, 0].double(), measured[:, 1].double(), measured[:, 2:].double()
         refused, coverage, size = {}, {}, {}
         for share in SHARES:
@@ -82,14 +86,20 @@ class Thresholds:
         return Reliability(len(measured), refused, coverage, size, halved)
 
     @staticmethod
-    def fit(measured: Tensor | np.ndarray, split: str, files: str, score: str = SCORE) -> Thresholds:
+    def fit(
+        measured: Tensor | np.ndarray, split: str, files: str, score: str = SCORE, gaussians: dict[str, Tensor] | None = None
+    ) -> Thresholds:
         """Calibrate on the first two columns of `measured` `[N, 2 + K]`, see `measure_batch`."""
         known, true = (_evenly_spaced(column) for column in torch.as_tensor(measured)[:, :2].T)
-        return Thresholds(score, split, files, len(measured), known, true)
+        return Thresholds(score, split, files, len(measured), known, true, gaussians)
 
     def entry(self) -> dict[str, Any]:
         """Return the entry of a checkpoint."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def score_of(self, logits: Tensor, features: Tensor, loss: str) -> Tensor:
+        """Return the score `[B]` of logits `[B, C]` and pooled features `[B, D]` (`models.unknown.pool`), both on the CPU."""
+        return score_of(self.score, self.gaussians, logits, features, loss)
 
     def refusal_threshold(self, share: float) -> float:
         """Return the score below which an image is refused, so that a `share` of known images is at most.
@@ -146,20 +156,38 @@ def _evenly_spaced(values: Tensor) -> list[float]:
     return [ordered[rank - 1] for rank in _ranks(len(ordered))]
 
 
-def measure_batch(output: ICNOutput, labels: Tensor, loss: str, score: str = SCORE, ranked: int = 0) -> Tensor:
+def score_of(name: str, gaussians: Mapping[str, Tensor] | None, logits: Tensor, features: Tensor, loss: str) -> Tensor:
+    """Return the score of a name, float32 `[B]`, see `Thresholds.score_of`."""
+    if gaussians is None:
+        return LOGIT_SCORES[name](logits, loss)
+    return Mahalanobis(**gaussians).relative_score(features.cpu()).float().to(logits.device)
+
+
+def measure_batch(
+    output: ICNOutput, labels: Tensor, loss: str, score: str = SCORE, ranked: int = 0,
+    gaussians: Mapping[str, Tensor] | None = None,
+) -> Tensor:  # fmt: skip
     """Compute what the fit and the test of thresholds need of a batch: float32 `[B, 2 + min(ranked, C)]`.
 
     The columns are the score `score`, the probability of the true class, and the `ranked` largest probabilities, descending.
 
     Args:
-        output: of the model; logits `[B, C]`.
+        output: of the model for images without padding; logits `[B, C]`.
         labels: of the true classes, `[B]`.
         loss: of the model.
+        gaussians: as in `Thresholds`.
     """
+    scores = score_of(score, gaussians, output.logits, pool(output.features), loss)
     probabilities = class_probabilities(output.logits, loss)  # [B, C]
     true = probabilities.gather(1, labels[:, None])
     top = probabilities.topk(min(ranked, probabilities.shape[1])).values
-    return torch.cat([LOGIT_SCORES[score](output.logits, loss)[:, None], true, top], 1)
+    return torch.cat([scores[:, None], true, top], 1)
+
+
+def measure_by(thresholds: Thresholds | None, loss: str) -> Callable[[ICNOutput, Tensor], Tensor]:
+    """Return `measure_batch` for the test of thresholds, with `RANKED` classes; None: by the score `SCORE`."""
+    score, gaussians = (SCORE, None) if thresholds is None else (thresholds.score, thresholds.gaussians)
+    return partial(measure_batch, loss=loss, score=score, ranked=RANKED, gaussians=gaussians)
 
 
 class Reliability(NamedTuple):
@@ -200,7 +228,7 @@ def read_thresholds(entry: Mapping[str, Any] | None) -> Thresholds | None:
     """Return the thresholds of a checkpoint's entry, None for one without; ValueError where its score is not known."""
     if entry is None:
         return None
-    if entry["score"] not in LOGIT_SCORES:
-        known = f"this ICN knows {', '.join(LOGIT_SCORES)}"
+    if entry["score"] not in SCORES or (entry["score"] == DISTANCE) != ("gaussians" in entry):
+        known = f"this ICN knows {', '.join(SCORES)}"
         raise ValueError(f"the checkpoint has thresholds of the score {entry['score'][:50]!r}, {known}: {CALIBRATE}")
     return Thresholds(**entry)

@@ -1,7 +1,7 @@
 """Scores of whether an image shows any of the known classes: the higher, the more it does.
 
-Those of `LOGIT_SCORES` need nothing but the logits, so that a threshold on them can be kept in a
-checkpoint (`models.thresholds`). Evidence needs an additive decoder, Mahalanobis distances the features of training images.
+Those of `LOGIT_SCORES` need nothing but the logits, so that training keeps a threshold on one of them in its checkpoints
+(`models.thresholds`). Evidence needs an additive decoder; distances need Gaussians of the features of training images.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def energy(logits: Tensor, loss: str) -> Tensor:
     return F.softplus(logits.float()).sum(-1) if loss == "bce" else logits.float().logsumexp(-1)
 
 
+DISTANCE = "relative_mahalanobis"  # name of `Mahalanobis.relative_score`, which can be kept in a checkpoint, too
 LogitScore = Callable[[Tensor, str], Tensor]
 LOGIT_SCORES: dict[str, LogitScore] = {"max_probability": max_probability, "max_logit": max_logit, "energy": energy}
 
@@ -65,8 +66,8 @@ class Mahalanobis:
     """Gaussians of the pooled features of each class, with one covariance for all (Lee et al., NeurIPS 2018, equation 1).
 
     Attributes:
-        means: `[C, D]` float64; a class without images has none (NaN) and is never the nearest.
-        precision: inverse of the shared covariance, `[D, D]` float64.
+        means: `[C, D]` float64, as the others; a class without images has none (NaN) and is never the nearest.
+        precision: inverse of the shared covariance, `[D, D]`.
         mean, spread: of all images, whatever their class: `[D]`, and the inverse of their covariance `[D, D]`.
     """
 
@@ -91,8 +92,9 @@ class Mahalanobis:
 
     def score(self, features: Tensor) -> Tensor:
         """Return minus the squared distance `[B]` of features `[B, D]` to the nearest class."""
-        x = features.double()
-        distances = torch.stack([_squared(x - mean, self.precision) for mean in self.means], 1)  # [B, C]
+        x, means = features.double() - self.mean, self.means - self.mean
+        products = means @ self.precision  # [C, D]
+        distances = _squared(x, self.precision)[:, None] - 2 * x @ products.T + (products * means).sum(1)  # [B, C]
         return -distances.nan_to_num(torch.inf).amin(1)
 
     def relative_score(self, features: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def _precision(centred: Tensor) -> Tensor:
     n, d = centred.shape
     covariance = centred.T @ centred / n
     trace, squares = covariance.trace(), covariance.square().sum()
-    target = (trace / d).clamp(min=torch.finfo(trace.dtype).tiny)
+    target = (trace / d).clamp(min=1e-12)
     spread = (n + 1 - 2 / d) * (squares - trace**2 / d)
     share = (((1 - 2 / d) * squares + trace**2) / spread).clamp(max=1) if spread > 0 else covariance.new_ones(())
     shrunk = (1 - share) * covariance + share * target * torch.eye(d, dtype=covariance.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,18 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that `python 
 
 import cv2
 import torch
+from torch import Tensor
 
 import engine
-from datasets import class_names, open_split, set_decoding
+from datasets import ImageFolder, class_names, open_split, set_decoding
 from datasets.loaders import build_eval_loader
 from datasets.transforms import eval_transform
 from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
-from models import ICN, for_inference, load_checkpoint
+from models import ICN, ICNOutput, for_inference, load_checkpoint
 from models.checkpoint_format import WEIGHTS
 from models.reading import read_file
 from models.saving import describe, save_folder, save_weights
-from models.thresholds import RANKED, SCORE, Thresholds, measure_batch
-from models.unknown import LOGIT_SCORES
+from models.thresholds import RANKED, SCORE, SCORES, Thresholds, measure_batch
+from models.unknown import DISTANCE, Mahalanobis, pool
 from util.atomic import atomic_write, replacing
 from util.cli import Flags, Parser, launch
 from util.device import select_device
@@ -44,7 +46,9 @@ def get_args_parser() -> Parser:
     parser.add_argument(
         "--resume", required=True, help="the checkpoint, which is rewritten (a file, or a folder of tools.export)"
     )
-    parser.add_argument("--score", default=SCORE, choices=[*LOGIT_SCORES], help="by which images are refused")
+    parser.add_argument(
+        "--score", default=SCORE, choices=SCORES, help="by which images are refused; the last one needs the training images"
+    )
     add_model_flags(parser)
     add_data_flags(parser)
     return parser
@@ -53,7 +57,7 @@ def get_args_parser() -> Parser:
 def main(args: Flags) -> Thresholds:
     """Calibrate, write the thresholds into the checkpoint, and return them; a ValueError is raised for a wrong flag or file."""
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
-    path = check_writable(args.resume)
+    path = check_writable(args.resume, args.score)
     device = select_device(args.device)
     model, meta = load_checkpoint(path, device, explicit_flags(args))
     classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
@@ -65,12 +69,23 @@ def main(args: Flags) -> Thresholds:
     set_decoding(args.bit_depth, args.max_image_mb)
     transform = eval_transform(args.image_size, args.square)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
-    evaluation = engine.evaluate(
-        for_inference(model, precision.dtype), build_eval_loader(args, split, device), device, meta.normalisation,
-        model.num_classes, args.test, precision, loss=model.loss,
-        measure=partial(measure_batch, loss=model.loss, score=args.score, ranked=RANKED),
-    )  # fmt: skip
-    thresholds = Thresholds.fit(evaluation.measured, args.test, split.fingerprint(), args.score)
+    inference = for_inference(model, precision.dtype)
+
+    def evaluate(images: ImageFolder, name: str, measure: Callable[[ICNOutput, Tensor], Tensor]) -> engine.Evaluation:
+        loader = build_eval_loader(args, images, device)
+        return engine.evaluate(
+            inference, loader, device, meta.normalisation, model.num_classes, name, precision, loss=model.loss, measure=measure
+        )
+
+    gaussians = None
+    if args.score == DISTANCE:
+        train = open_split(args.dataset_path, args.dataset_name, "train", classes, transform)
+        found = evaluate(train, "train", lambda output, labels: pool(output.features))
+        features, labels = torch.from_numpy(found.measured), torch.from_numpy(found.labels)
+        gaussians = vars(Mahalanobis.fit(features, labels, model.num_classes))
+    measure = partial(measure_batch, loss=model.loss, score=args.score, ranked=RANKED, gaussians=gaussians)
+    evaluation = evaluate(split, args.test, measure)
+    thresholds = Thresholds.fit(evaluation.measured, args.test, split.fingerprint(), args.score, gaussians)
     model.meta = replace(meta, thresholds=thresholds.entry())
     try:
         write(path, model)
@@ -81,7 +96,7 @@ def main(args: Flags) -> Thresholds:
     return thresholds
 
 
-def check_writable(resume: str) -> Path:
+def check_writable(resume: str, score: str) -> Path:
     """Return the file of --resume that is to be rewritten; a ValueError where that is not possible."""
     path = Path(resume)
     file = path / WEIGHTS if path.is_dir() else path
@@ -92,6 +107,8 @@ def check_writable(resume: str) -> Path:
         if not isinstance(content, dict) or "version" not in content:
             advice = f"python -m tools.export --resume {path} --to safetensors --out model.safetensors"
             raise ValueError(f"--resume {path} was not written by ICN and stays as it is: calibrate a copy ({advice})")
+    elif score == DISTANCE:
+        raise ValueError(f"--score {score} needs Gaussians, which are kept in .pth files alone: give one, or another score")
     if not os.access(file.parent, os.W_OK):
         raise ValueError(f"--resume {path}: the folder {file.parent} is read-only: copy the checkpoint elsewhere")
     return path

@@ -49,8 +49,9 @@ UNKNOWN = [
     Case(
         "thresholds of a later version",
         "tools.predict photos/0.jpg --resume bad.pth",
-        "the checkpoint has thresholds of the score 'odin', this ICN knows max_probability, max_logit, energy: calibrate it: "
-        "python -m tools.calibrate --resume <checkpoint> --dataset_path ... --dataset_name ...",
+        "the checkpoint has thresholds of the score 'odin', this ICN knows max_probability, max_logit, energy, "
+        "relative_mahalanobis: calibrate it: python -m tools.calibrate --resume <checkpoint> --dataset_path ... "
+        "--dataset_name ...",
         lambda: calibrated(score="odin"),
     ),
     Case(

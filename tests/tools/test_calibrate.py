@@ -13,8 +13,10 @@ import torch
 from conftest import tiny_flags
 
 import main as icn
+from flags import get_args_parser as main_flags
 from models import load_checkpoint
 from models.saving import describe, save_folder, save_weights
+from models.unknown import Mahalanobis
 from predictor import Predictor
 from tools.calibrate import get_args_parser, main
 from util.cli import parse
@@ -135,3 +137,31 @@ def test_training_calibrates_and_evaluation_measures(colours: Path, tmp_path: Pa
         )
     )
     assert "no threshold is known, the checkpoint has none (calibrate it: python -m tools.calibrate" in capsys.readouterr().out
+
+
+def test_gaussians_of_training_images_are_kept(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "d").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "d" / split).symlink_to(small_run / "d" / "val")
+    path = tmp_path / "checkpoint.pth"
+    torch.save(torch.load(small_run / "checkpoint.pth", weights_only=True) | {"version": 1}, path)
+    calibrate(tmp_path, path, "--score", "relative_mahalanobis")
+    entry = torch.load(path, weights_only=True)["thresholds"]
+    predictor = Predictor.from_checkpoint(path)
+    pictures = [small_run / "d" / "val" / name / f"{i}.png" for name in predictor.classes for i in range(3)]
+    features = predictor._outputs(pictures)[1]
+    fitted = Mahalanobis.fit(features, torch.arange(12) // 3, 4)
+    torch.testing.assert_close(entry["gaussians"]["means"], fitted.means, rtol=1e-3, atol=1e-4)
+    scores = Mahalanobis(**entry["gaussians"]).relative_score(features)
+    torch.testing.assert_close(torch.tensor(entry["known"]), scores.float().sort().values, rtol=1e-2, atol=1e-2)
+    known = [said.known for said in predictor.predict(pictures, refused=0.5)]
+    assert known.count(False) in (5, 6)  # six are below the threshold, or five where the sixth is the threshold itself
+    capsys.readouterr()
+    words = ["--eval", "--resume", path, "--dataset_path", tmp_path, "--dataset_name", "d", "--output_dir", "", "--device", "cpu"]
+    icn.main(parse(main_flags(), list(map(str, [*words, "--num_workers", 0]))))
+    assert "none of the known classes: " in capsys.readouterr().out
+    model, meta = load_checkpoint(path)
+    assert "thresholds" not in describe(meta) and "gaussians" in (meta.thresholds or {})
+    with pytest.raises(ValueError, match="--score relative_mahalanobis needs Gaussians, which are kept in .pth files alone"):
+        save_folder(tmp_path / "birds", model, "birds")
+        calibrate(tmp_path, tmp_path / "birds", "--score", "relative_mahalanobis")
