@@ -32,6 +32,7 @@ def train_one_epoch(
     *,
     accumulate: int = 1,
     after_step: Callable[[], None] = lambda: None,
+    cost: Callable[[float, float], float] = lambda start, end: end - start,
 ) -> dict[str, Any]:
     """Train on every batch of `loader` once, with a progress line.
 
@@ -42,6 +43,7 @@ def train_one_epoch(
         epoch: progress of the epoch; is kept up to date.
         accumulate: batches per optimizer step. The last step of an epoch may have fewer, of the same weight per image.
         after_step: called after every optimizer step: the moment to save, or to stop.
+        cost: the computation from one time of the training to another, in epochs: what the remaining time is estimated by.
 
     Returns:
         Means over the images of the epoch, of all processes: `loss`, `acc1`, `acc5`, `loss_<term>`; `lr` (of the last step),
@@ -71,10 +73,8 @@ def train_one_epoch(
             stats = sums.finite_means(f" by step {trainer.steps} (learning rate {trainer.lr:.2e})")  # waits for the device
             step_end = time.monotonic()
             speed = f"lr {trainer.lr:.2e}  {images / (step_end - start):.1f} img/s  data wait {waited / (step_end - start):.0%}"
-            print(
-                f"{_position(epoch, todo - done)}  {format_stats(stats)}  {speed}  {_eta(epoch, step_end - start, done, todo)}",
-                flush=True,
-            )
+            left = _eta(epoch, step_end - start, done, todo, cost)
+            print(f"{_position(epoch, todo - done)}  {format_stats(stats)}  {speed}  {left}", flush=True)
     seconds = max(time.monotonic() - start, 1e-9)
     return {**stats, "lr": trainer.lr, "img_per_s": images / seconds, "data_wait": waited / seconds, "seconds": seconds}
 
@@ -96,10 +96,11 @@ def _position(epoch: Epoch, left: int) -> str:
     return f"epoch {epoch.index + 1}/{epoch.count} [{epoch.batches:>{len(total)}}/{total}]"
 
 
-def _eta(epoch: Epoch, seconds: float, done: int, todo: int) -> str:
+def _eta(epoch: Epoch, seconds: float, done: int, todo: int, cost: Callable[[float, float], float]) -> str:
     """Return the time that is left, estimated from the `done` batches of the `todo` ones of this call."""
-    left = seconds / done * (todo - done)
-    later = seconds / done * (epoch.batches + todo - done) * (epoch.count - epoch.index - 1)
+    start, now = (epoch.index + batches / (epoch.batches + todo - done) for batches in (epoch.batches - done, epoch.batches))
+    pace = seconds / cost(start, now)
+    left, later = pace * cost(now, epoch.index + 1), pace * cost(epoch.index + 1, epoch.count)
     return f"ETA {clock(left)}, all epochs {clock(left + later)}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from datasets.size_schedule import SizeSchedule, size_schedule
 from models.architecture import ARCHITECTURE, LOSSES
 from models.decoders import ALIASES, DECODERS, additive_decoders, canonical_decoder, find_decoder
 from util.cli import Flags, Parser
@@ -112,12 +113,18 @@ def add_data_flags(parser: Parser) -> None:
     )
     group = parser.group("training")
     group.add_argument("--batch_size", default=12, type=COUNT, help="images per step, of each process")
+    group.add_argument(
+        "--size_schedule", default="", type=size_schedule, help="growing pictures: size:share of the training,...,image_size"
+    )
     group.add_argument("--precision", default="fp32", choices=PRECISIONS, help="auto: bf16 where the hardware has it, else fp32")
     group = parser.group("data")
     group.add_argument("--dataset_path", default="datasets", help="folder of data sets")
     group.add_argument("--dataset_name", default="cub", help="<dataset_path>/<dataset_name>/{train,val,test}/<class>/<image>")
     group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is evaluated")
     group.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that an image may take to decode")
+    group.add_argument(
+        "--cache", default="", metavar="ram|DIR", help="keep decoded pictures, in memory or in a folder of this data set alone"
+    )
     group.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load images; 0: only the main process")
     group.add_argument(
         "--output_dir", default="output", help="folder of the results; '' writes none; those of a checkpoint: beside it"
@@ -189,6 +196,7 @@ def check_flags(args: Flags) -> None:
         )
     if not args.resume:  # else the file may have what they need
         check_map_losses(args)
+        SizeSchedule(args.size_schedule, args.image_size, args.epochs)
     if args.warmup_epochs > args.epochs:
         raise ValueError(f"--warmup_epochs {args.warmup_epochs} is longer than the training (--epochs {args.epochs})")
     if args.resume == "auto" and args.eval:
@@ -298,6 +306,7 @@ def resolve(
     args = args.replace(num_queries=len(classes), world_size=world_size)
     check_flags(args)
     check_map_losses(args)
+    SizeSchedule(args.size_schedule, args.image_size, args.epochs)
     return args
 
 

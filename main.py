@@ -24,12 +24,14 @@ from typing import Any
 import torch
 
 import engine
-from datasets import ImageFolder, TrainSampler, class_names, eval_transform, open_split, training_scales, verify_images
+from datasets import ImageFolder, TrainSampler, class_names, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
-from datasets.loaders import build_datasets, build_eval_loader, build_loader, training_classes
+from datasets.loaders import build_datasets, build_eval_loader, build_loader, cache_pictures, training_classes
+from datasets.size_schedule import SizeSchedule
 from flags import check_flags, explicit_flags, fill_from_checkpoint, logged_flags, output_folder, resolve
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
 from models.checkpoint_format import VERSION
+from models.input_size import check_squares
 from models.loading import read_checkpoint
 from models.reading import ADDRESSES
 from models.thresholds import NOT_CALIBRATED, Thresholds, measure_batch, measure_by, read_thresholds
@@ -91,14 +93,19 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     facts = {"the training images": train_set.summary(), f"the {args.test} images": val_set.summary()}
     ranks.check_equal({**facts, "the classes": train_set.classes, "the file of --resume": checkpoint})
     model, normalisation = build_initial_model(args, checkpoint, finetuned)
+    schedule = SizeSchedule(args.size_schedule, args.image_size, args.epochs)
+    if args.size_schedule:
+        check_squares(model, schedule.smallest(args.square), "size_schedule")
+        print(f"pictures grow: {schedule}; they are scored at {args.image_size}")
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
     ranks.barrier()
+    cache_pictures(args, ranks, train_set, val_set)
     if ranks.rank > 0:  # each process has a dropout of its own
         seed_from(args.seed, ranks.rank)
     model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     ranks.check_same(model.state_dict(), "at the start")
 
-    sizes = None if args.square else training_scales(args.image_size)
+    sizes = partial(schedule.choices, square=args.square)
     sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
     steps_per_epoch = math.ceil(sampler.batches_per_epoch / args.accumulate)
     trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch, ranks)
@@ -123,7 +130,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     train_loader = build_loader(args, train_set, sampler, device, checkpointer.interruptible)
     val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size, checkpointer.interruptible)
     with stop_request, describe_failures(checkpointer, state):
-        return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, device)
+        return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, schedule, device)
 
 
 def train_epochs(
@@ -134,11 +141,12 @@ def train_epochs(
     sampler: TrainSampler,
     train_loader: Any,
     val_loader: Any,
+    schedule: SizeSchedule,
     device: torch.device,
 ) -> dict[str, Any]:
     """Train and evaluate the epochs that are left; return the last line of log.txt."""
     ranks, model, folder = trainer.ranks, trainer.model, checkpointer.folder
-    forecast = make_forecast(args, sampler, state.epoch.batches, len(val_loader.dataset), device)
+    forecast = make_forecast(args, sampler, state.epoch.batches, len(val_loader.dataset), schedule, device)
     line: dict[str, Any] = {}
 
     def after_step() -> None:
@@ -150,7 +158,7 @@ def train_epochs(
             state.begin_epoch(index)
             sampler.set_epoch(index, state.epoch.batches)
             train_stats = engine.train_one_epoch(
-                trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=after_step
+                trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=after_step, cost=schedule.cost
             )
             eval_model = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
             evaluation = engine.evaluate(
@@ -189,13 +197,18 @@ def log_line(trainer: Trainer, state: TrainState, train_stats: dict[str, Any], t
     return {**line, "n_parameters": count_parameters(trainer.model), "elapsed": state.elapsed()}
 
 
-def make_forecast(args: Flags, sampler: TrainSampler, done: int, evaluated: int, device: torch.device) -> Forecast:
+def make_forecast(
+    args: Flags, sampler: TrainSampler, done: int, evaluated: int, schedule: SizeSchedule, device: torch.device
+) -> Forecast:
     """Build the forecast of a run: `done` batches of the epoch are trained, `evaluated` images are scored after each."""
     batches = sampler.batches_per_epoch
     epochs = args.epochs - args.start_epoch - (done == batches)
     share = evaluated / min(sampler.n, batches * sampler.batch_size * sampler.world_size)
     todo, steps = (math.ceil(number / args.accumulate) for number in (batches - done % batches, batches))
-    return Forecast(todo, steps, epochs, share, device, shorter_recipe(args, device))
+    start = args.start_epoch + min(done / batches, 1)
+    area = (schedule.at(start) / args.image_size) ** 2  # of the first pictures, as a share of those that are scored
+    growth = schedule.cost(start, args.epochs) / max(args.epochs - start, 1e-9) / area
+    return Forecast(todo, steps, epochs, share / area, device, shorter_recipe(args, device), growth)
 
 
 def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | None]:
@@ -290,6 +303,7 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     set_decoding(args.bit_depth, args.max_image_mb)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     ranks.check_equal({f"the {args.test} images": dataset.summary(), "the classes": classes, "the weights": model.state_dict()})
+    cache_pictures(args, ranks, None, dataset)
     eval_model = for_inference(model, precision.dtype)
     forward = compile_model(eval_model, args.square, frozen=device.type == "cpu") if args.compile else eval_model
     loader = build_eval_loader(args, dataset, device, ranks.rank, ranks.size)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from datasets.image_folder import ImageFolder, class_names, open_split
     from datasets.samplers import EvalSampler, TrainSampler
     from datasets.scan import eval_shapes, verify_images
-    from datasets.transforms import eval_transform, train_transform, training_scales
+    from datasets.size_schedule import training_scales
+    from datasets.transforms import eval_transform, train_transform
     from datasets.workers import Loader
 
 _NAMES = {
@@ -21,7 +22,8 @@ _NAMES = {
     "image_folder": ("ImageFolder", "class_names", "open_split"),
     "samplers": ("EvalSampler", "TrainSampler"),
     "scan": ("eval_shapes", "verify_images"),
-    "transforms": ("eval_transform", "train_transform", "training_scales"),
+    "size_schedule": ("training_scales",),
+    "transforms": ("eval_transform", "train_transform"),
     "workers": ("Loader",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,19 +16,22 @@ from torch.utils.data import Dataset
 
 from datasets.decode import current_decoding, decode_image
 from datasets.folders import EXTENSIONS, LAYOUT, SYSTEM, LeftOut, class_folders, images_below
+from datasets.picture_cache import PictureCache
 from util.classes import class_key, match_classes
 from util.errors import did_you_mean
 from util.printable import quoted
 
-Transform = Callable[[Tensor, "int | None"], Tensor]
+# The scale of a batch in pixels, or that and the image size that it is a scale of; None: those of the transform.
+Size: TypeAlias = "int | tuple[int, int] | None"
+Transform = Callable[[Tensor, Any], Tensor]  # called with an image and a Size
 
 
 class Sample(NamedTuple):
-    """A request of a sampler: an image, the seed of its augmentation, the scale of its batch (None: the default)."""
+    """A request of a sampler: an image, the seed of its augmentation, the scale of its batch."""
 
     index: int  # type: ignore[assignment]
     seed: int
-    size: int | None = None
+    size: Size = None
 
 
 class ImageFolder(Dataset[tuple[Tensor, int, int]]):
@@ -43,6 +47,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
 
     Attributes:
         paths, labels: file and class index of every image.
+        cache: of decoded pictures; None: files are decoded whenever they are needed.
         empty: names of the classes without an image.
         folders: name of the folder of each class index that has one.
         left_out: what was left out, in one line; empty if nothing was.
@@ -62,6 +67,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
     ) -> None:
         self.root = root = Path(root)
         self.transform = transform
+        self.cache: PictureCache | None = None
         self.decoding = current_decoding()  # goes with the data set into the processes of a loader
         left_out = LeftOut(root)
         folders = class_folders(root, left_out)
@@ -99,9 +105,9 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         return {label: folders[name] for name, label in found.items() if label is not None}
 
     def with_transform(self, transform: Transform | None) -> ImageFolder:
-        """Return the same images with another transform."""
+        """Return the same images with another transform, and without the cache, whose pictures are made for this one."""
         other = copy.copy(self)
-        other.transform = transform
+        other.transform, other.cache = transform, None
         return other
 
     def __len__(self) -> int:
@@ -127,8 +133,9 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
             ValueError: the file cannot be decoded.
         """
         index, seed, size = request if isinstance(request, tuple) else Sample(request, seed=request)
-        image = decode_image(self.paths[index], self.decoding)
-        if self.transform is not None:
+        decode = partial(decode_image, self.paths[index], self.decoding)
+        image = decode() if self.cache is None else self.cache.picture(index, decode)
+        if self.transform is not None and (self.cache is None or self.cache.prepare != self.transform):
             # Only the CPU's generator: torch.manual_seed would also reset that of the GPU, which dropout draws from.
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)

@@ -10,13 +10,15 @@ import torch
 from torch.utils.data import Sampler
 
 from datasets.batch import collate
+from datasets.cache_folder import Split, use_cache
 from datasets.folders import class_folders
 from datasets.image_folder import ImageFolder, Sample, open_split, split_folder
 from datasets.samplers import EvalSampler
 from datasets.scan import eval_shapes
-from datasets.transforms import eval_transform, train_transform
+from datasets.transforms import EvalTransform, Reduction, eval_transform, train_transform
 from datasets.workers import Loader
 from util.classes import class_key
+from util.ranks import Ranks
 
 
 def training_classes(args: argparse.Namespace, saved: Sequence[str] | None = None) -> list[str]:
@@ -43,6 +45,17 @@ def build_datasets(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Im
     train_set = open_split(args.dataset_path, args.dataset_name, "train", classes, transform, complete=True)
     transform = eval_transform(args.image_size, args.square)
     return train_set, open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
+
+
+def cache_pictures(args: argparse.Namespace, ranks: Ranks, train_set: ImageFolder | None, scored: ImageFolder) -> None:
+    """Give the training images, if there are any, and those that are scored the cache of --cache; ValueError as `use_cache`."""
+    if not args.cache:
+        return
+    assert isinstance(scored.transform, EvalTransform), "a random transform cannot be kept"
+    splits: list[Split] = [(scored, scored.transform)]
+    if train_set is not None:
+        splits.insert(0, (train_set, Reduction(args.image_size, args.square, args.crop_min)))
+    use_cache(args.cache, splits, max(1, args.num_workers), ranks)
 
 
 def build_loader(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 
 import torch
 from torch.utils.data import Sampler
 
-from datasets.image_folder import Sample
+from datasets.image_folder import Sample, Size
 
 
 class TrainSampler(Sampler[list[Sample]]):
@@ -16,14 +16,21 @@ class TrainSampler(Sampler[list[Sample]]):
 
     Rank r takes the r-th slice of a global batch of `batch_size * world_size` images, of the data set's `n`. The last images
     that fill no batch are dropped; a data set smaller than one global batch gives one short batch. `sizes` are scales of which
-    one is drawn per batch; None leaves the scale to the transform.
+    one is drawn per batch, or return those at a time, in epochs since the start of the training; None leaves the scale to the
+    transform.
 
     Raises:
         ValueError: fewer images than ranks, or a batch size below 1.
     """
 
     def __init__(
-        self, n: int, batch_size: int, seed: int, sizes: Sequence[int] | None = None, rank: int = 0, world_size: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        sizes: Sequence[Size] | Callable[[float], Sequence[Size]] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         _check_batch_size(batch_size)
         if n < world_size:
@@ -51,7 +58,8 @@ class TrainSampler(Sampler[list[Sample]]):
         total = min(self.n, self.batch_size * self.world_size)
         first, last = (r * total // self.world_size for r in (self.rank, self.rank + 1))
         for batch in range(start_batch, self.batches_per_epoch):
-            size = self.sizes[_hash(self.seed, epoch, "size", batch) % len(self.sizes)] if self.sizes else None
+            sizes = self.sizes(epoch + batch / self.batches_per_epoch) if callable(self.sizes) else self.sizes
+            size = sizes[_hash(self.seed, epoch, "size", batch) % len(sizes)] if sizes else None
             chosen = order[batch * total + first : batch * total + last]
             yield [Sample(index, _hash(self.seed, epoch, "image", index), size) for index in chosen]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,21 +12,14 @@ from torchvision.transforms import RandomErasing, RandomResizedCrop
 from torchvision.transforms.v2 import ColorJitter, InterpolationMode, RandAugment
 from torchvision.transforms.v2 import functional as F
 
-# INTR's numbers (DETR's recipe) are for a short side of 800; other image sizes scale them.
-REFERENCE_SIZE = 800
-LONGEST = 1333
-SCALES = (480, 544, 608, 672, 736, 800)  # every other of INTR's 11: few shapes keep cudnn and compiled code warm
-ZOOMS, CROPS = (400, 500, 600), (384, 600)
-MIN_SIDE, MAX_SIDE = 32, 8192  # the smaller is one cell of a stride-32 feature map
+from datasets.image_folder import Size, Transform
+from datasets.size_schedule import MAX_SIDE, MIN_SIDE, REFERENCE_SIZE, scaled
+
+LONGEST, ZOOMS, CROPS = 1333, (400, 500, 600), (384, 600)  # INTR's numbers (DETR's recipe), for REFERENCE_SIZE
 ASPECT_RATIOS = [3 / 4, 4 / 3]
 NUM_OPERATIONS, MAX_MAGNITUDE = 2, 10  # RandAugment's scale, as in the paper: 10 turns by up to 30 degrees and shears by 0.3
 GREY = [124, 116, 104]  # fill colour: the mean of ImageNet, near 0 once normalised
 AREA, RATIO = (0.02, 1 / 3), (0.3, 3.3)
-
-
-def training_scales(image_size: int) -> list[int]:
-    """Return the short sides of INTR's multi-scale training, in pixels: one is drawn per batch."""
-    return sorted({max(MIN_SIDE, _scaled(scale, image_size)) for scale in SCALES})
 
 
 def train_transform(
@@ -37,7 +30,7 @@ def train_transform(
     color_jitter: float = 0.0,
     randaugment: int = 0,
     random_erasing: float = 0.0,
-) -> Callable[[Tensor, int | None], Tensor]:
+) -> Transform:
     """Build the random augmentation of an image; it draws from torch's generator only.
 
     Args:
@@ -48,7 +41,8 @@ def train_transform(
         color_jitter, randaugment, random_erasing: see `Augment`.
 
     Returns:
-        `transform(image, size)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` is the scale of the batch, None for `image_size`.
+        `transform(image, size)`: uint8 `[3, H, W]` -> uint8 `[3, h, w]`; `size` is the scale of the batch, or a pair of it and of
+        another `image_size`; None for `image_size`.
 
     Raises:
         ValueError: `image_size` below 32, `crop_min` outside (0, 1], `hflip` outside [0, 1], or as `Augment`.
@@ -83,7 +77,7 @@ class EvalTransform:
     def output_size(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
         """Return height and width after the transform, rounded as by INTR."""
         size = size or self.image_size
-        return (size, size) if self.square else short_side_size(height, width, size, _scaled(LONGEST, size))
+        return (size, size) if self.square else short_side_size(height, width, size, scaled(LONGEST, size))
 
     def __call__(self, image: Tensor, size: int | None = None) -> Tensor:
         return _resize(image, *self.output_size(image.shape[1], image.shape[2], size))
@@ -99,24 +93,52 @@ class CentreSquare(EvalTransform):
         return super().__call__(F.center_crop(image, [min(image.shape[1:])]), size)
 
 
-def _aspect_train(image: Tensor, size: int | None = None, *, image_size: int, hflip: float, augment: Augment) -> Tensor:
+@dataclass(frozen=True)
+class Reduction:
+    """Resize of pictures that are larger than a training needs, for `train_transform` with the same arguments.
+
+    No crop is then smaller in pixels than what it becomes. Other pictures stay as they are.
+    """
+
+    image_size: int
+    square: bool
+    crop_min: float
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width after the resize."""
+        crop = math.sqrt(self.crop_min * ASPECT_RATIOS[0] * height * width) if self.square else min(height, width)
+        factor = self.image_size / crop  # `crop` is the shorter side of the smallest crop
+        return (height, width) if factor >= 1 else (math.ceil(height * factor), math.ceil(width * factor))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        size = self.output_size(*image.shape[1:])
+        return image if size == tuple(image.shape[1:]) else _resize(image, *size)
+
+
+def _aspect_train(image: Tensor, size: Size = None, *, image_size: int, hflip: float, augment: Augment) -> Tensor:
     """Apply INTR's augmentation: flip, with probability 1/2 zoom and crop, resize to the batch's scale, then `augment`."""
+    size, image_size = _sizes(size, image_size)
     image = _random_flip(image, hflip)
     if torch.rand(()) < 0.5:
         zoom = ZOOMS[int(torch.randint(len(ZOOMS), ()))]
         # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
-        image = _resize_short_side(image, _scaled(zoom, image_size), longest=10 * image_size)
-        image = _random_crop(image, *(_scaled(side, image_size) for side in CROPS))
-    return augment(_resize_short_side(image, size or image_size, _scaled(LONGEST, image_size)))
+        image = _resize_short_side(image, scaled(zoom, image_size), longest=10 * image_size)
+        image = _random_crop(image, *(scaled(side, image_size) for side in CROPS))
+    return augment(_resize_short_side(image, size, scaled(LONGEST, image_size)))
 
 
 def _square_train(
-    image: Tensor, size: int | None = None, *, image_size: int, crop_min: float, hflip: float, augment: Augment
+    image: Tensor, size: Size = None, *, image_size: int, crop_min: float, hflip: float, augment: Augment
 ) -> Tensor:
     """Apply a random resized crop to a square (Szegedy et al. 2015), a flip, then `augment`."""
-    size = size or image_size
+    size, _ = _sizes(size, image_size)
     box = RandomResizedCrop.get_params(image, [crop_min, 1.0], ASPECT_RATIOS)
     return augment(_random_flip(_resize(F.crop(image, *box), size, size), hflip))
+
+
+def _sizes(size: Size, image_size: int) -> tuple[int, int]:
+    """Return the scale of a batch and the image size that it is a scale of; `image_size` is that of the transform."""
+    return size if isinstance(size, tuple) else (size or image_size, image_size)
 
 
 def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
@@ -158,10 +180,6 @@ def _random_crop(image: Tensor, smallest: int, largest: int) -> Tensor:
     top = int(torch.randint(height - crop_height + 1, ()))
     left = int(torch.randint(width - crop_width + 1, ()))
     return image[:, top : top + crop_height, left : left + crop_width]
-
-
-def _scaled(pixels: int, image_size: int) -> int:
-    return round(pixels * image_size / REFERENCE_SIZE)
 
 
 def _check_size(image_size: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -14,14 +16,31 @@ STEP = 32  # pixels between the sides that are tried
 
 def takes(network: nn.Module, height: int, width: int, batch: int = 1) -> bool:
     """Return whether a network takes images of that size, in the mode (training, evaluation) that it is in."""
-    tensors = dict([*network.named_parameters(), *network.named_buffers()])
-    tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     try:
-        with torch.no_grad():
-            functional_call(network, tensors, torch.empty(batch, 3, height, width, device="meta"))
+        run_on_meta(network, height, width, batch)
     except Exception:  # whatever a network of timm raises where shapes do not fit
         return False
     return True
+
+
+@torch.no_grad()
+def run_on_meta(network: nn.Module, height: int, width: int, batch: int = 1) -> None:
+    """Run a network on the meta device; raises what it raises."""
+    tensors = dict([*network.named_parameters(), *network.named_buffers()])
+    tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    functional_call(network, tensors, torch.empty(batch, 3, height, width, device="meta"))
+
+
+def check_squares(network: nn.Module, sides: Iterable[int], parameter: str) -> None:
+    """Raise a ParameterError, of `parameter`, unless a network takes squares of each of these sides in evaluation mode."""
+    training = network.training
+    try:
+        for side in sides:
+            run_on_meta(network.eval(), side, side)
+    except ParameterError as error:
+        raise ParameterError(parameter, str(error)) from None
+    finally:
+        network.train(training)
 
 
 def explain_failure(

@@ -19,14 +19,19 @@ from ranks import Launched, until
 
 import main
 from datasets import ImageBatch
+from datasets.image_folder import Sample
+from datasets.loaders import build_datasets, cache_pictures
 from trainer import Trainer
 from util.cli import Parser, launch, parse
+from util.distributed import init_distributed
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = (
     "--backbone test_resnet --square --image_size 48 --feature_stride 16 --batch_size 3 --epochs 2 --lr 1e-3 --lr_backbone 1e-3 "
     "--clip_max_norm 1 --num_workers 0 --dataset_name colours --resume auto"
 )
+
+SQUARE = ("--square", "--image_size", "48", "--crop_min", "0.5")
 
 
 def train(argv: list[str], record: Path | None = None, pause: float = 0.0) -> None:
@@ -270,3 +275,28 @@ def process_of(out: Path, rank: int) -> int:
         if os.fsencode(out) in words and f"RANK={rank}".encode() in variables:
             return int(folder.name)
     raise AssertionError("no such process")
+
+
+def read_through_caches(root: Path) -> list[list[Any]]:
+    """The pictures that a rank gets from a cache in memory and from one in a folder, which all ranks fill."""
+    read: list[list[Any]] = []
+    with init_distributed() as ranks:
+        for cache in ("ram", root / "cache"):
+            args = tiny_flags("--dataset_path", root, "--dataset_name", "colours", *SQUARE, "--cache", cache)
+            train_set, val_set = build_datasets(args, [*COLOURS])
+            cache_pictures(args, ranks, train_set, val_set)
+            first = [train_set[Sample(index, 7)][0].tolist() for index in range(ranks.rank, len(train_set), 2)]
+            ranks.barrier()  # the pictures of both ranks are there
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("datasets.image_folder.decode_image", pytest.fail)
+                read.append([train_set[Sample(index, 7)][0].tolist() for index in range(len(train_set))])
+            assert first == read[-1][ranks.rank :: 2]
+    return read
+
+
+def test_two_ranks_fill_one_cache(colours: Path, tmp_path: Path) -> None:
+    shutil.copytree(colours / "colours", tmp_path / "colours")
+    one, two = Launched(2, tmp_path / "log", read_through_caches, tmp_path).results()
+    train_set, _ = build_datasets(tiny_flags("--dataset_path", tmp_path, "--dataset_name", "colours", *SQUARE), [*COLOURS])
+    expected = [train_set[Sample(index, 7)][0].tolist() for index in range(len(train_set))]
+    assert one == two == [expected, expected]

@@ -38,7 +38,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "layer_decay": (0.5, {}), "weight_decay": (0.1, {}), "no_norm_decay": (True, {"weight_decay": 0.1}), "epochs": (2, {}),
     "lr_drop": (1, {"epochs": 2}), "lr_scheduler": ("cosine", {}), "warmup_epochs": (1.0, {}), "clip_max_norm": (0.0, {}),
     "accumulate": (2, {}), "ema": (0.5, {}), "seed": (7, {}), "label_smoothing": (0.2, {}), "adversarial": (2.0, {}),
-    "mosaic": (0.5, ADDITIVE), "locality": (0.5, FINETUNED),
+    "mosaic": (0.5, ADDITIVE), "locality": (0.5, FINETUNED), "size_schedule": ("32:0.5,48", {}),
     # augmentation
     "crop_min": (0.5, {}), "hflip": (0.0, {}), "color_jitter": (0.5, {}), "randaugment": (5, {}), "random_erasing": (1.0, {}),
     # input
@@ -49,7 +49,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "noise_frac": (0.5, FINETUNED), "start_epoch": (1, {"epochs": 2}),
     # data
     "dataset_path": ("{data}", {}), "dataset_name": ("same", {}), "test": ("test", {}), "num_workers": (1, {}),
-    "max_image_mb": (10, {}),
+    "max_image_mb": (10, {}), "cache": ("{out}/cache", {}),
     "output_dir": ("{out}/elsewhere", {}), "device": ("cpu", {}), "world_size": (1, {}), "dist_url": ("env://", {}),
     "dist_minutes": (1.0, {}),
     # run

@@ -26,8 +26,10 @@ RECIPE = (
 RECIPES = {
     "step_lr": "--square --layer_decay 0.7 --no_norm_decay",
     # Three batches an epoch: the second step has one batch only.
-    "accumulated": "--square --batch_size 7 --accumulate 2 --ema 0.8 --lr_scheduler cosine --warmup_epochs 1.5",
-    "random_scales": "--lr_scheduler CosineAnnealingLR --color_jitter 0.3 --randaugment 5 --random_erasing 0.5 --ema 0.5",
+    "accumulated": "--square --batch_size 7 --accumulate 2 --ema 0.8 --lr_scheduler cosine --warmup_epochs 1.5 "
+    "--size_schedule 32:0.2,48",  # the first step has a batch of each size
+    "random_scales": "--lr_scheduler CosineAnnealingLR --color_jitter 0.3 --randaugment 5 --random_erasing 0.5 --ema 0.5 "
+    "--size_schedule 32:0.3,40:0.6,48",
     "fixed_norms": "--square --finetune {weights} --backbone resnet18 --grad_checkpointing --save_every_steps 3",
 }
 CLOCKS = {"train_img_per_s", "train_data_wait", "train_seconds", "elapsed"}

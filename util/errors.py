@@ -15,6 +15,10 @@ class RunFailed(RuntimeError):
     """A run failed for a reason outside the command line (a full disk, a lost process), described in one line."""
 
 
+class CacheError(RunFailed):
+    """The cache of decoded pictures failed in the middle of a run; the message is one line."""
+
+
 def message_of(error: BaseException) -> str:
     """Return an error's message, without the traceback of the DataLoader's worker that raised it."""
     text = str(error)

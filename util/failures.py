@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .errors import ImageError, RunFailed, first_line, message_of
+from .errors import CacheError, ImageError, RunFailed, first_line, message_of
 from .stopping import Stopped
 
 if TYPE_CHECKING:  # this module is imported before torch
@@ -59,17 +59,17 @@ def describe_failures(checkpointer: Checkpointer, state: TrainState) -> Iterator
 
     try:
         yield
-    except RunFailed:
-        raise
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, RunFailed) and not isinstance(error, CacheError):
+            raise
         last = checkpointer.describe_last()
         if checkpointer.request.interrupted or isinstance(error, KeyboardInterrupt):  # it may become another error on its way
             raise Stopped(signal.SIGINT, f"interrupted in the middle of a step; {last}") from None
         cause, advice = known_cause(error)
         if isinstance(error, FloatingPointError):
             cause, advice = str(error), "try a smaller --lr"
-        elif not cause and isinstance(error, ImageError | OSError):
-            cause = str(error)
+        elif not cause and isinstance(error, CacheError | ImageError | OSError):
+            cause = message_of(error)
         if not (cause := cause or lost_process(error)):
             raise
         raise RunFailed(f"epoch {state.epoch.index + 1}: {cause}; {last}{f'; {advice}' * bool(advice)}") from None

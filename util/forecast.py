@@ -27,15 +27,17 @@ class Forecast:
         evaluated: images that are scored after an epoch, as a share of the training images.
         device: that the steps are computed on.
         advice: what to do instead where the training takes longer than `HOPELESS_DAYS`.
+        growth: mean time of the steps that are left, as a multiple of that of the first ones.
         now: a clock, in seconds.
     """
 
     def __init__(
         self, todo: int, steps_per_epoch: int, epochs: int, evaluated: float, device: torch.device, advice: str,
-        now: Callable[[], float] = time.monotonic,
+        growth: float = 1.0, now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.todo, self.steps_per_epoch, self.epochs, self.device, self.now = todo, steps_per_epoch, epochs, device, now
         self.evaluation, self.advice = evaluated * FORWARD_SHARE * steps_per_epoch, advice  # the first in steps
+        self.growth = growth
         self.done, self.counted, self.start = 0, 0, now()
 
     def after_step(self) -> None:
@@ -53,7 +55,8 @@ class Forecast:
 
     def line(self, seconds: float) -> str:
         """Return what `seconds` a step mean for the run."""
-        left = self.todo - self.done + self.steps_per_epoch * (self.epochs - 1) + self.evaluation * self.epochs  # steps
+        left = (self.todo - self.done + self.steps_per_epoch * (self.epochs - 1)) * self.growth  # in steps like those measured
+        left += self.evaluation * self.epochs
         epoch = seconds * (self.steps_per_epoch + self.evaluation)
         basis = f"measured on {self.counted} step{'s' * (self.counted > 1)}; evaluation estimated"
         later = f", {_duration(seconds * left)} for the {self.epochs} epochs to go" if self.epochs > 1 else ""

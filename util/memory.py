@@ -7,6 +7,12 @@ import resource
 import sys
 from pathlib import Path
 
+# Limit and use of a container's memory, in the two versions of control groups.
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
 
 def read_field(path: Path, name: str) -> str:
     """Return the first value of `name: value` in a file of /proc; an empty string where there is none."""
@@ -15,6 +21,18 @@ def read_field(path: Path, name: str) -> str:
             if line.partition(":")[0].strip() == name:
                 return line.partition(":")[2].strip()
     return ""
+
+
+def available() -> int | None:
+    """Return the memory in bytes that is free without swapping, of the machine or the container; None where nobody says."""
+    value = read_field(Path("/proc/meminfo"), "MemAvailable")
+    free = [int(value.split()[0]) * 1024] if value else []
+    for limit, used in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            content = dict(line.split() for line in Path(limit).with_name("memory.stat").read_text().splitlines())
+            reclaimable = int(content.get("inactive_file", 0))
+            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()) + reclaimable)
+    return max(0, min(free)) if free else None
 
 
 def resident(name: str) -> int:

@@ -13,7 +13,8 @@ import datasets.image_folder
 from datasets import Loader, TrainSampler, collate
 from datasets.folders import class_folders
 from datasets.image_folder import ImageFolder, Sample, class_names, open_split
-from datasets.transforms import train_transform, training_scales
+from datasets.size_schedule import training_scales
+from datasets.transforms import train_transform
 
 
 def make(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> None:

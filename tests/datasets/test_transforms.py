@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.transforms import eval_transform, short_side_size, train_transform, training_scales
+from datasets.size_schedule import training_scales
+from datasets.transforms import eval_transform, short_side_size, train_transform
 
 
 def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:

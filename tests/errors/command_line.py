@@ -52,6 +52,41 @@ COMMAND_LINE = [
         "argument --dropout: '1' must be a number of at least 0 and below 1 (--help lists the flags)",
     ),
     Case(
+        "growing pictures that shrink",
+        "main.py --size_schedule 64:0.4,32:0.7,64",
+        "argument --size_schedule: '64:0.4,32:0.7,64' has a size of 32 after 64 pixels; sizes must grow (--help lists the flags)",
+    ),
+    Case(
+        "growing pictures with a size of nothing",
+        "main.py --size_schedule 0:0.4,64",
+        "argument --size_schedule: '0:0.4,64' has a size of 0 pixels; allowed are 32 to 8192 (--help lists the flags)",
+    ),
+    Case(
+        "growing pictures whose shares do not grow",
+        "main.py --size_schedule 32:0.7,48:0.4,64",
+        "argument --size_schedule: '32:0.7,48:0.4,64' has shares that are not above 0, growing and below 1; expected "
+        "size:share,...,size, as in 160:0.4,224:0.7,448 (each share is the part of the training at which its size ends) "
+        "(--help lists the flags)",
+    ),
+    Case(
+        "growing pictures in another form",
+        "main.py --size_schedule 32-64",
+        "argument --size_schedule: '32-64' has '32-64'; expected size:share,...,size, as in 160:0.4,224:0.7,448 (each share "
+        "is the part of the training at which its size ends) (--help lists the flags)",
+    ),
+    Case(
+        "growing pictures that end at another size than that of evaluation",
+        "main.py --size_schedule 32:0.5,48",
+        "--size_schedule 32:0.5,48 ends at 48 pixels, --image_size is 64: the last size is that of evaluation; give both "
+        "the same",
+    ),
+    Case(
+        "growing pictures that start as a single cell",
+        "main.py --size_schedule 32:0.5,64",
+        "--size_schedule: images of 32 x 32 pixels give a feature map of a single cell, the same for every class: use larger "
+        "images or a smaller feature_stride",
+    ),
+    Case(
         "a file of flags that does not exist",
         "main.py @recipe.args",
         "@recipe.args: the file of flags 'recipe.args' cannot be read (No such file or directory); a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.errors.caches import CACHES
 from tests.errors.checkpoints import CHECKPOINTS
 from tests.errors.checks import CHECKS
 from tests.errors.command_line import COMMAND_LINE
@@ -27,6 +28,7 @@ SECTIONS: dict[str, list[Case]] = {
     "None of the known classes": UNKNOWN,
     "Several processes": PROCESSES,
     "Output": OUTPUT,
+    "Cache of decoded pictures": CACHES,
     "Pairs and masks": PAIRS,
     "Export and hub": EXPORT,
 }

@@ -22,11 +22,12 @@ from flags import add_model_flags
 from flags import get_args_parser as main_flags
 from tools.benchmark.cases import ICN, MODES, Implementation, grid_cases, parse_size, scale_cases
 from tools.benchmark.loading import measure_loading
-from tools.benchmark.meters import available_gib, machine, measure_startup
+from tools.benchmark.meters import machine, measure_startup
 from tools.benchmark.report import Report
 from tools.benchmark.runner import Runner
 from util.cli import Parser, launch, parse
 from util.device import select_device
+from util.memory import available
 from util.number import AMOUNT, COUNT, Number
 from util.precision import PRECISIONS
 
@@ -102,7 +103,7 @@ def worker_settings(args: argparse.Namespace) -> dict[str, Any]:
     device = select_device(args.device)
     if device.type == "mps":
         raise ValueError("--device mps is not measured: choose cuda or cpu")
-    limit = args.max_memory or (0.9 * free if (free := available_gib()) else None)
+    limit = args.max_memory or (0.9 * free / 2**30 if (free := available()) else None)
     model = Parser(add_help=False)
     add_model_flags(model)
     flags = {**vars(parse(main_flags(), [])), **{action.dest: getattr(args, action.dest) for action in model._actions}}

@@ -103,12 +103,6 @@ def limit_memory(gib: float) -> None:
     _try_to_write("oom_score_adj", "1000")
 
 
-def available_gib() -> float | None:
-    """Return the memory available without swapping, in GiB; None where the kernel does not say."""
-    value = read_field(Path("/proc/meminfo"), "MemAvailable")
-    return int(value.split()[0]) / 2**20 if value else None
-
-
 def _try_to_write(name: str, text: str) -> None:
     """Write to a file of /proc/self; a container may forbid it, and peaks are then those of the whole life of the process."""
     with contextlib.suppress(OSError):
