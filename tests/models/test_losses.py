@@ -30,12 +30,12 @@ def test_cross_entropy_is_torch_s_in_float32(smoothing: float, reduction: str) -
     torch.testing.assert_close(found, expected)
 
 
-def test_cross_entropy_is_written_once() -> None:
-    files = [
-        *ROOT.glob("*.py"),
-        *(f for room in ("models", "util", "datasets", "attribution") for f in (ROOT / room).rglob("*.py")),
-    ]
-    assert [f.name for f in files if "F.cross_entropy(" in f.read_text()] == ["losses.py"]
+def test_losses_and_probabilities_are_written_once() -> None:
+    """A softmax elsewhere is one over cells: of attention."""
+    rooms = ("models", "util", "datasets", "attribution", "tools", "spaces")
+    files = [*ROOT.glob("*.py"), *(f for room in rooms for f in (ROOT / room).rglob("*.py") if "benchmark" not in f.parts)]
+    assert [f.name for f in files if "cross_entropy(" in f.read_text()] == ["losses.py"]
+    assert {f.name for f in files if "softmax(" in f.read_text()} == {"losses.py", "attention.py", "heads.py"}
 
 
 def test_binary_cross_entropy_by_hand() -> None:
@@ -67,8 +67,8 @@ def test_gradients_start_as_those_of_cross_entropy() -> None:
 
 @pytest.mark.parametrize("decoder", ["detr", "additive", "average"])
 def test_a_class_without_evidence_has_the_probability_of_chance(decoder: str) -> None:
-    model = tiny_model(5, decoder=decoder, enc_layers=0, loss="bce")
-    plain = tiny_model(5, decoder=decoder, enc_layers=0)
+    model = tiny_model(5, backbone="test_resnet", decoder=decoder, enc_layers=0, loss="bce")
+    plain = tiny_model(5, backbone="test_resnet", decoder=decoder, enc_layers=0)
     assert list(model.state_dict()) == list(plain.state_dict())
     trained = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
     assert {name for name, p in model.named_parameters() if p.requires_grad} == trained - {"presence_vector.bias"}
@@ -80,7 +80,7 @@ def test_a_class_without_evidence_has_the_probability_of_chance(decoder: str) ->
 
 @pytest.mark.parametrize("decoder", ["additive", "average"])
 def test_the_map_sums_to_the_logit_less_the_bias(decoder: str) -> None:
-    model = tiny_model(5, decoder=decoder, enc_layers=0, feature_stride=16, loss="bce")
+    model = tiny_model(5, backbone="test_resnet", decoder=decoder, enc_layers=0, feature_stride=16, loss="bce")
     logits, maps = model.evidence(torch.randn(2, 3, 64, 64))
     torch.testing.assert_close(maps.sum((-2, -1)), logits + math.log(4), atol=1e-5, rtol=1e-4)
     p = model.probabilities(logits)
@@ -88,7 +88,7 @@ def test_the_map_sums_to_the_logit_less_the_bias(decoder: str) -> None:
 
 
 def test_the_terms_have_the_loss_of_the_model() -> None:
-    model = tiny_model(3, decoder="additive", enc_layers=0, feature_stride=16, loss="bce").train()
+    model = tiny_model(3, backbone="test_resnet", decoder="additive", enc_layers=0, feature_stride=16, loss="bce").train()
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 1])
     output = model(images)
     torch.manual_seed(0)
@@ -101,7 +101,8 @@ def test_the_terms_have_the_loss_of_the_model() -> None:
 
 def saved(loss: str | None, classes: int = 3) -> dict:
     """A checkpoint, as `read_checkpoint` returns it, of the additive decoder; None: of a version that knew no other loss."""
-    flags = {"decoder": "additive", "enc_layers": 0, "feature_stride": 16, "backbone_norm": "frozen", "num_queries": classes}
+    flags = {"backbone": "test_resnet", "decoder": "additive", "enc_layers": 0, "feature_stride": 16, "num_queries": classes}
+    flags["backbone_norm"] = "frozen"
     model = tiny_model(classes, **flags | {"loss": loss or "ce"})
     args = {key: value for key, value in vars(tiny_flags().replace(**flags)).items() if key not in ("explicit", "loss")}
     state = {**model.state_dict(), "presence_vector.bias": torch.tensor([0.7 if loss != "bce" else -math.log(classes - 1)])}
@@ -115,12 +116,10 @@ def test_a_checkpoint_says_its_loss() -> None:
     with pytest.raises(ParameterError, match="ce contradicts x.pth, which has bce"):
         load_checkpoint("x.pth", checkpoint=saved("bce"), overrides={"loss": "ce"})
     with pytest.raises(ValueError, match="x.pth has flags that no model can have: loss 'mse' is not known: choose ce or bce"):
-        load_checkpoint("x.pth", checkpoint=saved(None) | {"args": saved(None)["args"] | {"loss": "mse"}})
+        load_checkpoint("x.pth", checkpoint={**(content := saved(None)), "args": content["args"] | {"loss": "mse"}})
     with pytest.raises(ParameterError, match="at least 2 classes"):
-        tiny_model(1, loss="bce")
-    model, meta = load_checkpoint("x.pth", checkpoint=saved("bce"))
-    meta.args["decoder"] = "detr"
-    meta.args["feature_stride"] = None
+        tiny_model(1, backbone="test_resnet", loss="bce")
+    meta.args |= {"decoder": "detr", "feature_stride": None}
     with pytest.raises(ValueError, match="no model with loss = bce"):
         intr_checkpoint(model, meta, meta.args)
 

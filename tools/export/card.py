@@ -109,6 +109,8 @@ def measured(results: Results, pictured: str) -> Measured:
         stats, rows = _accuracy_of(results)
         split, lists = str(stats["split"]), True
         metrics = {"accuracy": float(stats["acc1"]) / 100}
+        if "ece" in stats:
+            metrics["expected_calibration_error"] = float(stats["ece"])
         table = markdown_table(["class", "images", "accuracy in %"], rows[:LISTED], 1)
         said = format_stats(stats) if "loss" in stats else _accuracies(stats)
         sections.append(f"## Accuracy\n\nOn the {stats['images']} images of the split {cell(split)}: {said}.\n\n{table}")
