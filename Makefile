@@ -10,12 +10,13 @@ LOCKED := .venv-lock
 WEIGHTS := weights/tf_efficientnet_lite0.pth
 PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
-# Processes of a run of the tests: one per core, at most 8. A file's tests stay in one process, and share what they make.
-JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile
+# Processes of a run of the tests: one more than cores, since those of several processes wait, at most 8. A file's tests stay in one
+# process, and share what they make; the longest files start first (tests/durations.py).
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n + 1 : 8)))
+PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 RUN := --dataset_path data --dataset_name planes-f16 --device auto
 
-.PHONY: demo test test-slurm test-oldest gpu lock docs-commands lint format clean
+.PHONY: demo test test-fast durations test-slurm test-oldest gpu lock docs-commands lint format clean
 
 demo: export PYTORCH_ENABLE_MPS_FALLBACK := 1
 demo: $(DEMO)/.trained
@@ -27,6 +28,15 @@ demo: $(DEMO)/.trained
 
 test: $(READY)
 	$(PY) $(PYTEST)
+
+# For the edit loop: without the tests that take a second or more.
+test-fast: $(READY)
+	$(PY) $(PYTEST) --fast
+
+# Measures all tests, and writes the table of those that take a second or more.
+durations: $(READY)
+	$(PY) $(PYTEST) --write-durations
+	$(PY) $(PYTEST) --write-durations --fast
 
 # Starts SLURM on one node, in a folder and on ports of its own, and stops it (Debian: apt-get install slurm-wlm munge; root).
 # ONLY="requeued or preempted" runs the tests of these names.

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from durations import pytest_addoption, pytest_collection_modifyitems, pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401, hooks of pytest
 
 from flags import get_args_parser
 from models import ICN, build_model

@@ -42,7 +42,7 @@ class Progress:
         if elapsed < SILENT_SECONDS or now - self.last < (0.1 if self.terminal else 10.0):
             return
         self.last, self.shown = now, True
-        left = f", {clock(elapsed / self.worked * (self.work - self.worked))} left" if self.worked else ""
+        left = f", {clock(elapsed / self.worked * max(0.0, self.work - self.worked))} left" if self.worked else ""
         stream = getattr(sys.stderr, "unescaped", sys.stderr)  # on a terminal the line begins with an escape code
         line = f"{self.label}: {self.done}/{self.total}  {clock(elapsed)} elapsed{left}  {self.note}".rstrip()
         stream.write(f"\r\033[K{printable(line)}" if self.terminal else f"{printable(line)}\n")

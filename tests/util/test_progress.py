@@ -24,7 +24,7 @@ def test_what_is_left_follows_the_work_and_work_that_goes_on_is_shown(
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with Progress(2, "maps", work=10) as line:
-        for seconds, step in ((11, (0, "dear")), (22, (1, None, 8)), (33, (0, "cheap")), (44, (1, None, 2))):
+        for seconds, step in ((11, (0, "dear")), (22, (1, None, 8)), (33, (0, "cheap")), (44, (1, None, 4))):
             now[0] = seconds
             line.step(*step)
     assert capsys.readouterr().err.splitlines() == [
