@@ -17,6 +17,7 @@ from attribution.evaluation.dummies import FIXED_PLACE, dummies
 from attribution.evaluation.harness import Harness, slot_columns
 from attribution.evaluation.inputs import Inputs, MeasuredImages
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs
+from attribution.evaluation.parts import Counts, measure_parts, summarise_parts
 from attribution.evaluation.protocol import choose_methods, score_split
 from attribution.evaluation.summary import attribution_json
 from attribution.methods.registry import METHODS, Method
@@ -67,6 +68,7 @@ def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
     measure_maps(harness, methods, images, cache, ranks)
     model = _measure_model(inputs, harness, methods, images, cache, ranks)
     pairs, pair_files = _measure_pairs(inputs, harness, methods, cache, ranks)
+    parts = _measure_parts(inputs, images, cache, ranks)
     if not ranks.main:
         return None
 
@@ -84,6 +86,8 @@ def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
     }  # fmt: skip
     costs = {method.name: budget.passes(method, first) for method in methods}
     content = attribution_json(settings, methods, costs, measured, model, pairs, images.describe(), ours, controls)
+    if parts:
+        content["parts"] = summarise_parts(parts, inputs, images)
     return AttributionResults(content, images, measured)
 
 
@@ -128,6 +132,14 @@ def _measure_model(
         return {}
     name = "model-" + cache_key(inputs.model, {}, {"methods": [method.name for method in methods]})
     return _cached(cache, name, lambda: measure_model(harness, methods, inputs.labelled, images, ranks), ranks)
+
+
+def _measure_parts(inputs: Inputs, images: MeasuredImages, cache: ResultCache, ranks: Ranks) -> Counts:
+    if inputs.parts is None or not METRICS["point_nmi"].applies(inputs.model):
+        return {}
+    known = [column.tobytes() for column in inputs.parts.key_points(images.paths)]
+    name = "parts-" + cache_key(inputs.model, {}, {"points": known, "masks": inputs.masks is not None})
+    return _cached(cache, name, lambda: measure_parts(inputs, images, ranks), ranks)
 
 
 def _measure_pairs(inputs: Inputs, harness: Harness, methods: Sequence[Method], cache: ResultCache, ranks: Ranks) -> Pairs:

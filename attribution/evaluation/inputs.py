@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from attribution.evaluation.keypoints import PartAnnotations, open_part_annotations
 from attribution.evaluation.protocol import Budget, alternate_classes
 from attribution.metrics.faithfulness import Score
 from attribution.metrics.metric import Unit
@@ -44,6 +45,7 @@ class Inputs:
     masks: Path | None  # folder of object masks
     pairs: list[PairPicture]  # images with two objects; empty where there are none
     planes: PlanesSplit | None
+    parts: PartAnnotations | None
     device: torch.device
     loader: Loader  # this process's batches of a data set, none padded
 
@@ -99,8 +101,8 @@ def open_inputs(
 
 def _ground_truth(
     args: Flags, families: frozenset[str], split: ImageFolder, places: Sequence[int], count: int | None
-) -> tuple[Path | None, list[PairPicture], PlanesSplit | None]:
-    """Find masks, pairs and planes, as far as the flags and the data give them."""
+) -> tuple[Path | None, list[PairPicture], PlanesSplit | None, PartAnnotations | None]:
+    """Find masks, pairs, planes and parts, as far as the flags and the data give them."""
     root = Path(args.dataset_path, args.dataset_name)
     masks = Path(args.masks) if args.masks else root / "masks" if is_planes(root) and (root / "masks").is_dir() else None
     if masks is not None:
@@ -108,12 +110,25 @@ def _ground_truth(
         if missing := len(measured) - check_masks(masks, split.root, measured):
             print(f"{missing} of {len(measured)} images have no mask in {masks}: they do not count where masks are needed")
     pairs = read_pairs(Path(args.pairs), split.classes)[:count] if args.pairs and "pairs" in families else []
-    planes = open_planes(root, args.test, split.classes) if is_planes(root) and "planes" in families else None
-    truth = {"masks": masks, "pairs": pairs, "planes": planes}
+    rendered = open_planes(root, args.test, split.classes) if is_planes(root) and {"planes", "parts"} & families else None
+    planes = rendered if "planes" in families else None
+    parts = _open_parts(args, split, rendered) if "parts" in families else None
+    truth = {"masks": masks, "pairs": pairs, "planes": planes, "parts": parts}
     if args.metrics and (lacking := [family for family, known in truth.items() if family in families and not known]):
-        hint = {"masks": "give --masks", "pairs": "give --pairs", "planes": f"{root} is not of tools.make_planes"}[lacking[0]]
+        hints = {"masks": "give --masks", "pairs": "give --pairs", "planes": f"{root} is not of tools.make_planes"}
+        hint = {**hints, "parts": f"{root} has no annotations.json with parts"}[lacking[0]]
         raise ValueError(f"--metrics {','.join(args.metrics)}: there is nothing that {lacking[0]} could be measured by: {hint}")
-    return masks, pairs, planes
+    return masks, pairs, planes, parts
+
+
+def _open_parts(args: Flags, split: ImageFolder, planes: PlanesSplit | None) -> PartAnnotations | None:
+    try:
+        return open_part_annotations(split.root, planes)
+    except ValueError as error:
+        if args.metrics:
+            raise
+        print(f"parts are not measured: {error}")
+        return None
 
 
 def subset(split: ImageFolder, places: Sequence[int]) -> ImageFolder:

@@ -23,7 +23,8 @@ class Metric:
     """One row of the registry.
 
     `compute` returns, of a `MapBatch`, `[B]`, or a column for each metric that shares the function (empty where it does not
-    apply); a metric of models, of a `ModelBatch`, named groups of columns `[n]`.
+    apply); a metric of models, of a `ModelBatch`, named groups of columns `[n]`; of parts, of a `Partition` of R resamples of the
+    images in D draws, `[R, D]`.
     """
 
     name: str  # column of attribution.json
@@ -37,10 +38,11 @@ class Metric:
     # Whether the column is in that table, alone, with its native twin, or not at all; attribution.csv has all columns.
     main: Literal["pooled", "both", ""] = "pooled"
     bar: bool = False  # among the headline plots, and in the table of paired differences
-    scope: Literal["maps", "pairs", "model"] = "maps"  # measured of maps of single objects, of two objects, or of the model
+    # Measured of maps of single objects, of two objects, of all images at once (by head), or of the model.
+    scope: Literal["maps", "pairs", "parts", "model"] = "maps"
     images: str = ""  # field of the budget that limits the images, of a metric of models
     labelled: bool = False  # a metric of models that takes images of the split with their true classes
-    applies: Callable[[ICN], bool] = lambda model: True  # whether a metric of models is defined for the model
+    applies: Callable[[ICN], bool] = lambda model: True  # whether a metric of models or of parts is defined for the model
 
     @property
     def title(self) -> str:

@@ -18,6 +18,7 @@ from attribution.metrics.faithfulness import insertion_scores, removal_scores
 from attribution.metrics.localisation import average_precision, energy, energy_gain, pair_scores, pointing
 from attribution.metrics.metric import Columns, MapBatch, Metric, pad_with_nan
 from attribution.metrics.model import diversity, locality, randomisation, reliance
+from attribution.metrics.parts import adjusted_rand, mutual_information
 from attribution.metrics.robustness import gini, max_sensitivity
 
 NATIVE = "_native"
@@ -72,6 +73,7 @@ _mask = partial(Metric, family="masks", better=1, section="On the object")
 _evidence = partial(Metric, family="planes", compute=_planes, better=1, section="Known evidence: class against sibling")
 _part = partial(Metric, family="planes", compute=_planes, better=1, section="Known evidence: parts")
 _pair = partial(Metric, family="pairs", compute=_pairs, section="Two objects in an image", scope="pairs")
+_regions = partial(Metric, family="parts", section="Parts", scope="parts", applies=lambda model: model.num_decoder_layers > 0)
 _model = partial(Metric, section="The model", scope="model")
 _attention = partial(_model, applies=lambda model: model.num_decoder_layers > 0)
 
@@ -125,6 +127,16 @@ _ALL = [
     _pair("own_area", label="area", main="",
           meaning="share of the image that the own object covers: the own energy of a constant map"),
     _pair("other_area", label="other area", main="", meaning="share of the image that the other object covers"),
+    _regions("pixel_nmi", compute=lambda p: mutual_information(p.pixels), label="NMI, pixels", better=1,
+             meaning="normalised mutual information of the heads' regions and the parts, at the object's pixels; planes"),
+    _regions("pixel_ari", compute=lambda p: adjusted_rand(p.pixels), label="ARI, pixels", better=1,
+             meaning="their adjusted Rand index: 1 for equal partitions, 0 by chance"),
+    _regions("point_nmi", compute=lambda p: mutual_information(p.points), label="NMI, key points", better=1,
+             meaning="normalised mutual information at the key points of the object"),
+    _regions("point_ari", compute=lambda p: adjusted_rand(p.points), label="ARI, key points", better=1,
+             meaning="adjusted Rand index at the key points"),
+    _regions("point_error", compute=lambda p: p.errors, label="key-point error", better=-1,
+             meaning="of key points that are regressed from the regions' centres, in sides of the object's box"),
     _attention("reliance", "reliance", lambda b: {"reliance": reliance(b.inference, b.images, b.classes, seed=b.seed)},
                "reliance", labelled=True, images="reliance_images", meaning=
                "accuracy with the class queries' attention as it is, and replaced: if it survives, the map is decoration"),

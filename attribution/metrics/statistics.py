@@ -51,11 +51,11 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95, resamples: int = RE
     if not 0 < level < 1 or resamples < 1:
         raise ValueError(f"level must lie between 0 and 1 and resamples be at least 1, not {level} and {resamples}")
     tail = (1 - level) / 2
-    low, high = np.quantile(_resampled(array, resamples, seed), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(resampled_means(array, resamples, seed), [tail, 1 - tail], axis=0)
     return Interval(array.mean(0), low, high, len(array))
 
 
-def _resampled(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def resampled_means(rows: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """Return means `[resamples, ...]` of N rows drawn with replacement from `[N, ...]`."""
     rng = np.random.default_rng(seed)
     share = np.full(len(rows), 1 / len(rows))

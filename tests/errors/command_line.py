@@ -245,6 +245,11 @@ COMMAND_LINE = [
         "--metrics pointing: there is nothing that masks could be measured by: give --masks",
     ),
     Case(
+        "a metric that needs key points",
+        "tools.evaluate_attribution --resume model.pth --metrics parts",
+        "--metrics parts: there is nothing that parts could be measured by: datasets/birds has no annotations.json with parts",
+    ),
+    Case(
         "a region outside the photograph",
         "tools.whatif photos/0.jpg --resume model.pth --erase 90,0,10,5",
         "--erase 90,0,10,5 is no region of the photograph, which is 48 x 40 pixels",

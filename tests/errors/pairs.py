@@ -26,6 +26,13 @@ def mask(path: str, size: tuple[int, int] = (48, 40), mode: str = "L", value: in
 
 PAIRS = [
     Case(
+        "key points of another form",
+        f"{MEASURE} --metrics parts",
+        'datasets/birds/annotations.json: is not of the form of tools.prepare_dataset; expected {"<split>/<class>/<file>": '
+        '{"box": [left, top, right, bottom], "parts": {"<part>": [x, y]}}}',
+        writes("datasets/birds/annotations.json", '{"images": []}'),
+    ),
+    Case(
         "no list of pairs",
         f"{MEASURE} --pairs none.json",
         '--pairs none.json: No such file or directory; expected [{"file": "street.jpg", "A": "bus", "B": "tram"}, ...]',

@@ -166,6 +166,41 @@ def test_planes_have_everything_that_is_exact(made: Path, tmp_path: Path, decode
     assert "## Two objects in an image" in text and "## Known evidence: pointing in each slot" in text
 
 
+def test_parts_of_planes_are_known_to_the_pixel(made: Path, tmp_path: Path) -> None:
+    flags = ("--metrics", "parts", "--methods", "attention")
+    parts = measure(made, tmp_path, "planes-additive", *flags, data="planes-pair")["parts"]
+    assert parts["images"] == 8 and parts["regions"] == 2 and {"fuselage", "nose", "tail"} <= set(parts["names"])
+    names = {"attention of the heads", "evidence of the heads", "random projections of the features", "fixed grid"}
+    names |= {"k-means of the features", "k-means of the object's features", "true parts at the model's grid"}
+    rows = parts["rows"]
+    assert set(rows) == names
+    for metrics in rows.values():
+        assert set(metrics) == {"pixel_nmi", "pixel_ari", "point_nmi", "point_ari", "point_error"}
+        assert all(metric["low"] <= metric["high"] and np.isfinite(metric["mean"]) for metric in metrics.values())
+    for name, better in (("pixel_nmi", max), ("pixel_ari", max), ("point_nmi", max), ("point_error", min)):
+        assert better(rows, key=lambda row: rows[row][name]["mean"]) == "true parts at the model's grid"
+    text = (tmp_path / "attribution.md").read_text()
+    assert "## Parts" in text and "| k-means of the features |" in text and "nan" not in text
+    again = measure(made, tmp_path, "planes-additive", *flags, data="planes-pair")["parts"]
+    assert again == parts, "what is kept is the same"
+
+
+def test_parts_of_photographs_are_their_key_points(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "colours", tmp_path / "cub")
+    shutil.copy(made / "detr.pth", tmp_path)
+    rng = np.random.default_rng(0)
+    pictures = sorted(path.relative_to(tmp_path / "cub") for path in (tmp_path / "cub").glob("val/*/[01].png"))
+    facts = {"box": [5, 5, 40, 35], "parts": {}}
+    content = {path.as_posix(): {**facts, "parts": {"beak": [*rng.uniform(6, 34, 2)], "tail": [20, 20]}} for path in pictures}
+    (tmp_path / "cub" / "annotations.json").write_text(json.dumps(content))
+    parts = measure(tmp_path, tmp_path / "out", "detr", "--metrics", "parts", "--methods", "attention", data="cub")["parts"]
+    assert parts["images"] == 7 and parts["key_points"] == 12 and parts["names"] == ["beak", "tail"]
+    assert "evidence of the heads" not in parts["rows"] and "k-means of the object's features" not in parts["rows"]
+    for metrics in parts["rows"].values():
+        assert set(metrics) == {"point_nmi", "point_ari", "point_error"} and metrics["point_error"]["images"] == 6
+    assert "pixels" not in (tmp_path / "out" / "attribution.md").read_text().partition("## Parts")[2].partition("##")[0]
+
+
 def test_interrupted_run_goes_on_and_ends_like_one_that_was_not(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +294,7 @@ def test_without_captum_its_methods_are_left_out(
         (["--methods", "contribution"], ["--methods contribution", "additive"]),
         (["--ours", "contribution"], ["--ours contribution", "additive"]),
         (["--metrics", "planes"], ["--metrics planes", "make_planes"]),
+        (["--metrics", "parts"], ["--metrics parts", "annotations.json"]),
         (["--metrics", "native"], ["--metrics native", "add them"]),
         (["--ours", "oracle"], ["--ours oracle is a map of the ground truth (masks)", "choose from attention"]),
         (["--methods", "evidence_oracle"], ["--methods evidence_oracle", "removal_effects"]),
