@@ -23,6 +23,7 @@ from attribution.methods.registry import METHODS, drawn_methods
 from attribution.report import page
 from attribution.report.measured import measured_maps
 from attribution.report.panels import DrawnImages, Explained, Item, collate_items, compute_maps, explain_classes
+from attribution.report.shortcuts import ClassEvidence
 from datasets import EvalSampler, ImageBatch, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
 from datasets.scan import eval_shapes
@@ -116,9 +117,12 @@ def write_images(
     drawn = DrawnImages(split.with_transform(None), args.image_size, args.square)
     loader = Loader(drawn, batch_sampler=batches, num_workers=min(args.num_workers, len(batches)), collate_fn=collate_items)
     columns: dict[str, list[Any]] = {name: [None] * len(split) for name in ("label", "predicted", "p", "rank")}
+    evidence = ClassEvidence(split, Path(args.dataset_path, args.dataset_name, "masks"))
+    represents = model.decoder_spec.default_map
     with Progress(len(split), "drawing") as progress:
         for item, explained, maps in explain_all(model, normalisation, loader, min(args.top_q, model.num_classes), methods):
             write_image(folder, item, explained, maps)
+            evidence.add(item, explained, maps.get(represents, maps[methods[0]]))
             values = (
                 explained.true,
                 explained.predicted,
@@ -132,7 +136,8 @@ def write_images(
     right, p = np.equal(columns["label"], columns["predicted"]), np.array(columns["p"])
     columns["file"] = [printable(path.relative_to(split.root).as_posix()) for path in split.paths]
     acc5 = float(100 * (ranks <= 5).mean()) if len(split.classes) >= 5 else None
-    return {"images": columns, "acc1": float(100 * right.mean()), "acc5": acc5, "calibration": calibration(p, right)}
+    accuracy = {"acc1": float(100 * right.mean()), "acc5": acc5, "calibration": calibration(p, right)}
+    return {"images": columns, **accuracy, "shortcuts": evidence.write(folder)}
 
 
 def explain_all(

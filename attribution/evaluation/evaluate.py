@@ -19,6 +19,7 @@ from attribution.evaluation.inputs import Inputs, MeasuredImages
 from attribution.evaluation.measure import collect, measure_maps, measure_model, measure_pairs
 from attribution.evaluation.parts import Counts, measure_parts, summarise_parts
 from attribution.evaluation.protocol import choose_methods, score_split
+from attribution.evaluation.shortcuts import measure_shortcuts
 from attribution.evaluation.summary import attribution_json
 from attribution.methods.registry import METHODS, Method
 from attribution.metrics.registry import METRICS
@@ -88,6 +89,8 @@ def evaluate_maps(inputs: Inputs, ranks: Ranks) -> AttributionResults | None:
     content = attribution_json(settings, methods, costs, measured, model, pairs, images.describe(), ours, controls)
     if parts:
         content["parts"] = summarise_parts(parts, inputs, images)
+    if METRICS["shortcut"].family in inputs.families:
+        content["shortcuts"] = measure_shortcuts(inputs, images, measured[ours]["maps"])
     return AttributionResults(content, images, measured)
 
 

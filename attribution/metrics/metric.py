@@ -38,8 +38,8 @@ class Metric:
     # Whether the column is in that table, alone, with its native twin, or not at all; attribution.csv has all columns.
     main: Literal["pooled", "both", ""] = "pooled"
     bar: bool = False  # among the headline plots, and in the table of paired differences
-    # Measured of maps of single objects, of two objects, of all images at once (by head), or of the model.
-    scope: Literal["maps", "pairs", "parts", "model"] = "maps"
+    # Measured of maps of single objects, of two objects, of all images at once (by head, or by class), or of the model.
+    scope: Literal["maps", "pairs", "parts", "classes", "model"] = "maps"
     images: str = ""  # field of the budget that limits the images, of a metric of models
     labelled: bool = False  # a metric of models that takes images of the split with their true classes
     applies: Callable[[ICN], bool] = lambda model: True  # whether a metric of models or of parts is defined for the model

@@ -20,6 +20,7 @@ from attribution.metrics.metric import Columns, MapBatch, Metric, pad_with_nan
 from attribution.metrics.model import diversity, locality, randomisation, reliance
 from attribution.metrics.parts import adjusted_rand, mutual_information
 from attribution.metrics.robustness import gini, max_sensitivity
+from attribution.metrics.shortcuts import find_shortcuts
 
 NATIVE = "_native"
 MAIN = 4  # columns of numbers in a table of attribution.md, beside the map and its kind
@@ -137,6 +138,9 @@ _ALL = [
              meaning="adjusted Rand index at the key points"),
     _regions("point_error", compute=lambda p: p.errors, label="key-point error", better=-1,
              meaning="of key points that are regressed from the regions' centres, in sides of the object's box"),
+    Metric("shortcut", "shortcut", lambda found: find_shortcuts(*found), "possible shortcuts", section="Possible shortcuts",
+           scope="classes",
+           meaning="classes whose evidence lies at one place of the frame, or outside of the object, more than that of others"),
     _attention("reliance", "reliance", lambda b: {"reliance": reliance(b.inference, b.images, b.classes, seed=b.seed)},
                "reliance", labelled=True, images="reliance_images", meaning=
                "accuracy with the class queries' attention as it is, and replaced: if it survives, the map is decoration"),

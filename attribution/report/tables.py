@@ -15,6 +15,7 @@ from attribution.metrics.registry import METRICS, find_metric, sections
 from attribution.report.figures import draw_bars, draw_curves
 from attribution.report.names import FAMILIES, family, label, shown
 from attribution.report.parts import parts_section
+from attribution.report.shortcuts import shortcuts_section
 from attribution.report.verdict import audit_markdown, audit_summary, failing, verdict_lines
 from attribution.report.whole_table import write_whole_table
 from util.atomic import atomic_write
@@ -80,9 +81,8 @@ def markdown(content: Content) -> str:
         rows = {name: entry["metrics"] for name, entry in content["pairs"].items()}
         for title, names in sections("pairs").items():
             lines += section(title, rows, names, content)
-    return "\n".join(
-        [*lines, *_differences(content), *parts_section(content), *audit_summary(content), *_model_table(content["model"])]
-    )
+    lines += [*_differences(content), *parts_section(content), *shortcuts_section(content), *audit_summary(content)]
+    return "\n".join([*lines, *_model_table(content["model"])])
 
 
 def _about(content: Content) -> str:

@@ -185,6 +185,14 @@ def test_parts_of_planes_are_known_to_the_pixel(made: Path, tmp_path: Path) -> N
     assert again == parts, "what is kept is the same"
 
 
+def test_shortcuts_are_looked_for_where_classes_have_enough_images(made: Path, tmp_path: Path) -> None:
+    flags = ("--metrics", "shortcut", "--methods", "attention", "--masks", made / "masks")
+    found = measure(made, tmp_path, "additive", *flags)["shortcuts"]
+    assert found["classes"] == found["images"] == 0 and found["alarms"] == []
+    text = (tmp_path / "attribution.md").read_text()
+    assert "## Possible shortcuts" in text and "No class." in text
+
+
 def test_parts_of_photographs_are_their_key_points(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "colours", tmp_path / "cub")
     shutil.copy(made / "detr.pth", tmp_path)

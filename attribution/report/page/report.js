@@ -146,6 +146,21 @@ function attribution() {
         { title: "outcome", value: (row) => row.outcome }], rows, { sort: 3 })) : null];
 }
 
+function shortcuts() {
+  const content = data.shortcuts, rows = content.alarms;
+  const of = (row) => (row.label === null ? "all classes" : data.classes[row.label]);
+  return [h("h2", {}, "Possible shortcuts"), h("p", {}, content.about), rows.length ? table("Possible shortcuts", [
+    { title: "class", head: true, value: of, cell: (row) => (row.label === null ? of(row) : h("a", { href: hash({ class: row.label }) }, name(row.label))) },
+    { title: "why", value: (row) => row.why },
+    { title: "mean image, mean map, images", value: (row) => row.place,
+      cell: (row) => h("img", { src: row.picture, class: "alarm", loading: "lazy", alt: `place: left, top, right, bottom ${row.place}` }) },
+    { title: "share of the evidence", number: true, value: (row) => row.share, cell: (row) => percent(row.share) },
+    { title: "expected", number: true, value: (row) => row.expected, cell: (row) => percent(row.expected) },
+    { title: "p", number: true, value: (row) => row.p ?? 0, cell: (row) => (row.p === null ? "–" : row.p.toFixed(3)) },
+    { title: "images", number: true, value: (row) => row.images },
+  ], rows, { sort: 3, down: true }) : h("p", {}, "No class.")];
+}
+
 // ------------------------------------------------------------------------------------------------------------------------- views
 
 function perClass() {
@@ -195,7 +210,7 @@ function overview() {
   const cards = [["top-1 accuracy", percent(right / n)], ...(data.acc5 === null ? [] : [["top-5 accuracy", data.acc5.toFixed(1) + " %"]]),
     ["images", n], ["classes", data.classes.length], ["errors", n - right]];
   return ["Overview", verdict(), h("ul", { class: "cards" }, cards.map(([label, value]) => h("li", {}, h("b", {}, value), label))),
-    curves(), calibration(), attribution(), h("h2", {}, "Classes, the least accurate first"), classTable(),
+    curves(), calibration(), attribution(), shortcuts(), h("h2", {}, "Classes, the least accurate first"), classTable(),
     h("h2", {}, "Most frequent confusions"), confusionTable(10), h("p", {}, h("a", { href: "#view=confusions" }, "all confusions"))];
 }
 
