@@ -13,7 +13,6 @@ from attribution.evaluation.dummies import FIXED_PLACE, find_same
 from attribution.evaluation.verdict import verdict
 from attribution.methods.registry import Method, Passes
 from attribution.metrics.model import MAX_CORRELATION, passes_sanity_check
-from attribution.metrics.registry import NATIVE
 from attribution.metrics.statistics import Values, intervals, mean_interval
 
 
@@ -32,8 +31,7 @@ def attribution_json(
     """
     right = np.array([image["label"] == image["predicted"] for image in images])
     reference = measured[ours]["values"]
-    native = {name: any(column.endswith(NATIVE) for column in result["values"]) for name, result in measured.items()}
-    same = find_same({name: result["maps"] for name, result in measured.items()}, native, ours)
+    same = find_same(measured, ours)
     entries: dict[str, dict[str, Any]] = {}
     for method in methods:
         values, curves = measured[method.name]["values"], measured[method.name]["curves"]

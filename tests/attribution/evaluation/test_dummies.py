@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from patches import batch, patch_model
@@ -36,13 +37,16 @@ def test_maps_that_are_the_same_are_shown_once() -> None:
     maps = {"attention": one, "rollout": 3 * one + 1e-9, "additive": one.clone(), "gradcam": two, "rise": two}
     near = one.clone()
     near[1, 0, 0] += 1e-3
-    measured = {name: list(values) for name, values in {**maps, "edges": near}.items()}
-    native = {name: name == "rise" for name in measured}
-    assert find_same(measured, native, "additive") == {"attention": "additive", "rollout": "additive"}
+    scores = {"srg": np.array([0.5, np.nan])}
+    measured = {name: {"maps": list(values), "values": dict(scores)} for name, values in {**maps, "edges": near}.items()}
+    measured["rise"]["values"]["srg_native"] = np.ones(2)
+    assert find_same(measured, "additive") == {"attention": "additive", "rollout": "additive"}
+    measured["relevance"] = {"maps": list(one), "values": {"srg": np.array([0.6, np.nan])}}  # other maps of other classes
+    assert "relevance" not in find_same(measured, "additive")
     methods = {name: {"label": name.upper()} for name in measured}
     methods["attention"]["same_as"] = methods["rollout"]["same_as"] = "additive"
     called = shown(methods)
-    assert list(called) == ["additive", "gradcam", "rise", "edges"]
+    assert list(called) == ["additive", "gradcam", "rise", "edges", "relevance"]
     assert called["additive"] == "ADDITIVE (also: ATTENTION, ROLLOUT)"
 
 
