@@ -4,8 +4,9 @@ Two thresholds, both order statistics of n such calibration images, so that they
 prediction, Vovk et al. 2005; Angelopoulos & Bates, Foundations and Trends in ML 2023), for images of the same kind:
 
 - Below one an image is *refused*, as of none of the known classes: at most the stated share of known images is.
-- The *conformal set* has the classes that are at least as probable as the other (LAC, Sadinle et al., JASA 2019: no other sets of
-  this coverage are smaller on average), and always the most probable one: the true class is in it with the stated coverage.
+- The *conformal set* has the most probable class, and those that are at least as probable as the other threshold (LAC, Sadinle
+  et al., JASA 2019: one threshold gives the smallest sets on average): the true class is in it with the stated coverage. Since
+  the first class is always in, a true class that is the most probable one counts as if it had the probability 1.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Thresholds:
         files: hash of their names and classes, as of `ImageFolder.fingerprint`.
         images: number of images n.
         known: their scores, ascending; of more than `KEPT` images that many, evenly spaced among them.
-        true: probabilities of their true classes, likewise.
+        true: probabilities of their true classes, likewise, and 1 where that is the most probable class.
         gaussians: of the features of training images, the fields of `models.unknown.Mahalanobis`, for the score `DISTANCE`.
     """
 
@@ -80,8 +81,7 @@ class Thresholds:
         for stated in COVERAGES:
             if rank(chosen.images, 1 - stated):
                 threshold = chosen.set_threshold(stated)
-                covered = (true >= threshold) | (true >= top[:, 0])  # the most probable class is always in the set
-                coverage[stated] = float(covered.double().mean())
+                coverage[stated] = float((true >= threshold).double().mean())
                 size[stated] = float((top >= threshold).sum(1).clamp(min=1).double().mean())
         return Reliability(len(measured), refused, coverage, size, halved)
 
@@ -110,7 +110,7 @@ class Thresholds:
         return order_statistic(self.known, self.images, share, "refused")
 
     def set_threshold(self, coverage: float) -> float:
-        """Return the probability from which a class is in the conformal set.
+        """Return the probability from which a class is in the conformal set, besides the most probable one.
 
         It is 1 less the `ceil((n + 1) coverage) / n` quantile of the scores `1 - p` of the true classes.
 
@@ -169,7 +169,8 @@ def measure_batch(
 ) -> Tensor:  # fmt: skip
     """Compute what the fit and the test of thresholds need of a batch: float32 `[B, 2 + min(ranked, C)]`.
 
-    The columns are the score `score`, the probability of the true class, and the `ranked` largest probabilities, descending.
+    The columns are the score `score`, the probability of the true class (1 where it is the most probable one), and the `ranked`
+    largest probabilities, descending.
 
     Args:
         output: of the model for images without padding; logits `[B, C]`.
@@ -180,6 +181,7 @@ def measure_batch(
     scores = score_of(score, gaussians, output.logits, pool(output.features), loss)
     probabilities = class_probabilities(output.logits, loss)  # [B, C]
     true = probabilities.gather(1, labels[:, None])
+    true = true.masked_fill(labels[:, None] == probabilities.argmax(1, keepdim=True), 1.0)
     top = probabilities.topk(min(ranked, probabilities.shape[1])).values
     return torch.cat([scores[:, None], true, top], 1)
 

@@ -24,6 +24,8 @@ def test_rows_of_a_batch() -> None:
     (row,) = measure_batch(ICNOutput(logits, logits), torch.tensor([2]), "bce", "max_logit", ranked=2)
     sigmoids = logits.sigmoid()[0]
     assert row.tolist() == [2.0, float(sigmoids[2]), float(sigmoids[0]), float(sigmoids[1])]
+    (right,) = measure_batch(ICNOutput(logits, logits), torch.tensor([0]), "bce")
+    assert right.tolist() == [float(sigmoids[0]), 1.0]  # always in the set
 
 
 def test_order_statistics_of_few_images_are_exact() -> None:
@@ -81,8 +83,7 @@ def test_what_is_stated_is_measured_on_other_images(loss: str) -> None:
     for share in SHARES:
         assert found.refused[share] == pytest.approx(share, abs=0.02)
     for coverage in COVERAGES:
-        assert found.coverage[coverage] > coverage - 0.02  # more where the most probable class is below the threshold
-        assert found.coverage[coverage] < coverage + 0.02 or loss == "bce"
+        assert found.coverage[coverage] == pytest.approx(coverage, abs=0.02)
     sizes = [found.set_size[coverage] for coverage in COVERAGES]
     assert sizes == sorted(sizes) and 1 <= sizes[0] < sizes[-1] <= 4
 
@@ -98,10 +99,16 @@ def test_on_the_calibration_images_one_half_is_measured_by_the_other() -> None:
 
 
 def test_the_most_probable_class_is_in_every_set() -> None:
-    rows = torch.tensor([[0.3, 0.3, 0.3, 0.25]]).expand(10, -1)  # no probability reaches the threshold
-    fitted = Thresholds.fit(torch.full((99, 2), 0.9), "val", "")
-    found = fitted.test(rows, "b")
-    assert found.set_size[0.9] == 1 and found.coverage[0.9] == 1 and found.refused[0.05] == 1
+    rows = torch.tensor([[0.3, 1.0, 0.3, 0.25], [0.3, 0.25, 0.3, 0.25]]).repeat(5, 1)  # no probability reaches the threshold
+    found = Thresholds.fit(torch.full((99, 2), 0.9), "val", "").test(rows, "b")
+    assert found.set_size[0.9] == 1 and found.coverage[0.9] == 0.5 and found.refused[0.05] == 1
+
+
+def test_sets_have_one_class_where_the_accuracy_is_above_the_coverage() -> None:
+    accurate = measured(2000)
+    accurate[: len(accurate) * 19 // 20, 1] = 1.0
+    found = Thresholds.fit(accurate, "val", "a").test(accurate, "b")
+    assert found.set_size[0.8] == found.set_size[0.9] == 1 and found.coverage[0.9] >= 0.95
 
 
 def test_an_entry_of_a_checkpoint() -> None:
