@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from conftest import TINY, tiny_flags, tiny_model
 from torch.utils.data import DataLoader
 
+import engine
 import main
 from datasets import EvalSampler, collate, eval_transform, open_split
+from datasets.size_schedule import SizeSchedule
 from engine import evaluate, train_one_epoch
 from models import ICN
 from trainer import Trainer
@@ -252,3 +254,10 @@ def test_class_names_are_no_formulas(tmp_path: Path) -> None:
     rows = (tmp_path / "per_class.csv").read_text(encoding="utf-8").splitlines()
     assert rows[2:4] == ["1,b$,2,1,50.00,100.00,a $\\foo$,1", "2,'=1+1,1,0,0.00,,猫,1"]
     assert (tmp_path / "confusion_matrix.csv").read_text(encoding="utf-8").splitlines()[3] == "'=1+1,0,0,0,1"
+
+
+def test_the_remaining_time_allows_for_what_later_epochs_cost() -> None:
+    epoch = Epoch(0, 2, Sums(CPU, 3), batches=5)
+    assert engine._eta(epoch, 10.0, 5, 10, lambda start, end: end - start) == "ETA 0:10, all epochs 0:30"
+    schedule = SizeSchedule("32:0.5,64", 64, 2)
+    assert engine._eta(epoch, 10.0, 5, 10, schedule.cost) == "ETA 0:10, all epochs 1:30"

@@ -17,6 +17,7 @@ from PIL import Image
 from torch._utils import ExceptionWrapper
 
 import datasets.image_folder
+import main
 from datasets import ImageFolder, TrainSampler, collate
 from datasets.decode import Decoding
 from datasets.image_folder import Sample
@@ -24,7 +25,7 @@ from datasets.loaders import build_datasets, cache_pictures
 from datasets.transforms import Reduction
 from datasets.workers import Loader
 from util import memory
-from util.errors import CacheError, message_of
+from util.errors import CacheError, RunFailed, message_of
 from util.ranks import SINGLE_PROCESS
 
 PLACES = ["ram", "folder"]
@@ -177,6 +178,14 @@ def test_a_disk_that_is_full(data: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(CacheError, match=r"--cache: .*\.pixels cannot be written \(No space left on device\): make room"):
         read(sets)
+    shutil.rmtree(data / "cache")
+    written.clear()
+    args = flags(data, "folder", "--square", "--backbone", "test_resnet", "--epochs", "1", "--output_dir", str(data / "out"))
+    message = (
+        r"^epoch 1: --cache: .*/train-\w+\.pixels cannot be written \(No space left on device\): make room, .*; no checkpoint"
+    )
+    with pytest.raises(RunFailed, match=message):  # exit code 1
+        main.main(args)
     monkeypatch.undo()
     assert same(read(opened(data, "folder")), read(opened(data, "")))
     usage = shutil.disk_usage(data)

@@ -55,6 +55,7 @@ def test_one_line_after_five_seconds_without_the_first_step(
     [
         ([1.0, 1.5, 2.0], {"todo": 3, "steps_per_epoch": 3}, 3, "0:02 an epoch (measured on 2 steps; "),  # a short epoch
         ([4.0, 90.0], {"todo": 1, "steps_per_epoch": 1}, 1, "0:05 an epoch (measured on 1 step; "),  # a single step
+        ([20.0, 30.0], {"growth": 3.0}, 2, "11:40 an epoch (measured on 1 step; evaluation estimated), 5:15:40 for"),
         ([9.0, 69.0], {"epochs": 1}, 2, "1:10:00 an epoch (measured on 1 step; evaluation estimated), "),
     ],
 )
