@@ -25,7 +25,8 @@ def audit(content: Content) -> dict[str, dict[str, Any]]:
     Returns:
         by metric: `best`, `dummy` and `truth`, the best of the ground truth (None: there is none), each with `map` and `mean`;
         `difference` of best and dummy on the same images, above 0 where the former is better: mean, low, high, images; `outcome`:
-        `told apart`, `dummy wins`, or `open`, where the interval holds 0 or the images are few; `main`: is it in the main tables.
+        `told apart`, `dummy wins`, or `open`, where the interval holds 0 or few images speak for the maps; `main`: whether it is
+        in the main tables.
     """
     methods = content["methods"]
     rows = {}
@@ -55,7 +56,7 @@ def _row(name: str, sign: int, entries: Entries, methods: Entries) -> dict[str, 
     if not gap["images"]:
         return None
     outcome = "dummy wins" if gap["mean"] <= 0 else "told apart" if gap["low"] > 0 else "open"
-    if gap["images"] < FEWEST:
+    if gap["images"] < FEWEST and gap["high"] >= 0:
         outcome = "open"
     found = {kind: key and {"map": key, "mean": measured[key]["mean"]} for kind, key in zip(("best", "dummy", "truth"),
              (best, dummy, truth), strict=True)}  # fmt: skip

@@ -117,8 +117,9 @@ def test_the_audit_finds_the_dummy_that_wins() -> None:
     summary = audit_summary(whole)[2]
     assert "1 of 4 metrics" in summary and "A dummy wins: RD@5 %." in summary and "not the metric: pointing." in summary
     assert audit(plain(whole)).keys() == found.keys()  # from the file as from the arrays
-    few = audit(content({name: {"srg": scores["srg"]} for name, scores in metrics.items() if "srg" in scores}, images=5))
-    assert few["srg"]["outcome"] == "open"
+    both = {name: {key: scores[key] for key in ("srg", "rd")} for name, scores in metrics.items() if "srg" in scores}
+    few = audit(content(both, images=5))
+    assert few["srg"]["outcome"] == "open" and few["rd"]["outcome"] == "dummy wins"
 
 
 def test_sentences_in_markdown_and_nothing_of_older_files() -> None:
