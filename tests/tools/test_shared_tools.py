@@ -130,7 +130,7 @@ def test_prepared_folder_is_that_of_one_process(tmp_path: Path) -> None:
     prepare_dataset.main(prepare_dataset.get_args_parser().parse_args([*argv, str(tmp_path / "one")]))
     three = Launched(3, tmp_path / "log", use, "prepare_dataset", [*argv, str(tmp_path / "three")])
     assert three.end() == [0, 0, 0], three.err()
-    assert three.out(0).count("60 images") == 1 and three.out(1) == three.err() == ""
+    assert three.out(0).count("60 images") == 1 and three.out(1) == three.complaints() == ""
     assert contents(tmp_path / "one") == contents(tmp_path / "three") and len(contents(tmp_path / "one")) == 61
 
 
@@ -145,7 +145,7 @@ def test_drawn_pictures_are_those_of_one_process(tmp_path: Path) -> None:
     use("visualization", [*argv, str(tmp_path / "one")])
     five = Launched(5, tmp_path / "log", use, "visualization", [*argv, str(tmp_path / "five")])
     assert five.end() == [0] * 5, five.err()
-    assert five.out(0).count("3 images of class 0 (blue)") == 1 and five.out(3) == five.err() == ""
+    assert five.out(0).count("3 images of class 0 (blue)") == 1 and five.out(3) == five.complaints() == ""
     assert contents(tmp_path / "one") == contents(tmp_path / "five")
 
 
@@ -193,7 +193,7 @@ def test_measurement_is_that_of_one_process_and_goes_on_with_another_number(tmp_
     assert not (tmp_path / "more" / "attribution.json").exists()
     rest = Launched(2, tmp_path / "log", measure, [*argv, str(tmp_path / "more")], tmp_path / "rest")
     assert rest.end() == [0, 0], rest.err()
-    assert rest.out(0).count("methods on 6 images") == 1 and rest.out(1) == rest.err() == ""
+    assert rest.out(0).count("methods on 6 images") == 1 and rest.out(1) == rest.complaints() == ""
 
     parts = [*lines(tmp_path, "some"), *lines(tmp_path, "rest")]
     assert sorted(set(parts)) == sorted(lines(tmp_path, "one"))
