@@ -21,7 +21,7 @@ from attribution.metrics.heads import places
 from util.progress import Progress
 
 RATE = 0.05  # of false alarms of a signal, over all classes
-LEAST = 0.1  # share of a class's evidence by which it must exceed what is expected
+LEAST = 0.2  # share of a class's evidence by which it must exceed what is expected
 OUTSIDE = 0.5  # share outside of the object, of half of the classes, that is an alarm for the whole model
 MIN_IMAGES = 5  # of a class
 PERMUTATIONS = 499
