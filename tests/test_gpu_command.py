@@ -78,12 +78,18 @@ def test_what_is_read_of_each_part(tmp_path: Path) -> None:
     line, _ = parts.read_benchmark(tmp_path / "benchmark.json")
     assert line == "training fp32 1.50x plain; training bf16 4.00x plain; plain evaluation: out of memory"
     for size, seconds in ((160, 1.0), (224, 2.0), (448, 4.0)):
-        row = {"training_img_per_s": 90.0, "bare_img_per_s": 100.0, "loader_img_per_s": 300.0, "epoch_seconds": seconds}
+        row = {
+            "training_img_per_s": 90.0,
+            "bare_img_per_s": 100.0,
+            "loader_img_per_s": 300.0,
+            "train_seconds": seconds,
+            "epoch_seconds": 2 * seconds,
+        }
         (tmp_path / f"{size}.json").write_text(json.dumps(row))
     line, row = parts.read_training(tmp_path, "448")
     assert "training 90.0, bare 100.0, loader 300.0: 90% of the bare step's" in line and row["share_of_bare_step"] == 0.9
     line, row = parts.read_recipe(tmp_path, ["160", "224", "448"])
-    assert row["growing_seconds"] == pytest.approx(60 * (0.4 + 0.6 + 1.2)) and row["constant_seconds"] == 240.0
+    assert row["growing_seconds"] == pytest.approx(60 * (0.4 + 0.6 + 1.2 + 4)) and row["constant_seconds"] == 480.0
 
 
 def test_many_pictures_are_links_to_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,8 @@ def read_recipe(folder: Path, sizes: list[str], epochs: int = 60) -> tuple[str, 
     """Return the time of `epochs`, extrapolated from measured ones: 40 % at the first size, 30 % at each of the others."""
     rows = {size: json.loads((folder / f"{size}.json").read_text()) for size in sizes}
     shares = dict(zip(sizes, (0.4, 0.3, 0.3), strict=True))
-    seconds = {size: row["epoch_seconds"] for size, row in rows.items()}
+    scoring = rows[sizes[-1]]["epoch_seconds"] - rows[sizes[-1]]["train_seconds"]  # at the last size after each epoch, and saving
+    seconds = {size: row["train_seconds"] + scoring for size, row in rows.items()}
     growing = epochs * sum(shares[size] * seconds[size] for size in sizes)
     constant = epochs * seconds[sizes[-1]]
     line = f"{epochs} epochs, extrapolated: {growing:.0f} s with growing pictures, {constant:.0f} s at {sizes[-1]} pixels alone"
