@@ -144,7 +144,7 @@ def report_choice(candidates: Candidates, confidence: float) -> None:
     """Print how many images the grids are made of, and whether they reach the confidence."""
     images, classes = sum(map(len, candidates.by_class.values())), len(candidates.by_class)
     print(f"grids of {images} images of {classes} classes that are classified right with p >= {confidence:g}", end="")
-    few = f", {candidates.below} of them with less (p >= {candidates.lowest:.3f}): too few classes reach it"
+    few = f", {candidates.below} of them with less (p >= {candidates.lowest:.3f}), of classes where few reach it"
     print(few if candidates.below else "", flush=True)
 
 

@@ -26,6 +26,7 @@ from models import ICN, ICNOutput
 from util.progress import Progress
 
 SETTINGS = ("gridpg", "difull", "dipart")
+IMAGES_PER_CLASS = 10  # that grids are made of, where fewer are confident enough
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Candidates:
 def choose_images(probabilities: Tensor, predicted: Tensor, labels: Sequence[int], confidence: float, classes: int) -> Candidates:
     """Choose the images that are classified right with a probability of at least `confidence`.
 
-    Where fewer than `classes` classes have such an image, the most confident right image of further classes joins them.
+    A class with fewer than `IMAGES_PER_CLASS` of them has its most confident right ones, up to that number: label smoothing and
+    binary cross-entropy keep probabilities low.
 
     Args:
         probabilities, predicted: of the predicted class of each image, `[N]`, and its index.
@@ -58,16 +60,14 @@ def choose_images(probabilities: Tensor, predicted: Tensor, labels: Sequence[int
     right = [place for place in order if int(predicted[place]) == labels[place]]
     by_class: dict[int, list[int]] = {}
     for place in right:
-        if float(probabilities[place]) >= confidence:
-            by_class.setdefault(labels[place], []).append(place)
-    reached = sum(map(len, by_class.values()))
-    for place in right:
-        if len(by_class) < classes and labels[place] not in by_class:
-            by_class[labels[place]] = [place]
+        of_class = by_class.setdefault(labels[place], [])
+        if float(probabilities[place]) >= confidence or len(of_class) < IMAGES_PER_CLASS:
+            of_class.append(place)
     if len(by_class) < classes:
         raise ValueError(f"a grid needs {classes} classes with an image that is classified right, and there are {len(by_class)}")
     chosen = [place for places in by_class.values() for place in places]
-    return Candidates(by_class, min(float(probabilities[place]) for place in chosen), len(chosen) - reached)
+    confident = [float(probabilities[place]) for place in chosen]
+    return Candidates(by_class, min(confident), sum(value < confidence for value in confident))
 
 
 def draw_grids(candidates: Candidates, n: int, count: int, seed: int) -> list[list[int]]:

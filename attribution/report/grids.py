@@ -74,7 +74,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 def _about(settings: Mapping[str, Any]) -> str:
     confident = f"with a probability of at least {settings['confidence']:g}"
     if settings["below"]:
-        confident = f"the most confident first (lowest probability {settings['lowest']:.3f})"
+        confident += f" or, of classes where few reach it, the most confident ones (down to {settings['lowest']:.3f})"
     trained = ""
     if settings["mosaic"]:
         trained = f" The model was trained on mosaics of 2 x 2 images at half their size (`--mosaic {settings['mosaic']:g}`)."

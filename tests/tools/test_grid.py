@@ -40,14 +40,18 @@ def test_images_stand_row_by_row() -> None:
 
 
 def test_right_and_confident_images_are_chosen() -> None:
-    labels = [0, 0, 1, 1, 2, 3]
-    predicted = torch.tensor([0, 0, 1, 0, 2, 3])
-    probabilities = torch.tensor([0.999, 0.5, 0.995, 0.999, 0.7, 0.6])
-    chosen = choose_images(probabilities, predicted, labels, 0.99, 2)
-    assert chosen.by_class == {0: [0], 1: [2]} and chosen.below == 0 and chosen.lowest == pytest.approx(0.995)
-    more = choose_images(probabilities, predicted, labels, 0.99, 3)  # class 2 before class 3: it is more confident
-    assert more.by_class == {0: [0], 1: [2], 2: [4]} and more.below == 1 and more.lowest == pytest.approx(0.7)
-    with pytest.raises(ValueError, match="a grid needs 9 classes with an image that is classified right, and there are 4"):
+    labels = [0] * 14 + [1] * 14 + [2, 3]
+    predicted = torch.tensor([*labels[:28], 2, 0])
+    predicted[3] = 1
+    probabilities = torch.full((30,), 0.995)
+    probabilities[14:26] = torch.linspace(0.7, 0.5, 12)  # of class 1 two are confident
+    probabilities[28] = 0.6
+    chosen = choose_images(probabilities, predicted, labels, 0.99, 3)
+    assert chosen.by_class[0] == [*range(3), *range(4, 14)], "all confident ones, without the wrong one"
+    assert chosen.by_class[1] == [26, 27, *range(14, 22)], "the most confident ones besides"
+    assert chosen.by_class[2] == [28] and len(chosen.by_class) == 3
+    assert chosen.below == 9 and chosen.lowest == pytest.approx(0.5727, abs=1e-4)
+    with pytest.raises(ValueError, match="a grid needs 9 classes with an image that is classified right, and there are 3"):
         choose_images(probabilities, predicted, labels, 0.99, 9)
 
 
