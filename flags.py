@@ -172,6 +172,9 @@ def add_augmentation_flags(parser: Parser) -> None:
     group.add_argument("--color_jitter", default=0.0, type=SHARE, help="strength of random changes of colour")
     group.add_argument("--randaugment", default=0, type=Number(int, 0, 10), help="magnitude of RandAugment, up to 10; 0: none")
     group.add_argument("--random_erasing", default=0.0, type=SHARE, help="probability that a random box is erased")
+    group.add_argument(
+        "--cache_features", default=0, type=WHOLE, metavar="N", help="frozen backbone: keep features of N views of a picture"
+    )
 
 
 def check_flags(args: Flags) -> None:

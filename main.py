@@ -26,11 +26,21 @@ import torch
 import engine
 from datasets import ImageFolder, TrainSampler, class_names, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
-from datasets.loaders import build_datasets, build_eval_loader, build_loader, cache_pictures, training_classes
+from datasets.feature_cache import FrozenBackbone
+from datasets.loaders import (
+    build_datasets,
+    build_eval_loader,
+    build_feature_loaders,
+    build_loader,
+    cache_pictures,
+    check_features,
+    training_classes,
+)  # fmt: skip
 from datasets.size_schedule import SizeSchedule
 from flags import check_flags, explicit_flags, fill_from_checkpoint, logged_flags, output_folder, resolve
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
 from models.checkpoint_format import VERSION
+from models.icn import FromFeatures
 from models.input_size import check_squares
 from models.loading import read_checkpoint
 from models.reading import ADDRESSES
@@ -53,6 +63,7 @@ from util.results_folder import check_space, expand_job_id, is_typed, results_be
 from util.stopping import StopRequest
 from util.train_state import TrainState
 
+FEATURES_ONCE = "its accuracy is comparable to others with --lr_backbone 0; see 'Features once' in docs/training.md"
 PARAMETERS_PER_IMAGE = 1000  # beyond that many random ones a warning names the flags for trained weights
 
 
@@ -87,6 +98,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     finetuned = read_checkpoint(args.finetune) if args.finetune else None
     classes = training_classes(args, None if checkpoint is None else checkpoint.get("classes"))
     args = resolve(args, classes, checkpoint, finetuned, ranks.size)
+    check_features(args)
     precision = select_precision(args.precision, device)
     set_decoding(args.bit_depth, args.max_image_mb)
     train_set, val_set = build_datasets(args, classes)
@@ -127,10 +139,30 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     )
     if ranks.main:
         check_space(checkpointer.folder, 12 * count_parameters(model))  # weights and two moments
-    train_loader = build_loader(args, train_set, sampler, device, checkpointer.interruptible)
-    val_loader = build_eval_loader(args, val_set, device, ranks.rank, ranks.size, checkpointer.interruptible)
+    train_loader, val_loader = build_loaders(args, trainer, checkpointer, train_set, val_set, sampler, schedule, device)
     with stop_request, describe_failures(checkpointer, state):
         return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, schedule, device)
+
+
+def build_loaders(
+    args: Flags,
+    trainer: Trainer,
+    checkpointer: Checkpointer,
+    train_set: ImageFolder,
+    val_set: ImageFolder,
+    sampler: TrainSampler,
+    schedule: SizeSchedule,
+    device: torch.device,
+) -> tuple[Any, Any]:
+    """Build the loaders of the training images and of those that are scored; with --cache_features, of their features."""
+    ranks, waiting = trainer.ranks, checkpointer.interruptible
+    if not args.cache_features:
+        train_loader = build_loader(args, train_set, sampler, device, waiting)
+        return train_loader, build_eval_loader(args, val_set, device, ranks.rank, ranks.size, waiting)
+    network = for_inference(trainer.model, trainer.precision.dtype).backbone[0]
+    backbone = FrozenBackbone(network, trainer.precision, trainer.normalisation)
+    scales, stop = schedule.choices(0, args.square), checkpointer.stop_if_requested
+    return build_feature_loaders(args, backbone, train_set, val_set, sampler, scales, device, stop, waiting)
 
 
 def train_epochs(
@@ -160,7 +192,8 @@ def train_epochs(
             train_stats = engine.train_one_epoch(
                 trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=after_step, cost=schedule.cost
             )
-            eval_model = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
+            eval_model: Any = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
+            eval_model = FromFeatures(eval_model) if args.cache_features else eval_model
             evaluation = engine.evaluate(
                 eval_model, val_loader, device, trainer.normalisation, model.num_classes, args.test, trainer.precision,
                 checkpointer.stop_if_requested, ranks, model.loss, partial(measure_batch, loss=model.loss),
@@ -178,6 +211,8 @@ def train_epochs(
             checkpointer.save([BEST] * is_best + [milestone_name(index)] * is_milestone)
     best = f"best acc@1 {state.best['acc1']:.2f} % in epoch {state.best['epoch'] + 1}"
     print(f"trained for {clock(state.elapsed())}, {best}{f'; checkpoints and log.txt: {folder}' if folder else ''}")
+    if args.cache_features:
+        print(f"the backbone was frozen, {args.cache_features} kept views stood for new ones in every epoch: {FEATURES_ONCE}")
     return line
 
 

@@ -21,6 +21,7 @@ from datasets import ImageBatch
 from models import ICN
 from models.adversarial import RAMP, REPLAYS, Adversary, Perturbation
 from models.criterion import TERMS, Criterion
+from models.icn import FromFeatures
 from util.distributed import unused_parameters
 from util.ema import make_ema, restore_ema
 from util.errors import first_line
@@ -51,7 +52,8 @@ class Trainer:
         max_norm: gradients of a larger total norm are scaled down to it; 0 leaves them.
         ema: the exponential moving average of the weights, or None.
         adversary: perturbs the images of each batch, on which several steps are then done; or None.
-        forward: called instead of the model: its compiled form, or one whose gradients are means over processes.
+        forward: called instead of the model: its compiled form, one whose gradients are means over processes, or one that takes
+            the features of a frozen backbone.
         ranks: this process and the others.
         steps: optimizer steps done so far; those that an adversary makes of one count as one.
     """
@@ -212,7 +214,9 @@ def build_trainer(
         warmup_steps=round(args.warmup_epochs * steps_per_epoch),
     )
     ema = make_ema(model, args.ema) if args.ema else None
-    forward: Callable[..., Any] | None = compile_model(model, args.square) if args.compile else None
+    forward: Callable[..., Any] | None = FromFeatures(model) if args.cache_features else None
+    if args.compile:
+        forward = compile_model(model if forward is None else forward, args.square)  # type: ignore[arg-type]
     if ranks.size > 1:
         unused = _has_unused_parameters(model, args.image_size)
         forward = ranks.ddp(model if forward is None else forward, unused)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ class ImageBatch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
         mask = None if self.padding_mask is None else change(self.padding_mask)
-        return ImageBatch(change(self.images), mask, change(self.labels), change(self.indices))
+        return type(self)(change(self.images), mask, change(self.labels), change(self.indices))
 
 
 @lru_cache(maxsize=8)

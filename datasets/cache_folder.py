@@ -115,7 +115,7 @@ def _use_folder(folder: Path, splits: Sequence[Split], workers: int) -> None:
         for (dataset, prepare), name, path in zip(splits, names, found, strict=True)
     ]
     ends = [_extend(_read_index(path), new)["end"] for path, new in zip(found, sizes, strict=True)]
-    _check_space(folder, sum(ends) - sum(map(_allocated, found)))
+    check_space(folder, sum(ends) - sum(map(_allocated, found)), "the pictures")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -157,12 +157,17 @@ def _check_folder(folder: Path, source: str, roots: Sequence[Path]) -> None:
 
 def _settings(dataset: ImageFolder, prepare: Preparation) -> str:
     """Return a hash of all but the files that kept pixels depend on."""
+    text = f"1 {prepare!r} {dataset.decoding.bit_depth} {library_versions()}"
+    return blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def library_versions() -> list[tuple[str, str]]:
+    """Return the names and versions of the libraries that make pixels."""
     versions = {}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
-    text = f"1 {prepare!r} {dataset.decoding.bit_depth} {sorted(versions.items())}"
-    return blake2b(text.encode(), digest_size=4).hexdigest()
+    return sorted(versions.items())
 
 
 def _missing_sizes(
@@ -244,12 +249,13 @@ def _allocated(index: Path) -> int:
     return pixels.stat().st_blocks * 512 if pixels.exists() else 0
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raise a ValueError unless there is room for the bytes of `what` in a folder, which need not exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     usage = shutil.disk_usage(existing)
     if usage.total and usage.free < needed:  # some file systems do not know
         raise ValueError(
-            f"--cache: {folder} has {usage.free / 1e9:.1f} GB left, the pictures need {needed / 1e9:.1f} GB more: make room, "
+            f"--cache: {folder} has {usage.free / 1e9:.1f} GB left, {what} need {needed / 1e9:.1f} GB more: make room, "
             f"{OTHERWISE}"
         )
 

@@ -11,14 +11,30 @@ from torch.utils.data import Sampler
 
 from datasets.batch import collate
 from datasets.cache_folder import Split, use_cache
+from datasets.feature_cache import FeatureLoader, FeatureMaps, FrozenBackbone, compute_maps
+from datasets.feature_store import FeatureStore
 from datasets.folders import class_folders
-from datasets.image_folder import ImageFolder, Sample, open_split, split_folder
-from datasets.samplers import EvalSampler
+from datasets.image_folder import ImageFolder, Sample, Size, open_split, split_folder
+from datasets.samplers import EvalSampler, TrainSampler, ViewSampler
 from datasets.scan import eval_shapes
 from datasets.transforms import EvalTransform, Reduction, eval_transform, train_transform
 from datasets.workers import Loader
 from util.classes import class_key
 from util.ranks import Ranks
+
+NEEDS_PICTURES = ("adversarial", "mosaic", "locality", "size_schedule", "window")  # in every step, or at several sizes
+MAPS_DEPEND_ON = (
+    "backbone",
+    "dilation",
+    "feature_stride",
+    "fuse",
+    "image_size",
+    "square",
+    "bit_depth",
+    "precision",
+    "batch_size",
+)
+VIEWS_DEPEND_ON = ("seed", "crop_min", "hflip", "color_jitter", "randaugment", "random_erasing")
 
 
 def training_classes(args: argparse.Namespace, saved: Sequence[str] | None = None) -> list[str]:
@@ -89,3 +105,75 @@ def build_eval_loader(
     """Build the loader of this rank's share of a split, in batches without padding: no image changes the score of another."""
     shapes = eval_shapes(dataset, args.num_workers)
     return build_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size, shapes), device, waiting)
+
+
+def check_features(args: argparse.Namespace) -> None:
+    """Raise ValueError where --cache_features goes with flags under which features are not the same in every epoch."""
+    flag = f"--cache_features {args.cache_features}"
+    if not args.cache_features:
+        return
+    if args.lr_backbone:
+        raise ValueError(f"{flag}: the backbone is trained (--lr_backbone {args.lr_backbone:g}): give --lr_backbone 0")
+    if args.backbone_norm == "batch":
+        raise ValueError(f"{flag}: --backbone_norm batch computes features from a whole batch: give --backbone_norm frozen")
+    if args.world_size > 1:
+        raise ValueError(f"{flag}: {args.world_size} processes cannot share features: start one process")
+    for name in NEEDS_PICTURES:
+        if getattr(args, name):
+            raise ValueError(f"{flag}: --{name} {getattr(args, name)} needs the pictures in every epoch: leave one out")
+
+
+def build_feature_loaders(
+    args: argparse.Namespace,
+    backbone: FrozenBackbone,
+    train_set: ImageFolder,
+    val_set: ImageFolder,
+    sampler: TrainSampler,
+    scales: Sequence[Size],
+    device: torch.device,
+    after_batch: Callable[[], None],
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[FeatureLoader, FeatureLoader]:
+    """Build the loaders of --cache_features: of the training, whose batches `sampler` chooses, and of the split that is scored.
+
+    View v of a picture has the augmentation of epoch v, at one scale for all: the largest of `scales`, then the smaller ones.
+
+    Args:
+        args: resolved flags that `check_features` allows.
+        backbone: computes the features, once for each view, when it is first needed.
+        train_set, val_set, sampler, device, waiting: as of a training on pictures.
+        scales: those of which a training on pictures draws one for each batch, ascending.
+        after_batch: called between batches while features are computed.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    views = min(args.cache_features, args.epochs)
+    channels = int(backbone.network.num_channels)  # type: ignore[arg-type]
+    store = FeatureStore(args.cache, channels, f"1 {device.type} {[getattr(args, name) for name in MAPS_DEPEND_ON]}")
+    weights, seeds = backbone.fingerprint(), [getattr(args, name) for name in VIEWS_DEPEND_ON]
+    train_files = [store.path(train_set, f"{weights} {view} {seeds} {scales}") for view in range(views)]
+    val_file = store.path(val_set, weights)
+    scored = EvalSampler(len(val_set), args.batch_size, shapes=eval_shapes(val_set, args.num_workers))
+    shapes = eval_shapes(train_set.with_transform(eval_transform(args.image_size, args.square)), args.num_workers)
+    needed = views * backbone.size(shapes) + backbone.size(eval_shapes(val_set, args.num_workers))
+    store.check_room(needed, [*train_files, val_file])
+    print(
+        f"features: {views} view{'s' * (views > 1)} of each training picture and the {args.test} pictures take about "
+        f"{needed / 1e6:.1f} MB {'in memory' if store.folder is None else f'in {store.folder}'} (float16)"
+    )
+
+    def train_view(view: int) -> FeatureMaps:
+        once = ViewSampler(len(train_set), args.batch_size, args.seed, view, scales[-1 - view % len(scales)])
+        loader = build_loader(args, train_set, once, device, waiting)
+        label = f"features, view {view + 1} of {views}"
+        return store.keep(
+            train_files[view], range(len(train_set)), lambda: compute_maps(backbone, loader, device, label, after_batch)
+        )
+
+    def val_view(view: int) -> FeatureMaps:
+        order = [index for batch in scored for index in batch]
+        loader = build_loader(args, val_set, scored, device, waiting)
+        return store.keep(val_file, order, lambda: compute_maps(backbone, loader, device, f"features, {args.test}", after_batch))
+
+    return FeatureLoader(train_set, sampler, views, train_view), FeatureLoader(val_set, scored, 1, val_view)

@@ -61,7 +61,21 @@ class TrainSampler(Sampler[list[Sample]]):
             sizes = self.sizes(epoch + batch / self.batches_per_epoch) if callable(self.sizes) else self.sizes
             size = sizes[_hash(self.seed, epoch, "size", batch) % len(sizes)] if sizes else None
             chosen = order[batch * total + first : batch * total + last]
-            yield [Sample(index, _hash(self.seed, epoch, "image", index), size) for index in chosen]
+            yield [Sample(index, _image_seed(self.seed, epoch, index), size) for index in chosen]
+
+
+class ViewSampler(Sampler[list[Sample]]):
+    """All of `n` images in order, each with its augmentation of one epoch of `TrainSampler`, at one scale."""
+
+    def __init__(self, n: int, batch_size: int, seed: int, epoch: int, size: Size) -> None:
+        samples = [Sample(index, _image_seed(seed, epoch, index), size) for index in range(n)]
+        self.batches = [samples[start : start + batch_size] for start in range(0, n, batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return iter(self.batches)
 
 
 class EvalSampler(Sampler[list[int]]):
@@ -98,6 +112,11 @@ class EvalSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.batches)
+
+
+def _image_seed(seed: int, epoch: int, index: int) -> int:
+    """Return the seed of an image's augmentation in an epoch."""
+    return _hash(seed, epoch, "image", index)
 
 
 def _hash(*parts: int | str) -> int:

@@ -88,12 +88,22 @@ class ICN(Pretrained, nn.Module):
         Raises:
             ValueError: the layer does not exist, or the feature map has a single cell.
         """
-        layers = self.attention_layers(attention)
+        self.attention_layers(attention)  # a layer that does not exist is an error before the backbone runs
         feature_map = self.backbone[0](images)  # [B, num_channels, h, w]
         if feature_map.shape[-2] * feature_map.shape[-1] == 1:  # not numel(), by which torch.export fixes the size
             size = f"images of {images.shape[-2]} x {images.shape[-1]} pixels give a feature map of a single cell"
             message = f"{size}, the same for every class: use larger images or a smaller feature_stride"
             raise ParameterError("image_size", message)
+        return self.forward_head(feature_map, padding_mask, attention=attention)
+
+    def forward_head(
+        self, feature_map: Tensor, padding_mask: Tensor | None = None, *, attention: int | Literal["all"] | None = None
+    ) -> ICNOutput:
+        """Classify a batch from the backbone's feature maps `[B, num_channels, h, w]`.
+
+        The padding mask is that of the images, or of the cells, bool `[B, h, w]`; `attention` as in `forward`.
+        """
+        layers = self.attention_layers(attention)
         mask = resize_mask(padding_mask, feature_map)  # [B, h, w]
         pos = self.backbone[1](feature_map, mask)  # [B or 1, D, h, w]
         decoded, memory, weights = self.transformer(self.input_proj(feature_map), pos, self.query_embed.weight, mask, layers)
@@ -152,6 +162,18 @@ class ICN(Pretrained, nn.Module):
             existing = f"this model has {depth}, numbered 0 to {depth - 1} (or -{depth} to -1 from the end)"
             raise ValueError(f"decoder layer {attention!r} does not exist: {existing}")
         return (attention % depth,)
+
+
+class FromFeatures(nn.Module):
+    """An ICN that is called with the feature maps of its backbone in the place of images."""
+
+    def __init__(self, model: ICN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, feature_map: Tensor, padding_mask: Tensor | None = None) -> ICNOutput:
+        """Classify a batch, as `ICN.forward_head`."""
+        return self.model.forward_head(feature_map, padding_mask)
 
 
 def resize_mask(padding_mask: Tensor | None, features: Tensor) -> Tensor | None:

@@ -41,6 +41,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "mosaic": (0.5, ADDITIVE), "locality": (0.5, FINETUNED), "size_schedule": ("32:0.5,48", {}),
     # augmentation
     "crop_min": (0.5, {}), "hflip": (0.0, {}), "color_jitter": (0.5, {}), "randaugment": (5, {}), "random_erasing": (1.0, {}),
+    "cache_features": (2, {"lr_backbone": 0.0, "backbone_weights": "{backbone}", "backbone": "resnet18"}),
     # input
     "image_size": (64, {}), "square": (True, {"square": None}), "bit_depth": (12, {}),
     # start

@@ -58,4 +58,9 @@ CACHES = [
         "--cache: {path} is damaged (it was cut short): remove the folder kept, which is then made again",
         cut,
     ),
+    Case(
+        "kept features of a backbone that is trained",
+        "main.py --cache_features 4",
+        "--cache_features 4: the backbone is trained (--lr_backbone 1e-05): give --lr_backbone 0",
+    ),
 ]
