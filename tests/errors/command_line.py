@@ -264,4 +264,14 @@ COMMAND_LINE = [
         "tools.predict --resume model.pth",
         "the following arguments are required: PHOTO (--help lists the flags)",
     ),
+    Case(
+        "a time to accuracy of no recipe",
+        "tools.benchmark --time_to 98",
+        "--time_to needs --recipe FILE ... and --output_dir, for the logs",
+    ),
+    Case(
+        "a time to accuracy of a recipe that is missing",
+        "tools.benchmark --time_to 98 --recipe fast.args",
+        "--recipe fast.args: there is no such file; recipes/*.args are ICN's own",
+    ),
 ]

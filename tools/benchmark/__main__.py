@@ -2,6 +2,7 @@
 
 python -m tools.benchmark --peer <folder of INTR>
 python -m tools.benchmark --image_size 448 --batch_size 8 --classes 100 1000 --modes training
+python -m tools.benchmark --time_to 98 --recipe recipes/demo.args <another> --dataset_path <datasets> --dataset_name <name>
 
 Each implementation runs in a process of its own, on random weights and random images, and is measured once in every round.
 """
@@ -25,13 +26,15 @@ from tools.benchmark.loading import measure_loading
 from tools.benchmark.meters import machine, measure_startup
 from tools.benchmark.report import Report
 from tools.benchmark.runner import Runner
+from tools.benchmark.time_to import main_words, measure_recipes
 from util.cli import Parser, launch, parse
 from util.device import select_device
 from util.memory import available
-from util.number import AMOUNT, COUNT, Number
+from util.number import AMOUNT, COUNT, SEED, Number
 from util.precision import PRECISIONS
 
 PLAIN = Implementation("plain", str(Path(__file__).resolve().parent / "implementations" / "plain"))
+GRID = {"image_size", "batch_size", "precision", "compile", "device", "output_dir"}  # flags that mean something else in main.py
 ALL_MODES = (*MODES, "loading", "startup")
 
 
@@ -59,6 +62,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     group.add_argument("--patience", type=AMOUNT, default=10.0, metavar="S", help="seconds to wait for CPU contention to end")
     group.add_argument("--output_dir", default="output/benchmark", help="folder of the results; '' writes none")
     group.add_argument("--scale", action="store_true", help="evaluation against the number of classes and of pixels instead")
+    group = parser.add_argument_group("time to accuracy (whole trainings instead)")
+    group.add_argument("--time_to", type=Number(float, 0, 100, above=True), metavar="PERCENT", help="accuracy to be reached")
+    group.add_argument("--recipe", nargs="+", default=[], metavar="FILE", help="files of flags; each is trained with each seed")
+    group.add_argument("--seeds", nargs="+", type=SEED, default=[42, 43, 44], help="of the trainings")
+    group.add_argument("--dataset_path", default="datasets", help="folder of data sets, as of main.py")
+    group.add_argument("--dataset_name", default="cub", help="of the data set, as of main.py")
+    group.add_argument("--backbone_weights", default="none", help="as of main.py; what else there is goes into a recipe")
     add_model_flags(parser)
     return parser
 
@@ -69,6 +79,9 @@ def main(args: argparse.Namespace) -> None:
     The files are rewritten after every case, so that a long run that is cut short leaves what it has measured.
     """
     check_flags(args)
+    if args.time_to is not None:
+        print(time_to(args))
+        return
     implementations = make_implementations(args)
     settings = worker_settings(args)
     axes = scale_cases(args) if args.scale else {}
@@ -81,6 +94,15 @@ def main(args: argparse.Namespace) -> None:
     print(report.write(results, loading, measure_startup(args.rounds) if "startup" in modes else []))
     if args.output_dir:
         print(f"{'scale' if args.scale else 'benchmark'}.*: {args.output_dir}")
+
+
+def time_to(args: argparse.Namespace) -> str:
+    """Train the recipes of --time_to; return the table."""
+    if not args.recipe or not args.output_dir:
+        raise ValueError("--time_to needs --recipe FILE ... and --output_dir, for the logs")
+    description = machine(select_device(args.device), args.threads)
+    words = [*main_words(args, vars(parse(main_flags(), [])), GRID), "--device", args.device]
+    return measure_recipes(args.recipe, words, args.time_to, args.seeds, args.threads, Path(args.output_dir), description)
 
 
 def make_implementations(args: argparse.Namespace) -> list[Implementation]:
