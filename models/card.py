@@ -17,7 +17,8 @@ INPUT = ("image_size", "square", "bit_depth")  # flags by which the input is mad
 JOINERS = "\u200c\u200d"  # of Persian words and of emoji: letters that do not print, and belong to names
 # Whatever is true of every model of this kind.
 LIMITS = """\
-- It knows the classes listed here and no other: a picture of anything else gets one of them, too.
+- It knows the classes listed here and no other. With thresholds in the file, a prediction says "none of the known classes" of
+  some pictures of something else, not of all; without them, each of these pictures gets one of the classes.
 - Probabilities are those of pictures like the training data; other cameras, places or seasons need a measurement of their own.
 - A map shows what the model used, not what is true: a right map proves no right class, a wrong map no wrong one."""
 NOT_MEASURED = (

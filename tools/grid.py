@@ -174,14 +174,17 @@ def draw_example(
     images = join(load(grid)[None])
     maps = harness.maps_of_classes(method, images, classes.to(images.device))[0].cpu().float().numpy()
     names = [split.classes[index] for index in classes[0].tolist()]
-    write_example(pixels, maps, names, f"{method.name}: maps of the classes of one grid", folder / "grid.jpg")
+    write_example(pixels, maps, names, f"{method.title}: maps of the classes of one grid", folder / "grid.jpg")
 
 
 def print_summary(content: dict[str, Any]) -> None:
     """Print the means as a table."""
     results = content["results"]
     heads = ["map", *(f"{result['setting']} {result['n']} x {result['n']}" for result in results)]
-    rows = [[name, *(f"{result['methods'][name]['mean']:.3f}" for result in results)] for name in results[0]["methods"]]
+    rows = [
+        [x["label"], *(f"{result['methods'][name]['mean']:.3f}" for result in results)]
+        for name, x in results[0]["methods"].items()
+    ]
     rows.append(["uniform", *(f"{1 / result['n'] ** 2:.3f}" for result in results)])
     print(markdown_table(heads, rows, text_columns=1))
 

@@ -88,9 +88,11 @@ def main(args: Flags) -> None:
         summary = write_images(args, model, meta.normalisation, split, methods, folder)
         epoch = "" if meta.epoch is None else f", epoch {meta.epoch + 1}"
         title = f"{args.dataset_name}, {args.test}"
-        about = f"Checkpoint {Path(args.resume).name}{epoch}; {model.decoder_name} decoder; maps: {', '.join(methods)}."
+        titles = {name: METHODS[name].title for name in methods}
+        maps = "; ".join(titles.values())
+        about = f"Checkpoint {Path(args.resume).name}{epoch}; {model.decoder_name} decoder; maps: {maps}."
         extra = {"curves": page.training_curves(Path(args.resume).parent / "log.txt"), "attribution": attribution}
-        page.write_report(folder, title, about, {"classes": classes, **summary, **extra})
+        page.write_report(folder, title, about, {"classes": classes, "methods": titles, **summary, **extra})
     print(f"{len(split)} images of {len(classes)} classes, {summary['acc1']:.2f} % right")
     print(f"open {out / 'index.html'}")
 

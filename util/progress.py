@@ -27,7 +27,7 @@ class Progress:
 
     def __init__(self, total: int, label: str, work: float | None = None) -> None:
         self.total, self.label, self.done = total, label, 0
-        self.work, self.worked, self.note = total if work is None else work, 0.0, ""
+        self.work, self.worked, self.counted, self.note = total if work is None else work, 0.0, 0.0, ""
         self.terminal = sys.stderr.isatty()
         self.start = self.last = time.monotonic()
         self.shown = False
@@ -39,14 +39,23 @@ class Progress:
         self.note = self.note if note is None else note
         now = time.monotonic()
         elapsed = now - self.start
+        if count or work:
+            self.counted = elapsed
         if elapsed < SILENT_SECONDS or now - self.last < (0.1 if self.terminal else 10.0):
             return
         self.last, self.shown = now, True
-        left = f", {clock(elapsed / self.worked * max(0.0, self.work - self.worked))} left" if self.worked else ""
+        left = f", {clock(remaining)} left" if (remaining := self._remaining(elapsed)) is not None else ""
         stream = getattr(sys.stderr, "unescaped", sys.stderr)  # on a terminal the line begins with an escape code
         line = f"{self.label}: {self.done}/{self.total}  {clock(elapsed)} elapsed{left}  {self.note}".rstrip()
         stream.write(f"\r\033[K{printable(line)}" if self.terminal else f"{printable(line)}\n")
         stream.flush()
+
+    def _remaining(self, elapsed: float) -> float | None:
+        """Return the remaining seconds, None where they are not known: no step is done, or the next one takes longer than all."""
+        if not self.worked:
+            return None
+        remaining = self.counted / self.worked * max(0.0, self.work - self.worked) - (elapsed - self.counted)
+        return remaining if remaining >= 0 else 0.0 if self.done >= self.total else None
 
     def __enter__(self) -> Progress:
         return self

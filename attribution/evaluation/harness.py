@@ -63,17 +63,20 @@ class Harness:
             model = self.model if self.budget.passes(method, images).backward else self.inference
         return method.call(model, images, classes, **options).detach()
 
-    def work(self, method: Method, size: tuple[int, int]) -> float:
-        """Estimate how long a method takes for an image of `size` `(H, W)`, in forward passes; a backward pass is two."""
+    def work(self, method: Method, size: tuple[int, int], images: int) -> float:
+        """Estimate how long a method takes for one of `images` of `size` `(H, W)`, in forward passes; a backward pass is two."""
         image = torch.empty(1, 3, *size, device="meta")
         passes, costly = self.budget.passes(method, image), self.budget.costly(method, image)
         maps = 1.0
         if self.planes is not None:
-            count, classes = self.planes.classes.shape
-            limit = self.budget.costly_images if costly else None
-            maps += classes * (1 if limit is None else min(1, limit / count))
+            limit, classes = self.budget.costly_images if costly else None, self.planes.classes.shape[1]
+            if costly and not passes.backward:  # all classes share them: see `maps_of_classes`
+                classes = 1
+            elif method.is_contrast:
+                classes += len(self.planes.slots)
+            maps += classes * (1 if limit is None else min(1, limit / images))
         if "sensitivity" in self.families and not costly:
-            maps += self.budget.sensitivity_samples
+            maps += self.budget.sensitivity_samples * min(1, self.budget.sensitivity_images / images)
         curves = 3 * self.budget.steps if "faithfulness" in self.families else 0
         return 1 + curves + maps * (passes.forward + 2 * passes.backward)
 

@@ -191,7 +191,7 @@ class MeasuredImages:
         with Progress(1, "counterfactuals") as progress:
 
             def step(done: int, total: int) -> None:
-                progress.total = total
+                progress.total = progress.work = total
                 progress.step(done - progress.done)
 
             return PlanesMetrics(

@@ -36,7 +36,7 @@ def measure_maps(harness: Harness, methods: Sequence[Method], images: MeasuredIm
             if method.name in missing:
                 yield method.name, partial(harness.measure, unit, method)
 
-    work = {method.name: harness.work(method, images.sizes[0]) for method in methods}
+    work = {method.name: harness.work(method, images.sizes[0], sum(images.units)) for method in methods}
     _fill_cache(harness, cache, work, images.units, parts, "maps", ranks)
 
 

@@ -1,4 +1,4 @@
-"""What an attribution.json says, as the page of a report shows it: the verdict, the main columns, all columns, and the audit."""
+"""What an attribution.json says, as the page of a report shows it: the verdict, the tables of maps, the audit, and parts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 from attribution.metrics.registry import METRICS
 from attribution.report.names import FAMILIES, family, label, shown
+from attribution.report.parts import parts_table
 from attribution.report.verdict import ABOUT_AUDIT, ABOUT_VERDICT, outcome
 
 
 def measured_maps(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `about`, `verdict` (None in files of older versions), `main` and `all`, tables of means, and `audit`.
+    """Return `about`, `verdict` (None in older files), `main` and `all`, tables of means, `audit`, and `parts` (or None).
 
     A table has `columns`, the titles, and `rows` with `name`, `kind` and `values`. The main one has the headline metrics.
     """
@@ -38,7 +39,7 @@ def measured_maps(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "about": f"{settings['dataset']}, {settings['split']}, {len(content['images'])} images",
         "verdict": verdict or None, "main": _table(content, headline), "all": _table(content, every),
-        "audit": {"about": ABOUT_AUDIT, "rows": audit},
+        "audit": {"about": ABOUT_AUDIT, "rows": audit}, "parts": parts_table(content),
     }  # fmt: skip
 
 

@@ -24,12 +24,12 @@ def test_what_is_left_follows_the_work_and_work_that_goes_on_is_shown(
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with Progress(2, "maps", work=10) as line:
-        for seconds, step in ((11, (0, "dear")), (22, (1, None, 8)), (33, (0, "cheap")), (44, (1, None, 4))):
+        for seconds, step in ((11, (0, "a")), (22, (1, None, 2)), (33, (0, "b")), (122, (0,)), (133, (1, None, 8))):
             now[0] = seconds
             line.step(*step)
     assert capsys.readouterr().err.splitlines() == [
-        "maps: 0/2  0:11 elapsed  dear", "maps: 1/2  0:22 elapsed, 0:06 left  dear",
-        "maps: 1/2  0:33 elapsed, 0:08 left  cheap", "maps: 2/2  0:44 elapsed, 0:00 left  cheap",
+        "maps: 0/2  0:11 elapsed  a", "maps: 1/2  0:22 elapsed, 1:28 left  a",
+        "maps: 1/2  0:33 elapsed, 1:17 left  b", "maps: 1/2  2:02 elapsed  b", "maps: 2/2  2:13 elapsed, 0:00 left  b",
     ]  # fmt: skip
 
 

@@ -135,15 +135,23 @@ function mapTable(caption, { columns, rows }) {
 function attribution() {
   const content = data.attribution;
   if (!content) return [];
-  if (!content.main.columns.length && !content.all.columns.length) return [];
+  if (!content.main.columns.length && !content.all.columns.length && !content.parts) return [];
   const { about, rows } = content.audit;
   return [h("h2", {}, "Measured maps"), h("p", {}, `${content.about}. The model's own map is in bold.`),
     content.main.columns.length ? mapTable("Measured maps", content.main) : null,
-    h("details", {}, h("summary", {}, `all ${content.all.columns.length} columns`), mapTable("All columns", content.all)),
+    content.all.columns.length ? h("details", {}, h("summary", {}, `all ${content.all.columns.length} columns`), mapTable("All columns", content.all)) : null,
     rows.length ? h("details", {}, h("summary", {}, `audit of the metrics: ${rows.filter((row) => row.outcome.startsWith("a dummy wins")).length} of ${rows.length} are won by a dummy`),
       h("p", {}, about), table("Audit of the metrics", [{ title: "metric", value: (row) => row.metric, head: true }, { title: "best real map", value: (row) => row.best },
         { title: "best dummy", value: (row) => row.dummy }, { title: "real less dummy", number: true, value: (row) => row.difference, cell: (row) => row.difference.toFixed(3) },
-        { title: "outcome", value: (row) => row.outcome }], rows, { sort: 3 })) : null];
+        { title: "outcome", value: (row) => row.outcome }], rows, { sort: 3 })) : null, partTable(content.parts)];
+}
+
+function partTable(parts) {
+  if (!parts) return null;
+  return [h("h3", {}, parts.title), h("p", {}, parts.about), table(parts.title, [{ title: "regions", value: (row) => row.name, head: true },
+    ...parts.columns.map(({ title }, place) => ({ title, number: true, value: (row) => row.values[place] ?? -Infinity,
+      cell: (row) => (row.values[place] === null ? "–" : row.values[place].toFixed(3)) }))], parts.rows, { sort: 1, down: true }),
+  h("ul", {}, parts.columns.map(({ label, meaning }) => h("li", {}, `${label}: ${meaning}`)))];
 }
 
 function shortcuts() {
@@ -369,7 +377,7 @@ function controls(n, state, photo, canvas) {
     low.textContent = Number(range[0].toPrecision(3));
     high.textContent = Number(range[1].toPrecision(3));
     const peak = map.values.indexOf(Math.max(...map.values)), of = short(data.classes[content.classes[now.of]]);
-    words.textContent = `${now.method}${now.head === null ? "" : ", head " + now.head}: ${pair ? `for ${of} and not ${short(data.classes[content.classes[now.against]])}` : of}. `
+    words.textContent = `${data.methods[now.method]}${now.head === null ? "" : ", head " + now.head}: ${pair ? `for ${of} and not ${short(data.classes[content.classes[now.against]])}` : of}. `
       + `Strongest cell: row ${Math.floor(peak / map.columns) + 1} of ${map.rows}, column ${(peak % map.columns) + 1} of ${map.columns}.`;
     say(words.textContent);
     canvas.dataset.peak = `${Math.floor(peak / map.columns)},${peak % map.columns}`;
@@ -383,7 +391,7 @@ function controls(n, state, photo, canvas) {
     select("of", "class", classes.map(([place, text]) => option(place, text, place === now.of)), (value) => { now.of = Number(value); }),
     select("against", "and not", [option(CONTRAST_OF, "– (no contrast)", now.against === null), ...classes.map(([place, text]) => option(place, text, place === now.against))],
       (value) => { now.against = value === CONTRAST_OF ? null : Number(value); }),
-    select("method", "method", methods.map((method) => option(method, method, method === now.method)), (value) => { now.method = value; }),
+    select("method", "map", methods.map((method) => option(method, data.methods[method], method === now.method)), (value) => { now.method = value; }),
     h("label", { for: "head" }, "head"), heads,
     h("label", { for: "opacity" }, "opacity"), h("input", { type: "range", id: "opacity", min: 0, max: 1.4, step: 0.1, value: 1, oninput: (event) => { now.opacity = Number(event.target.value); update(); } }),
     box("cells", "cells, without interpolation", "cells"), box("own", "scale of its own", "own")),

@@ -33,6 +33,18 @@ def test_verdict_main_columns_all_columns_and_audit(tmp_path: Path) -> None:
     assert measured_maps(older)["verdict"] is None and measured_maps(older)["audit"]["rows"] == []
 
 
+def test_parts_are_on_the_page_with_a_gap_where_a_region_has_no_score() -> None:
+    rows = {
+        "attention of the heads": {"pixel_nmi": {"mean": 0.2, "low": 0.1, "high": 0.3}},
+        "fixed grid": {"point_nmi": {"mean": 0.4}},
+    }
+    parts = {"images": 9, "key_points": 30, "names": ["tail", "wing"], "regions": 4, "rows": rows}
+    found = measured_maps({**content({"additive": METRICS}), "images": [{}], "parts": parts})["parts"]
+    assert [column["title"] for column in found["columns"]] == ["NMI, pixels ↑", "NMI, key points ↑"]
+    assert [row["values"] for row in found["rows"]] == [[0.2, None], [None, 0.4]]
+    assert "9 pictures, 30 key points of 2 parts" in found["about"]
+
+
 def test_a_metric_that_a_dummy_wins_is_marked_in_its_table() -> None:
     whole = content({"additive": METRICS, "rollout_every_class": BLIND})
     rows = {name: entry["metrics"] for name, entry in whole["methods"].items()}
