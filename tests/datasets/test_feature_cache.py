@@ -122,7 +122,7 @@ def test_a_map_has_no_padding_and_no_value_beyond_float16() -> None:
     for image, found in zip(images, maps, strict=True):
         assert found.shape[2] == 3 and np.array_equal(found, backbone.maps(collate([(image, 0, 0)]))[0])
     with pytest.raises(ValueError, match="values beyond float16"):
-        backbone._replace(normalisation={"mean": [0.5] * 3, "std": [1e-6] * 3}).maps(collate([(images[0], 0, 0)]))
+        backbone._replace(normalisation={"mean": [0.5] * 3, "std": [1e-9] * 3}).maps(collate([(images[0], 0, 0)]))
 
 
 @pytest.mark.parametrize(
