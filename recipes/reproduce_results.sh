@@ -43,7 +43,7 @@ for seed in $SEEDS; do
     train detr_seed"$seed" planes-f16 $start --decoder detr --enc_layers 1 --dec_layers 2
     train additive_seed"$seed" planes-f16 $start
     train bce_seed"$seed" planes-f16 $start --loss bce
-    train mosaic_seed"$seed" planes-f16 --seed "$seed" --loss bce --mosaic 0.5 --epochs 2 --finetune $RUNS/bce_seed"$seed"/checkpoint.pth
+    train mosaic_seed"$seed" planes-f16 --seed "$seed" --mosaic 0.5 --epochs 2 --finetune $RUNS/additive_seed"$seed"/checkpoint.pth
     train average3_seed"$seed" planes-f16 $start --decoder average --epochs 3
     train parts_seed"$seed" planes-f16 @recipes/parts.args --seed "$seed" --finetune $RUNS/average3_seed"$seed"/checkpoint.pth
     train known_seed"$seed" planes-f16-known $start --loss bce --epochs 3
@@ -51,8 +51,8 @@ for seed in $SEEDS; do
     measure attribution_val/attribution.json evaluate_attribution $RUNS/parts_seed"$seed" --dataset_name planes-f16 \
         --images 48 --costly_images 48 --methods additive,contrast --metrics planes,native
     for run in detr additive bce mosaic; do
-        maps=$([ $run = detr ] && echo attention,contribution || echo additive)
-        measure grid_val/grid.json grid $RUNS/${run}_seed"$seed" --dataset_name planes-f16 --sizes 3 --methods "$maps",gradcam
+        maps=$([ $run = detr ] && echo attention,contribution || echo additive,additive_softmax)
+        measure grid_val/grid.json grid $RUNS/${run}_seed"$seed" --dataset_name planes-f16 --sizes 3 --grids 60 --methods "$maps"
     done
     measure attribution_val/attribution.json evaluate_attribution $RUNS/mosaic_seed"$seed" --dataset_name planes-f16 \
         --images 100 --methods additive,additive_pixels --metrics pairs,native --pairs data/pairs-7/pairs.json

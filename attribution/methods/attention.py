@@ -122,9 +122,38 @@ def additive(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tenso
     Raises:
         ValueError: the decoder is not additive.
     """
-    if not model.decoder_spec.is_additive:
-        raise ValueError(f"additive is no map of --decoder {model.decoder_name}: use {model.decoder_spec.default_map}")
+    _check_additive(model, "additive")
     return model.evidence(images, padding_mask, classes[:, None])[1][:, 0].float()
+
+
+def _check_additive(model: ICN, name: str) -> None:
+    if not model.decoder_spec.is_additive:
+        raise ValueError(f"{name} is no map of --decoder {model.decoder_name}: use {model.decoder_spec.default_map}")
+
+
+@chunked
+@torch.no_grad()
+def additive_softmax(model: ICN, images: Tensor, classes: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    """Weight the positive evidence of each cell by how far the class leads there: a softmax over the classes of a cell.
+
+    After VAR (Walter, Vreeken and Fischer, arXiv 2503.07346), which distributes what a place says among the classes:
+    `max(E_c, 0) * max(softmax_c(E / s) - 1/C, 0)`, with s the standard deviation of the image's evidence over classes and cells.
+    Evidence that a cell has for all classes alike counts for none. It does not sum to the logit: `additive` does.
+
+    Returns:
+        float32 `[B, h, w]`, non-negative, 0 on padding.
+
+    Raises:
+        ValueError: the decoder is not additive.
+    """
+    _check_additive(model, "additive_softmax")
+    evidence = model.evidence(images, padding_mask)[1].float()  # [B, C, h, w]
+    values = (evidence != 0).any(1).flatten(1).sum(1) * model.num_classes  # [B]: padding, which is 0, has no part in s
+    mean, square = (x.flatten(1).sum(1) / values.clamp(min=1) for x in (evidence, evidence.square()))
+    scale = (square - mean.square()).clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+    share = (evidence / scale[:, None, None, None]).softmax(1)
+    rows = torch.arange(len(classes), device=classes.device)
+    return evidence[rows, classes].clamp(min=0) * (share[rows, classes] - 1 / model.num_classes).clamp(min=0)
 
 
 @chunked

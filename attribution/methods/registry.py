@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from attribution.methods import controls, pixel_gradients, posthoc
-from attribution.methods.attention import additive, attention, contribution, relevance, rollout
+from attribution.methods.attention import additive, additive_softmax, attention, contribution, relevance, rollout
 from models import ICN
 
 Size = tuple[int, int]  # height and width of an image
@@ -181,6 +181,7 @@ _ALL = [
         label="contribution, own query alone",
     ),
     _additive("additive", call=additive, cost=_FORWARD, label="evidence of each cell"),
+    _additive("additive_softmax", call=additive_softmax, cost=_FORWARD, signed=False, label="evidence, softmax over classes"),
     _additive(
         "additive_pixels",
         call=pixel_gradients.additive_pixels,

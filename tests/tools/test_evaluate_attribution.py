@@ -92,7 +92,7 @@ def test_photographs_with_masks_by_all_methods(made: Path, tmp_path: Path) -> No
     found = measure(made, tmp_path, "additive", "--masks", made / "masks")
     assert sorted(path.name for path in tmp_path.iterdir()) == [*FILES, "partial"]
     methods = found["methods"]
-    own = {"attention", "rollout", "relevance", "additive", "additive_pixels"}
+    own = {"attention", "rollout", "relevance", "additive", "additive_softmax", "additive_pixels"}
     posthoc = {"gradcam", "finercam", "integrated_gradients_blur", "occlusion", "rise", "contrast"}
     controls = {"random", "centre", "edges", "rollout_every_class", "oracle"} | DUMMIES
     assert set(methods) == own | posthoc | controls

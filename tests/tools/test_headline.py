@@ -30,7 +30,7 @@ def write_runs(folder: Path, seed: int, value: float) -> None:
     numbers = {"metrics": {name: {"mean": value} for name in ("contrast_pointing", "contrast_pointing_native", "own_hit",
                "other_hit", "own_hit_native", "other_hit_native")}}  # fmt: skip
     maps = {"methods": {"additive": numbers, "contrast": numbers}, "pairs": {"additive": numbers, "additive_pixels": numbers}}
-    methods = {name: {"mean": value} for name in ("attention", "contribution", "additive")}
+    methods = {name: {"mean": value} for name in ("attention", "contribution", "additive", "additive_softmax")}
     other = {"setting": "gridpg", "n": 2, "methods": {}}
     grid = {"results": [other, {"setting": "gridpg", "n": 3, "methods": methods}]}
     unknown = {"scores": {"max_probability": {"auroc": {"value": value / 2}}, "energy": {"auroc": {"value": value}}}}
@@ -57,7 +57,7 @@ def test_the_table_has_means_over_seeds_and_says_how_many(tmp_path: Path) -> Non
     rows = {line.split(" | ")[0].lstrip("| "): line for line in table.splitlines()[2:]}
     assert len(rows) == len(headline.ROWS) and not any("–" in line for line in rows.values())
     assert rows["top-1 (%), `detr`, 5 epochs"] == "| top-1 (%), `detr`, 5 epochs | 50.0 | 1 |  |"
-    assert "| 0.62 (0.50 - 0.75) | 2 | ≥ .90 |" in rows["GridPG 3 x 3, `additive`"]
+    assert "| 0.62 (0.50 - 0.75) | 2 | ≥ .90 |" in rows["GridPG 3 x 3, `additive`: evidence"]
     assert "| 0.31 (0.25 - 0.38) | 2 |" in rows["unknown classes, AUROC: largest probability"]
     assert page.read_text() == f"before\n<!-- headline:begin -->\n{table}\n<!-- headline:end -->\nafter\n"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from patches import CLASSES, SIZES, alone, batch, patch_model
 
-from attribution.methods.attention import additive, attention, contribution, relevance, rollout
+from attribution.methods.attention import additive, additive_softmax, attention, contribution, relevance, rollout
 from attribution.methods.hooks import class_attention, class_maps, frozen, gradients_of, record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,6 +102,29 @@ def test_additive_maps_sum_to_the_logit(kind: str) -> None:
     torch.testing.assert_close(maps.sum((1, 2)) + model.presence_vector.bias.detach(), logits, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="no map of --decoder detr: use contribution"):
         additive(patch_model(), images, classes)
+
+
+@pytest.mark.parametrize("kind", ["additive", "none"])
+def test_a_cell_counts_for_the_class_that_leads_there(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = patch_model(kind=kind)
+    images, classes, mask = batch()
+    maps = additive_softmax(model, images, classes, padding_mask=mask)
+    evidence = model.evidence(images, mask)[1].detach()  # [B, C, h, w]
+    assert (maps >= 0).all() and (maps > 0).any() and (maps[evidence[torch.arange(len(maps)), classes] <= 0] == 0).all()
+    for index, (height, width) in enumerate(SIZES):  # padding has no part in it
+        single = additive_softmax(model, *alone(index))[0]
+        torch.testing.assert_close(maps[index, : height // 8, : width // 8], single, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="additive_softmax is no map of --decoder detr: use contribution"):
+        additive_softmax(patch_model(), images, classes)
+
+    given = torch.zeros(1, model.num_classes, 1, 3)
+    given[0, :, 0, 0] = 1  # says the same of all classes
+    given[0, 1, 0, 1] = 1  # of class 1 alone
+    given[0, 0, 0, 2] = -1  # against class 0
+    monkeypatch.setattr(model, "evidence", lambda *_: (None, given))
+    found = additive_softmax(model, images[:1], torch.tensor([1]))[0, 0]
+    share = float((given[0, :, 0, 1] / given.std(correction=0)).softmax(0)[1])
+    assert found.tolist() == pytest.approx([0, share - 1 / model.num_classes, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])

@@ -41,8 +41,8 @@ def test_which_of_the_model_s_own_maps_apply(kind: str) -> None:
     own = {method.name for method in methods_of(patch_model(kind=kind)) if method.family == "own"}
     expected = {
         "detr": {"attention", "rollout", "relevance", "contribution", "contribution_own_query"},
-        "additive": {"attention", "rollout", "relevance", "additive", "additive_pixels"},
-        "none": {"additive", "additive_pixels"},
+        "additive": {"attention", "rollout", "relevance", "additive", "additive_softmax", "additive_pixels"},
+        "none": {"additive", "additive_softmax", "additive_pixels"},
     }
     assert own == expected[kind]
 
