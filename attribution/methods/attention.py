@@ -137,8 +137,8 @@ def additive_softmax(model: ICN, images: Tensor, classes: Tensor, *, padding_mas
     """Weight the positive evidence of each cell by how far the class leads there: a softmax over the classes of a cell.
 
     After VAR (Walter, Vreeken and Fischer, arXiv 2503.07346), which distributes what a place says among the classes:
-    `max(E_c, 0) * max(softmax_c(E / s) - 1/C, 0)`, with s the standard deviation of the image's evidence over classes and cells.
-    Evidence that a cell has for all classes alike counts for none. It does not sum to the logit: `additive` does.
+    `max(E_c, 0) * max(softmax_c(E / s) - 1/C, 0)`, with s the standard deviation of the image's evidence over classes and
+    cells. Evidence that a cell has for all classes alike counts for none. It does not sum to the logit: `additive` does.
 
     Returns:
         float32 `[B, h, w]`, non-negative, 0 on padding.
