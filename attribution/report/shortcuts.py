@@ -34,12 +34,14 @@ def shortcuts_section(content: Mapping[str, Any]) -> list[str]:
         for alarm in found["alarms"]
     ]  # fmt: skip
     heads = ["class", "why", "place: left, top, right, bottom", "share of the evidence", "expected", "p", "pictures"]
-    table = markdown_table(heads, body, text_columns=3) if body else "No class."
+    table = markdown_table(heads, body, text_columns=3) if body else "No class." if found["classes"] else ""
     return ["## Possible shortcuts", "", about(found), "", table, ""]
 
 
 def about(found: Mapping[str, Any]) -> str:
     """Return what was searched, and what an alarm means."""
+    if not found["classes"]:
+        return f"Not searched: no class has {MIN_IMAGES} pictures that are classified right among those that were measured."
     masks = f"{found['masks']} of them with a mask of the object" if found["masks"] else "without masks of the object"
     return (
         f"{found['classes']} classes with at least {MIN_IMAGES} pictures that are classified right: {found['images']} pictures, "

@@ -166,7 +166,7 @@ function shortcuts() {
     { title: "expected", number: true, value: (row) => row.expected, cell: (row) => percent(row.expected) },
     { title: "p", number: true, value: (row) => row.p ?? 0, cell: (row) => (row.p === null ? "–" : row.p.toFixed(3)) },
     { title: "images", number: true, value: (row) => row.images },
-  ], rows, { sort: 3, down: true }) : h("p", {}, "No class.")];
+  ], rows, { sort: 3, down: true }) : h("p", {}, content.classes ? "No class." : "")];
 }
 
 // ------------------------------------------------------------------------------------------------------------------------- views
