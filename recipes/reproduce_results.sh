@@ -24,11 +24,11 @@ for split in train val; do
     done
 done
 
-train() { # name, data set, flags
+train() { # name, data set, recipe and flags
     local name=$1 dataset=$2
     shift 2
     [ -e "output/$dataset/$name/.finished" ] && return
-    $PY main.py @recipes/additive.args "$@" $ARGS --dataset_name "$dataset" --output_sub_dir "$name" --resume auto
+    $PY main.py "$@" $ARGS --dataset_name "$dataset" --output_sub_dir "$name" --resume auto
     touch "output/$dataset/$name/.finished"
 }
 
@@ -40,13 +40,13 @@ measure() { # result, tool, run, flags
 
 for seed in $SEEDS; do
     start="--seed $seed --backbone_weights $WEIGHTS"
-    train detr_seed"$seed" planes-f16 $start --decoder detr --enc_layers 1 --dec_layers 2
-    train additive_seed"$seed" planes-f16 $start
-    train bce_seed"$seed" planes-f16 $start --loss bce
-    train mosaic_seed"$seed" planes-f16 --seed "$seed" --mosaic 0.5 --epochs 2 --finetune $RUNS/additive_seed"$seed"/checkpoint.pth
-    train average3_seed"$seed" planes-f16 $start --decoder average --epochs 3
-    train parts_seed"$seed" planes-f16 @recipes/parts.args --seed "$seed" --finetune $RUNS/average3_seed"$seed"/checkpoint.pth
-    train known_seed"$seed" planes-f16-known $start --loss bce --epochs 3
+    train detr_seed"$seed" planes-f16 @recipes/demo.args $start
+    train additive_seed"$seed" planes-f16 @recipes/additive.args $start
+    train bce_seed"$seed" planes-f16 @recipes/additive.args $start --loss bce
+    train mosaic_seed"$seed" planes-f16 @recipes/additive.args --seed "$seed" --mosaic 0.5 --epochs 2 --finetune $RUNS/additive_seed"$seed"/checkpoint.pth
+    train average3_seed"$seed" planes-f16 @recipes/additive.args $start --decoder average --epochs 3
+    train parts_seed"$seed" planes-f16 @recipes/additive.args @recipes/parts.args --seed "$seed" --finetune $RUNS/average3_seed"$seed"/checkpoint.pth
+    train known_seed"$seed" planes-f16-known @recipes/additive.args $start --loss bce --epochs 3
 
     measure attribution_val/attribution.json evaluate_attribution $RUNS/parts_seed"$seed" --dataset_name planes-f16 \
         --images 48 --costly_images 48 --methods additive,contrast --metrics planes,native

@@ -62,7 +62,7 @@ def _best_score(content: Any) -> float:
 LOG, MAPS, GRID, UNKNOWN = "log.txt", "attribution_val/attribution.json", "grid_val/grid.json", "unknown_val/unknown.json"
 F16, KNOWN = "planes-f16", "planes-f16-known"
 ROWS = (
-    Row("top-1 (%), `detr`, 5 epochs", f"{F16}/detr", LOG, _entry("test_acc1"), 1),
+    Row("top-1 (%), `detr` (`recipes/demo.args`), 5 epochs", f"{F16}/detr", LOG, _entry("test_acc1"), 1),
     Row("top-1 (%), `additive`, 5 epochs", f"{F16}/additive", LOG, _entry("test_acc1"), 1),
     Row("top-1 (%), `additive --loss bce`, 5 epochs", f"{F16}/bce", LOG, _entry("test_acc1"), 1),
     Row("top-1 (%), `average`, 3 epochs, then 1 of `--adversarial 4`", f"{F16}/parts", LOG, _entry("test_acc1"), 1),
