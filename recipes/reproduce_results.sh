@@ -56,6 +56,6 @@ for seed in $SEEDS; do
     done
     measure attribution_val/attribution.json evaluate_attribution $RUNS/mosaic_seed"$seed" --dataset_name planes-f16 \
         --images 100 --methods additive,additive_pixels --metrics pairs,native --pairs data/pairs-7/pairs.json
-    measure unknown_val/unknown.json evaluate_unknown output/planes-f16-known/known_seed"$seed" --dataset_name planes-f16
+    measure unknown_val_planes-f16/unknown.json evaluate_unknown output/planes-f16-known/known_seed"$seed" --dataset_name planes-f16
 done
 $PY -m tools.headline output --seeds $SEEDS ${WRITE:+--write "$WRITE"}

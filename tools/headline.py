@@ -59,7 +59,8 @@ def _best_score(content: Any) -> float:
     return max(float(score["auroc"]["value"]) for score in content["scores"].values())
 
 
-LOG, MAPS, GRID, UNKNOWN = "log.txt", "attribution_val/attribution.json", "grid_val/grid.json", "unknown_val/unknown.json"
+LOG, MAPS, GRID = "log.txt", "attribution_val/attribution.json", "grid_val/grid.json"
+UNKNOWN = "unknown_val_planes-f16/unknown.json"
 F16, KNOWN = "planes-f16", "planes-f16-known"
 ROWS = (
     Row("top-1 (%), `detr` (`recipes/demo.args`), 5 epochs", f"{F16}/detr", LOG, _entry("test_acc1"), 1),

@@ -49,8 +49,8 @@ def audit_summary(content: Content) -> list[str]:
     maps = [name for name in failing(content) if maps_at_fault(name, rows[name])]
     metrics = [name for name in failing(content) if name not in maps]
     about = (
-        f"{apart} of {len(rows)} metrics tell the best real map from every dummy: a map without information on the class, such "
-        "as random, the centre of the image, its edges, or the same map of another class. "
+        f"{apart} of {len(rows)} metrics tell{'s' * (apart == 1)} the best real map from every dummy: a map without information "
+        "on the class, such as random, the centre of the image, its edges, or the same map of another class. "
         f"A dummy wins: {_labels(metrics)}. A dummy wins, but the ground truth beats it, so that the maps are at fault and not "
         f"the metric: {_labels(maps)}. Each of them: [audit.md](audit.md)."
     )

@@ -36,7 +36,7 @@ def write_runs(folder: Path, seed: int, value: float) -> None:
     unknown = {"scores": {"max_probability": {"auroc": {"value": value / 2}}, "energy": {"auroc": {"value": value}}}}
     for run in ("detr", "additive", "bce", "mosaic", "parts"):
         write(folder / "planes-f16" / f"{run}_seed{seed}", {"attribution_val/attribution.json": maps, "grid_val/grid.json": grid})
-    write(folder / "planes-f16-known" / f"known_seed{seed}", {"unknown_val/unknown.json": unknown})
+    write(folder / "planes-f16-known" / f"known_seed{seed}", {"unknown_val_planes-f16/unknown.json": unknown})
     for log in folder.glob(f"planes-f16/*_seed{seed}"):
         (log / "log.txt").write_text('{"test_acc1": 1}\n' + json.dumps({"test_acc1": 100 * value, "test_ece": value}) + "\n")
 
