@@ -104,7 +104,6 @@ class Trainer:
             for _ in range(REPLAYS):
                 outputs = self._update([partial(self._backward, *x) for x in zip(batches, weights, perturbations, strict=True)])
         self.steps += 1
-        self.ranks.average_(self.running_statistics)
         return outputs
 
     def _update(self, backwards: Sequence[Callable[[], BatchOutput]]) -> list[BatchOutput]:
@@ -119,6 +118,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.ranks.average_(self.running_statistics)  # before the average of the weights, which has them, too
         if self.ema is not None:
             self.ema.update(self.model, step=self.steps + 1)
         return outputs

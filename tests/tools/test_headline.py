@@ -61,7 +61,7 @@ def test_the_table_has_means_over_seeds_and_says_how_many(tmp_path: Path) -> Non
         == "| top-1 (%), `detr` (`recipes/demo.args`), 5 epochs | 50.0 | 1 |  |"
     )
     assert "| 0.62 (0.50 - 0.75) | 2 | ≥ .90 |" in rows["GridPG 3 x 3, `additive`: evidence"]
-    assert "| 0.31 (0.25 - 0.38) | 2 |" in rows["unknown classes, AUROC: largest probability"]
+    assert "| 0.312 (0.250 - 0.375) | 2 |" in rows["unknown classes, AUROC: largest probability"]
     assert page.read_text() == f"before\n<!-- headline:begin -->\n{table}\n<!-- headline:end -->\nafter\n"
 
 
