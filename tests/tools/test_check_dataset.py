@@ -145,7 +145,7 @@ def test_doubts_are_those_of_the_checkpoint(small_run: Path, tmp_path: Path, cap
     files = sorted((small_run / "d").rglob("*.png"))
     predictions = Predictor.from_checkpoint(small_run / "checkpoint.pth").predict(list(files), topk=4)
     expected = {}
-    for path, (names, p) in zip(files, predictions, strict=True):
+    for path, (names, p, *_) in zip(files, predictions, strict=True):
         if names[0] != path.parent.name:
             expected[str(path.relative_to(small_run / "d"))] = (names[0], p[0] - p[names.index(path.parent.name)])
     suspects = content["suspects"]

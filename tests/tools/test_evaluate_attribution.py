@@ -190,7 +190,7 @@ def test_shortcuts_are_looked_for_where_classes_have_enough_images(made: Path, t
     found = measure(made, tmp_path, "additive", *flags)["shortcuts"]
     assert found["classes"] == found["images"] == 0 and found["alarms"] == []
     text = (tmp_path / "attribution.md").read_text()
-    assert "## Possible shortcuts" in text and "No class." in text
+    assert "## Possible shortcuts" in text and "Not searched: no class has 5 pictures" in text
 
 
 def test_parts_of_photographs_are_their_key_points(made: Path, tmp_path: Path) -> None:
