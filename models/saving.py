@@ -25,7 +25,7 @@ TRAVELLING = (
     *ARCHITECTURE, *TRAINING, "image_size", "square", "bit_depth", "dataset_name", "batch_size", "precision", "lr", "min_lr",
     "layer_decay", "weight_decay", "no_norm_decay", "epochs", "lr_drop", "lr_scheduler", "warmup_epochs", "clip_max_norm",
     "accumulate", "ema", "seed", "label_smoothing", "adversarial", "mosaic", "locality", "crop_min", "hflip", "color_jitter",
-    "randaugment", "random_erasing", "size_schedule",
+    "randaugment", "random_erasing", "size_schedule", "cache_features",
 )  # fmt: skip
 # Parameters of the architecture that INTR has; of the others it needs what is given here.
 _INTR_ONLY: dict[str, Any] = {"decoder": "detr", "feature_stride": None, "fuse": False, "window": None, "loss": "ce"}

@@ -68,7 +68,11 @@ def main(args: Flags) -> Thresholds:
     precision = select_precision(args.precision, device)
     set_decoding(args.bit_depth, args.max_image_mb)
     transform = eval_transform(args.image_size, args.square)
-    split = open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
+
+    def open_images(name: str) -> ImageFolder:
+        return open_split(args.dataset_path, args.dataset_name, name, classes, transform)
+
+    split = open_images(args.test)
     inference = for_inference(model, precision.dtype)
 
     def evaluate(images: ImageFolder, name: str, measure: Callable[[ICNOutput, Tensor], Tensor]) -> engine.Evaluation:
@@ -79,7 +83,7 @@ def main(args: Flags) -> Thresholds:
 
     gaussians = None
     if args.score == DISTANCE:
-        train = open_split(args.dataset_path, args.dataset_name, "train", classes, transform)
+        train = open_images("train")
         found = evaluate(train, "train", lambda output, labels: pool(output.features))
         features, labels = torch.from_numpy(found.measured), torch.from_numpy(found.labels)
         gaussians = vars(Mahalanobis.fit(features, labels, model.num_classes))
