@@ -1,4 +1,4 @@
-"""What is said of an image: its most probable classes, whether it shows any of the known ones, a set of classes, a family."""
+"""Predictions for an image: its most probable classes, whether it shows any of the known ones, a set of classes, a family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNKNOWN = "none of the known classes"
 
 
 class Prediction(NamedTuple):
-    """What is said of an image.
+    """Prediction for an image.
 
     names, probabilities: the most probable classes, best first.
     answer: the most certain of what is said: `UNKNOWN`; else the most probable class; else, where the conformal set has several,

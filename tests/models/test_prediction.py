@@ -1,4 +1,4 @@
-"""What is said of logits: known or not, conformal sets, families, and the most certain answer of these."""
+"""Predictions from logits: known or not, conformal sets, families, and the most certain answer of these."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def write_runs(folder: Path, seed: int, value: float) -> None:
     methods = {name: {"mean": value} for name in ("attention", "contribution", "additive", "additive_softmax")}
     other = {"setting": "gridpg", "n": 2, "methods": {}}
     grid = {"results": [other, {"setting": "gridpg", "n": 3, "methods": methods}]}
-    unknown = {"scores": {"max_probability": {"auroc": {"value": value / 2}}, "energy": {"auroc": {"value": value}}}}
+    unknown = {
+        "scores": {"max_probability": {"auroc": {"value": value / 2}}, "relative_mahalanobis": {"auroc": {"value": value}}}
+    }
     for run in ("detr", "additive", "bce", "mosaic", "parts"):
         write(folder / "planes-f16" / f"{run}_seed{seed}", {"attribution_val/attribution.json": maps, "grid_val/grid.json": grid})
     write(folder / "planes-f16-known" / f"known_seed{seed}", {"unknown_val_planes-f16/unknown.json": unknown})
