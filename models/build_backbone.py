@@ -13,6 +13,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from models.activation import replace_relu6
 from models.architecture import ParameterError
 from models.backbone import Backbone, Stages
 from models.folding import fold_frozen_norms
@@ -116,6 +117,7 @@ def _timm_model(name: str, dilation: bool, feature_stride: int | None, fuse: boo
     if norm == "frozen":
         body = freeze_batch_norm_2d(body)
         fold_frozen_norms(body)
+    replace_relu6(body)
     backbone = Backbone(body, channels, normalisation, (), strides[last])
     backbone.native_size = config.input_size[-1] if config else backbone.native_size
     return backbone
