@@ -53,6 +53,7 @@ from util.failures import describe_failures
 from util.forecast import Forecast, shorter_recipe
 from util.launcher import read_launcher_env
 from util.logging import RunLog
+from util.memory import keep_freed_memory
 from util.metrics import Sums, format_stats
 from util.precision import select_precision
 from util.progress import clock
@@ -83,6 +84,8 @@ def main(args: Flags) -> dict[str, Any]:
     torch.use_deterministic_algorithms(args.deterministic)
     device = select_device(args.device, read_launcher_env())
     torch.backends.cudnn.benchmark = not args.deterministic
+    if device.type == "cpu":
+        keep_freed_memory()
     with init_distributed(args, device.type == "cuda") as ranks:
         if args.compile:
             check_compiler(device)
