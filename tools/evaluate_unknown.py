@@ -21,15 +21,16 @@ import torch
 from torch import Tensor
 
 from attribution.report.unknown import write_unknown
-from datasets import ImageFolder, class_names, open_split, set_decoding
+from datasets import ImageFolder, open_split, set_decoding
 from datasets.folders import class_folders
 from datasets.image_folder import split_folder
 from datasets.loaders import build_eval_loader
 from datasets.transforms import eval_transform
-from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
-from models import ICN, for_inference, load_checkpoint
+from flags import add_data_flags, add_model_flags
+from models import ICN, for_inference
 from models.icn import resize_mask
 from models.unknown import LOGIT_SCORES, Mahalanobis, pool, positive_evidence
+from tools.opening import open_checkpoint
 from util.classes import match_classes
 from util.cli import Flags, Parser, launch
 from util.device import select_device
@@ -37,7 +38,7 @@ from util.number import SEED
 from util.precision import Precision, select_precision
 from util.printable import quoted
 from util.progress import Progress
-from util.results_folder import expand_job_id, is_typed, results_beside_checkpoint, results_folder
+from util.results_folder import expand_job_id, results_folder
 from util.roc import auroc, compare_scores
 from util.tables import markdown_table
 
@@ -61,10 +62,9 @@ def main(args: Flags) -> dict[str, Any]:
     cv2.setNumThreads(1)  # OpenCV's own threads do not survive the fork of a loader
     args = expand_job_id(args)
     device = select_device(args.device)
-    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
-    args = fill_from_checkpoint(args, meta.args)
-    folder = Path(args.output_dir) if is_typed(args) else results_beside_checkpoint(args, "unknown", meta.args)
-    classes = meta.classes or class_names(args.dataset_path, args.dataset_name, "train", model.num_classes)
+    opened = open_checkpoint(args, device, "train")  # --test has further classes
+    args, model, meta, classes = opened
+    folder = opened.results("unknown")
     set_decoding(args.bit_depth, args.max_image_mb)
     split = open_all(args, args.test, classes)
     labels = torch.tensor(split.labels)

@@ -23,18 +23,19 @@ from attribution.evaluation.harness import Harness
 from attribution.evaluation.protocol import QUICK, choose_methods, score_split
 from attribution.methods.registry import METHODS, Method
 from attribution.report.grids import summarise, write_example, write_grids
-from datasets import ImageFolder, class_names, collate, open_split, set_decoding
+from datasets import ImageFolder, collate, open_split, set_decoding
 from datasets.loaders import build_eval_loader
 from datasets.transforms import CentreSquare, eval_transform
-from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
-from models import ICN, for_inference, load_checkpoint
+from flags import add_data_flags, add_model_flags
+from models import ICN, for_inference
+from tools.opening import open_checkpoint
 from util.cli import Flags, Parser, comma_separated, launch
 from util.device import select_device
 from util.errors import did_you_mean
 from util.number import COUNT, SEED, SHARE, Number
 from util.precision import select_precision
 from util.ranks import SINGLE_PROCESS
-from util.results_folder import expand_job_id, is_typed, results_beside_checkpoint, results_folder
+from util.results_folder import expand_job_id, results_folder
 from util.tables import markdown_table
 
 PROG = "python -m tools.grid"
@@ -72,11 +73,9 @@ def main(args: Flags) -> dict[str, Any]:
             f"--settings {unknown[0]} is unknown: choose from {', '.join(SETTINGS)}{did_you_mean(unknown[0], SETTINGS)}"
         )
     device = select_device(args.device, float64=True)
-    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
-    model.eval().to(memory_format=torch.channels_last)
-    args = fill_from_checkpoint(args, meta.args)
-    folder = Path(args.output_dir) if is_typed(args) else results_beside_checkpoint(args, "grid", meta.args)
-    classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
+    opened = open_checkpoint(args, device)
+    args, model, meta, classes = opened
+    folder = opened.results("grid")
     harness, split, scored, load = open_images(args, model, classes, meta.normalisation, device)
     methods, ours = choose_methods(model, args.methods, args.ours, harness.budget, truth=())
     candidates = choose_images(scored["probability"], scored["predicted"], split.labels, args.confidence, max(args.sizes) ** 2)

@@ -24,11 +24,12 @@ from attribution.report import page
 from attribution.report.measured import measured_maps
 from attribution.report.panels import DrawnImages, Explained, Item, collate_items, compute_maps, explain_classes
 from attribution.report.shortcuts import ClassEvidence
-from datasets import EvalSampler, ImageBatch, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
+from datasets import EvalSampler, ImageBatch, ImageFolder, Loader, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
 from datasets.scan import eval_shapes
-from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
-from models import ICN, load_checkpoint
+from flags import add_data_flags, add_model_flags
+from models import ICN
+from tools.opening import open_checkpoint
 from util.atomic import atomic_write, replace_folder
 from util.calibration import calibration
 from util.cli import Flags, Parser, launch
@@ -68,14 +69,11 @@ def main(args: Flags) -> None:
     if not args.resume:
         raise ValueError("--resume is missing: give the checkpoint that the page is about")
     device = select_device(args.device, read_launcher_env())
-    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
-    model.eval().to(memory_format=torch.channels_last)
-    args = fill_from_checkpoint(args, meta.args)
+    args, model, meta, classes = open_checkpoint(args, device)
     default = [*["attention"] * (model.num_decoder_layers > 0), model.decoder_spec.default_map]
     methods = drawn_methods("--methods", model, args.methods or default)
     measured = args.attribution or results_beside_checkpoint(args, "attribution", meta.args) / "attribution.json"
     attribution = read_attribution(measured) if args.attribution or measured.exists() else None
-    classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
     set_decoding(args.bit_depth, args.max_image_mb)
     split = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     verify_images(split.paths)

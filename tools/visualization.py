@@ -23,11 +23,12 @@ from attribution.methods.registry import METHODS, drawn_methods
 from attribution.report.html import ClassPages, Row, draw_all, index_html
 from attribution.report.panels import DrawnImages, Explained, Style, collate_items, explain_classes, safe_name
 from attribution.report.render import FORMATS
-from datasets import EvalSampler, ImageFolder, Loader, class_names, eval_transform, open_split, verify_images
+from datasets import EvalSampler, ImageFolder, Loader, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
 from datasets.loaders import build_eval_loader
-from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
-from models import ICN, for_inference, load_checkpoint
+from flags import add_data_flags, add_model_flags
+from models import ICN, for_inference
+from tools.opening import open_checkpoint
 from util.atomic import atomic_write
 from util.classes import find_classes
 from util.cli import Flags, Parser, launch
@@ -119,10 +120,7 @@ def main(args: Flags) -> None:
 
 def visualize(args: Flags, device: torch.device, ranks: Ranks) -> None:
     """Run `main` in one of its processes: the batches are shared out, rank 0 writes the index of each class."""
-    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
-    model.eval().to(memory_format=torch.channels_last)
-    args = fill_from_checkpoint(args, meta.args)
-    classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
+    args, model, meta, classes = open_checkpoint(args, device)
     check_flags(args, len(classes), model)
     method = map_name(args, model)
     try:
