@@ -32,6 +32,7 @@ REFUSED, COVERAGE = 0.05, 0.9  # stated share of known images that are refused, 
 SHARES, COVERAGES = (0.01, REFUSED, 0.1), (0.8, COVERAGE, 0.95, 0.99)  # those that an evaluation measures
 RANKED = 100  # classes of an image that are counted for the mean size of conformal sets
 CALIBRATE = "calibrate it: python -m tools.calibrate --resume <checkpoint> --dataset_path ... --dataset_name ..."
+BEST_SCORE = f"with --score {DISTANCE} it tells unknown classes best where that was measured: docs/unknown.md"
 NOT_CALIBRATED = f"no threshold is known, the checkpoint has none ({CALIBRATE})"
 
 

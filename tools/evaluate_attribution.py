@@ -20,14 +20,14 @@ import torch
 
 from attribution.evaluation.evaluate import evaluate_maps
 from attribution.evaluation.inputs import open_inputs
-from attribution.evaluation.protocol import FULL, QUICK, Budget
+from attribution.evaluation.protocol import COSTLY, FULL, QUICK, TOGETHER, Budget
 from attribution.metrics.registry import chosen_families, families
 from attribution.report.figures import write_examples
 from attribution.report.tables import write_results
-from datasets import ImageFolder, Loader, class_names
+from datasets import ImageFolder, Loader
 from datasets.loaders import build_eval_loader
-from flags import add_data_flags, add_model_flags, explicit_flags, fill_from_checkpoint
-from models import load_checkpoint
+from flags import add_data_flags, add_model_flags
+from tools.opening import open_checkpoint
 from util.cli import Flags, Parser, comma_separated, launch
 from util.device import select_device
 from util.distributed import init_distributed
@@ -36,7 +36,7 @@ from util.number import COUNT, SEED
 from util.precision import select_precision
 from util.progress import clock
 from util.ranks import Ranks
-from util.results_folder import expand_job_id, is_typed, results_beside_checkpoint, results_folder
+from util.results_folder import expand_job_id, results_folder
 from util.stopping import StopRequest
 
 PROG = "python -m tools.evaluate_attribution"
@@ -53,15 +53,15 @@ def get_args_parser(add_help: bool = True) -> Parser:
     group.add_argument("--ours", help="the map that represents ICN; None: that of the decoder")
     group.add_argument("--metrics", type=comma_separated, help=f"with commas between: {', '.join(families())}; None: all")
     budget = group.add_mutually_exclusive_group()
-    budget.add_argument("--quick", action="store_true", help="64 pictures, 28 steps a curve: the default")
-    budget.add_argument("--full", action="store_true", help="all pictures, 224 steps a curve")
-    group.add_argument("--images", type=COUNT, help="number of pictures, classes in turn; None: as --quick or --full say")
-    costly = "on how many of them methods of 40 and more passes make the maps of many classes"
+    budget.add_argument("--quick", action="store_true", help="64 images, 28 steps a curve: the default")
+    budget.add_argument("--full", action="store_true", help="all images, 224 steps a curve")
+    group.add_argument("--images", type=COUNT, help="number of images, classes in turn; None: as --quick or --full say")
+    costly = f"on how many of them methods make the maps of many classes that take {COSTLY} passes each, or {TOGETHER} in all"
     group.add_argument("--costly_images", type=COUNT, help=costly)
     group.add_argument("--steps", type=COUNT, help="steps of a curve; None: as --quick or --full say")
     group.add_argument("--masks", help="folder of object masks <split>/<class>/<stem>.png; None: those of a planes data set")
-    group.add_argument("--pairs", help="pairs.json: pictures of two objects, their masks beside them")
-    group.add_argument("--seed", default=0, type=SEED, help="of the choice of pictures, and of random maps, masks and weights")
+    group.add_argument("--pairs", help="pairs.json: images of two objects, their masks beside them")
+    group.add_argument("--seed", default=0, type=SEED, help="of the choice of images, and of random maps, masks and weights")
     add_model_flags(parser)
     add_data_flags(parser)
     parser.set_defaults(batch_size=16)
@@ -105,16 +105,14 @@ def main(args: Flags) -> dict[str, Any]:
 def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Run `main` in one of its processes."""
     start = time.monotonic()
-    model, meta = load_checkpoint(args.resume, device, explicit_flags(args))
-    model.eval().to(memory_format=torch.channels_last)
-    args = fill_from_checkpoint(args, meta.args)
+    opened = open_checkpoint(args, device)
+    args, model, meta, classes = opened
     precision = select_precision(args.precision, device)
-    classes = meta.classes or class_names(args.dataset_path, args.dataset_name, args.test, model.num_classes)
 
     def loader(split: ImageFolder) -> Loader:
         return build_eval_loader(args, split, device, ranks.rank, ranks.size)
 
-    folder = Path(args.output_dir) if is_typed(args) else results_beside_checkpoint(args, "attribution", meta.args)
+    folder = opened.results("attribution")
     args = args.replace(output_dir=str(folder))
     inputs = open_inputs(args, budget, model, meta.normalisation, classes, precision, device, loader)
     facts = {"the images": inputs.split.summary(), "the classes": classes, "the weights": model.state_dict()}

@@ -31,7 +31,8 @@ from datasets.decode import set_decoding
 from datasets.photographs import find_photographs, photograph_batches
 from flags import DEVICES
 from models.prediction import Prediction, Reader
-from models.thresholds import NOT_CALIBRATED
+from models.thresholds import BEST_SCORE, NOT_CALIBRATED
+from models.unknown import DISTANCE
 from predictor import Predictor
 from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch
@@ -46,6 +47,7 @@ PROG = "python -m tools.predict"
 SAID = ("known", "conformal_set", "family", "family_probability")  # fields of a prediction that may be None
 BETWEEN = Number(float, 0, 1, above=True, below=True)
 SHOWN = 1000  # rows of the table in the terminal
+IN_SET = 10  # classes of a conformal set there
 
 
 def get_args_parser() -> Parser:
@@ -105,13 +107,15 @@ def main(args: Flags) -> None:
 
 
 def make_reader(args: Flags, predictor: Predictor) -> Reader:
-    """Return what makes predictions of logits; a ValueError names the flag. Says where no threshold is known."""
+    """Return what makes predictions of logits; a ValueError names the flag. Say where there are no thresholds, or better ones."""
     try:
         reader = predictor.reader(args.refused, args.coverage, args.families)
     except ValueError as error:
         raise ValueError(f"--{error}") from None
     if predictor.thresholds is None and args.refused is None:
-        print(f"every photograph gets a class: {NOT_CALIBRATED}", file=sys.stderr)
+        print(f"every photograph gets a class: {NOT_CALIBRATED}; {BEST_SCORE}", file=sys.stderr)
+    elif predictor.thresholds is not None and reader.least_score is not None and predictor.thresholds.score != DISTANCE:
+        print(f"photographs are refused by {predictor.thresholds.score}; calibrated {BEST_SCORE}", file=sys.stderr)
     return reader
 
 
@@ -139,15 +143,27 @@ def check_outputs(args: Flags) -> None:
 
 
 def print_table(predictions: dict[str, Prediction]) -> None:
-    """Print each photograph with its classes and probabilities."""
+    """Print each photograph with its classes and probabilities, its conformal set and its family."""
     shown = {printable(file): prediction for file, prediction in list(predictions.items())[:SHOWN]}
     width = max(map(len, shown), default=0)
     for file, said in shown.items():
         classes = "  ".join(f"{short_name(name)} {p:.1%}" for name, p in zip(said.names, said.probabilities, strict=True))
         answer = f"{said.answer}: " if said.answer != said.names[0] else ""
-        print(f"{file:<{min(width, 60)}}  {answer}{classes}")
+        print(f"{file:<{min(width, 60)}}  {answer}{classes}{set_and_family(said)}")
     if len(predictions) > SHOWN:
         print(f"and {len(predictions) - SHOWN} more: --csv or --json writes all")
+
+
+def set_and_family(said: Prediction) -> str:
+    """Return the conformal set and the family of a prediction for its line in the terminal; empty where none was asked for."""
+    text = ""
+    if said.conformal_set is not None:
+        more = len(said.conformal_set) - IN_SET
+        names = "; ".join(map(short_name, said.conformal_set[:IN_SET]))
+        text += f"  set: {names}{f' and {more} more' * (more > 0)}"
+    if said.family is not None:
+        text += f"  family: {short_name(said.family)} {said.family_probability:.1%}"
+    return text
 
 
 def write_predictions(args: Flags, predictions: dict[str, Prediction]) -> None:

@@ -69,20 +69,19 @@ class Harness:
         passes, costly = self.budget.passes(method, image), self.budget.costly(method, image)
         maps = 1.0
         if self.planes is not None:
-            limit, classes = self.budget.costly_images if costly else None, self.planes.classes.shape[1]
+            classes = self._planes_maps(self.planes, method)
+            limit = self.budget.class_images(method, image, classes)
             if costly and not passes.backward:  # all classes share them: see `maps_of_classes`
                 classes = 1
-            elif method.is_contrast:
-                classes += len(self.planes.slots)
             maps += classes * (1 if limit is None else min(1, limit / images))
         if "sensitivity" in self.families and not costly:
             maps += self.budget.sensitivity_samples * min(1, self.budget.sensitivity_images / images)
         curves = 3 * self.budget.steps if "faithfulness" in self.families else 0
         return 1 + curves + maps * (passes.forward + 2 * passes.backward)
 
-    def count(self, method: Method, unit: Unit) -> int:
-        """Return how many images of a unit the method makes the maps of many classes for."""
-        return unit.first(self.budget.costly_images if self.budget.costly(method, unit.images) else None)
+    def count(self, method: Method, unit: Unit, maps: int) -> int:
+        """Return how many images of a unit the method makes the maps of many classes for, `maps` of each."""
+        return unit.first(self.budget.class_images(method, unit.images, maps))
 
     def maps_of_classes(self, method: Method, images: Tensor, classes: Tensor, truth: Truth | None = None) -> Tensor:
         """Return maps of several classes `[B, Q]` an image: `[B, Q, h, w]`. A costly method's forward passes are shared."""
@@ -142,7 +141,7 @@ class Harness:
 
     def _planes_scorer(self, planes: PlanesMetrics, unit: Unit, method: Method, grid: Grid) -> Callable[[MapBatch], Columns]:
         """Return the scores on planes of a batch's maps: of as many images as the method's cost allows."""
-        rows = slice(unit.rows.start, unit.rows.start + self.count(method, unit))
+        rows = slice(unit.rows.start, unit.rows.start + self.count(method, unit, self._planes_maps(planes, method)))
 
         @cache
         def class_maps() -> tuple[Tensor, Tensor | None]:
@@ -163,6 +162,11 @@ class Harness:
             return columns
 
         return score
+
+    @staticmethod
+    def _planes_maps(planes: PlanesMetrics, method: Method) -> int:
+        """Return how many maps of an image `_class_maps` makes."""
+        return planes.classes.shape[1] + (len(planes.slots) if method.is_contrast else 0)
 
     def _class_maps(self, planes: PlanesMetrics, unit: Unit, method: Method, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Return maps `[n, Q, h, w]` of the classes that planes ask for, and own contrasts `[n, slots, h, w]`, or None."""

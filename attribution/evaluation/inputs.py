@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attribution.evaluation.keypoints import PartAnnotations, open_part_annotations
+from attribution.evaluation.keypoints import ANNOTATIONS, PartAnnotations, open_part_annotations
 from attribution.evaluation.protocol import Budget, alternate_classes
 from attribution.metrics.faithfulness import Score
 from attribution.metrics.metric import Unit
@@ -116,7 +116,9 @@ def _ground_truth(
     truth = {"masks": masks, "pairs": pairs, "planes": planes, "parts": parts}
     if args.metrics and (lacking := [family for family, known in truth.items() if family in families and not known]):
         hints = {"masks": "give --masks", "pairs": "give --pairs", "planes": f"{root} is not of tools.make_planes"}
-        hint = {**hints, "parts": f"{root} has no annotations.json with parts"}[lacking[0]]
+        noted = root / ANNOTATIONS
+        no_parts = f"{noted} has no key points (parts)" if noted.is_file() else f"{root} has no {ANNOTATIONS} with key points"
+        hint = {**hints, "parts": no_parts}[lacking[0]]
         raise ValueError(f"--metrics {','.join(args.metrics)}: there is nothing that {lacking[0]} could be measured by: {hint}")
     return masks, pairs, planes, parts
 

@@ -80,7 +80,7 @@ def measure_pairs(
 
 def _pair_columns(harness: Harness, method: Method, unit: Unit, masks: Tensor) -> Columns:
     """Compute the metrics of a method's maps of pairs: the classes of the unit and `masks` have an axis for A and B."""
-    count = harness.count(method, unit)
+    count = harness.count(method, unit, unit.classes.shape[1])
     if not count:
         return {}
     rows = slice(unit.rows.start, unit.rows.start + count)

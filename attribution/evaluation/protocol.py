@@ -17,6 +17,7 @@ from util.ranks import Ranks
 
 MAX_CLASS_WEIGHTS = 2**29  # attention weights between classes (2 GiB in float32), above which a method must be named
 COSTLY = 40  # passes a map from which on a method is spared what needs many maps of an image
+TOGETHER = 100  # passes for the maps of many classes of an image from which on they are made of `costly_images` alone
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Budget:
     steps: int  # of a perturbation curve
     options: dict[str, dict[str, int]] = field(default_factory=dict)  # arguments of single methods
     left_out: tuple[str, ...] = ()  # methods that are measured only when they are named: variants of others
-    costly_images: int | None = None  # of which costly methods make the maps of many classes (planes, pairs)
+    costly_images: int | None = None  # of which methods make the maps of many classes (planes, pairs) that take many passes
     sensitivity_images: int = 32  # not of costly methods
     sensitivity_samples: int = 10  # noisy copies of each
     randomised_images: int = 64  # whose maps are made again with random weights; not of costly methods
@@ -42,6 +43,11 @@ class Budget:
 
     def costly(self, method: Method, images: Tensor) -> bool:
         return sum(self.passes(method, images)) >= COSTLY
+
+    def class_images(self, method: Method, images: Tensor, maps: int) -> int | None:
+        """Return of how many images the method makes `maps` maps of different classes each; None: of all."""
+        costly, passes = self.costly(method, images), self.passes(method, images)
+        return self.costly_images if costly or sum(passes) * maps >= TOGETHER else None
 
 
 QUICK = Budget(

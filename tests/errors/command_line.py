@@ -247,7 +247,8 @@ COMMAND_LINE = [
     Case(
         "a metric that needs key points",
         "tools.evaluate_attribution --resume model.pth --metrics parts",
-        "--metrics parts: there is nothing that parts could be measured by: datasets/birds has no annotations.json with parts",
+        "--metrics parts: there is nothing that parts could be measured by: datasets/birds has no annotations.json with "
+        "key points",
     ),
     Case(
         "a region outside the photograph",

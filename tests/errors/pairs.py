@@ -33,6 +33,13 @@ PAIRS = [
         writes("datasets/birds/annotations.json", '{"images": []}'),
     ),
     Case(
+        "annotations without key points",
+        f"{MEASURE} --metrics parts",
+        "--metrics parts: there is nothing that parts could be measured by: datasets/birds/annotations.json has no key points "
+        "(parts)",
+        writes("datasets/birds/annotations.json", '{"val/wren/0.png": {"z": 1}}'),
+    ),
+    Case(
         "no list of pairs",
         f"{MEASURE} --pairs none.json",
         '--pairs none.json: No such file or directory; expected [{"file": "street.jpg", "A": "bus", "B": "tram"}, ...]',

@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from models.thresholds import BEST_SCORE
 from predictor import Predictor
-from tools.predict import get_args_parser, main
+from tools.predict import get_args_parser, main, set_and_family
 from util.cli import launch, parse
 
 CLASSES = ["a", "=b", "c", "d"]
@@ -143,7 +144,7 @@ def test_an_interrupted_data_set_for_fiftyone_leaves_nothing(
 
 
 def test_what_is_said_besides_the_classes(
-    checkpoints: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoints: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     icn = Predictor.from_checkpoint(checkpoints / "detr.pth")
     paths = sorted(photos.iterdir())
@@ -187,8 +188,17 @@ def test_what_is_said_besides_the_classes(
         assert [row[name] for name in added[:4]] == [said.answer, said.known, said.conformal_set, said.family]
         assert row["family_probability"] == pytest.approx(said.family_probability, abs=1e-6)
     out, err = capsys.readouterr()
-    assert out.count("  none of the known classes: ") == 1 and out.count("  one of 4 classes: ") == 2 and not err
+    assert out.count("  none of the known classes: ") == 1 and out.count("  one of 4 classes: ") == 2
+    assert err == f"photographs are refused by max_probability; calibrated {BEST_SCORE}\n"
+    lines = [line for line in out.splitlines() if "  set: " in line]
+    for line, said in zip(lines, expected, strict=True):
+        assert line.endswith(f"  set: {'; '.join(said.conformal_set)}  family: {said.family} {said.family_probability:.1%}")
+    monkeypatch.setattr("tools.predict.IN_SET", 3)
+    assert set_and_family(expected[0]._replace(family=None)).endswith(f"; {expected[0].conformal_set[2]} and 1 more")
     predict(tmp_path / "calibrated.pth", photos, "--refused", 0, "--csv", tmp_path / "p.csv")
     assert list(csv.DictReader((tmp_path / "p.csv").open()).fieldnames or ())[-1] == "probability_4"
+    out, err = capsys.readouterr()
+    assert "set: " not in out and not err
     predict(checkpoints / "detr.pth", photos)
-    assert "every photograph gets a class: no threshold is known" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "every photograph gets a class: no threshold is known" in err and BEST_SCORE in err

@@ -148,6 +148,10 @@ def test_effort_states_the_passes_of_its_options() -> None:
     for budget in (QUICK, FULL):
         costly = {name for name, method in METHODS.items() if budget.costly(method, torch.empty(1, 3, 128, 128))}
         assert costly == {"integrated_gradients_blur", "integrated_gradients_mean", "occlusion", "rise"}
+        limit = budget.costly_images
+        few = {name for name, method in METHODS.items() if budget.class_images(method, torch.empty(1, 3, 128, 128), 11) == limit}
+        assert few == ({*METHODS} if limit is None else {*costly, "contrast", "additive_pixels"})  # eleven maps of an image
+        assert budget.class_images(METHODS["contrast"], torch.empty(1, 3, 128, 128), 2) is None
 
 
 def test_methods_of_more_passes_are_more_work_and_every_pass_shows_that_it_goes_on() -> None:
