@@ -55,10 +55,10 @@ def build_datasets(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Im
 
     Raises a ValueError as `open_split` and `train_transform`.
     """
-    transform = train_transform(
+    augmented = train_transform(
         args.image_size, args.square, args.crop_min, args.hflip, args.color_jitter, args.randaugment, args.random_erasing
     )
-    train_set = open_split(args.dataset_path, args.dataset_name, "train", classes, transform, complete=True)
+    train_set = open_split(args.dataset_path, args.dataset_name, "train", classes, augmented, complete=True)
     transform = eval_transform(args.image_size, args.square)
     return train_set, open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
 

@@ -1,25 +1,23 @@
-"""Transforms of uint8 tensors: INTR's recipe (any aspect ratio), the square one, and augmentation of the fine-grained recipe."""
+"""Transforms of uint8 tensors: INTR's recipe (any aspect ratio) and the square one, for training and for evaluation."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.transforms import RandomErasing, RandomResizedCrop
-from torchvision.transforms.v2 import ColorJitter, InterpolationMode, RandAugment
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from datasets.image_folder import Size, Transform
+from datasets.augment import Augment, Changes, blank
+from datasets.image_folder import Size
 from datasets.size_schedule import MAX_SIDE, MIN_SIDE, REFERENCE_SIZE, scaled
 
 LONGEST, ZOOMS, CROPS = 1333, (400, 500, 600), (384, 600)  # INTR's numbers (DETR's recipe), for REFERENCE_SIZE
 ASPECT_RATIOS = [3 / 4, 4 / 3]
-NUM_OPERATIONS, MAX_MAGNITUDE = 2, 10  # RandAugment's scale, as in the paper: 10 turns by up to 30 degrees and shears by 0.3
-GREY = [124, 116, 104]  # fill colour: the mean of ImageNet, near 0 once normalised
-AREA, RATIO = (0.02, 1 / 3), (0.3, 3.3)
 
 
 def train_transform(
@@ -30,7 +28,7 @@ def train_transform(
     color_jitter: float = 0.0,
     randaugment: int = 0,
     random_erasing: float = 0.0,
-) -> Transform:
+) -> TrainTransform:
     """Build the random augmentation of an image; it draws from torch's generator only.
 
     Args:
@@ -52,10 +50,78 @@ def train_transform(
         raise ValueError(f"--crop_min {crop_min} must be above 0 and at most 1 (a share of the picture's area)")
     if not 0 <= hflip <= 1:
         raise ValueError(f"--hflip {hflip} must be from 0 to 1 (a probability)")
-    augment = Augment(color_jitter, randaugment, random_erasing)
-    if square:
-        return partial(_square_train, image_size=image_size, crop_min=crop_min, hflip=hflip, augment=augment)
-    return partial(_aspect_train, image_size=image_size, hflip=hflip, augment=augment)
+    return TrainTransform(image_size, square, crop_min, hflip, Augment(color_jitter, randaugment, random_erasing))
+
+
+class View(NamedTuple):
+    """What a training has of a picture in an epoch.
+
+    zoom: height and width to which the whole picture is resized before the crop; None: it is not.
+    box: top, left, height and width of the crop; None: the whole picture.
+    size: height and width to which the crop is resized.
+    flipped: whether left and right are exchanged, after the crop if that is `square`, else before.
+    changes: of colours and form, afterwards.
+    """
+
+    zoom: tuple[int, int] | None
+    box: tuple[int, int, int, int] | None
+    size: tuple[int, int]
+    flipped: bool
+    changes: Changes
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """The random augmentation that `train_transform` builds, with its arguments; `draw` draws all that is random in it."""
+
+    image_size: int
+    square: bool
+    crop_min: float
+    hflip: float
+    augment: Augment
+
+    def __call__(self, image: Tensor, size: Size = None) -> Tensor:
+        view = self.draw(image.shape[1], image.shape[2], size)
+        return self.augment.apply(self.cut_out(image, view), view.changes)
+
+    def draw(self, height: int, width: int, size: Size = None) -> View:
+        """Draw the view of a picture of this size."""
+        scale, image_size = _sizes(size, self.image_size)
+        if self.square:
+            return self._draw_square(height, width, scale)
+        return self._draw_aspect(height, width, scale, image_size)
+
+    def cut_out(self, image: Tensor, view: View) -> Tensor:
+        """Crop, resize and flip an image uint8 `[3, H, W]` -> uint8 `[3, h, w]`."""
+        if view.flipped and not self.square:
+            image = F.horizontal_flip(image)
+        if view.zoom is not None:
+            image = _resize(image, *view.zoom)
+        if view.box is not None:
+            image = F.crop(image, *view.box)
+        image = _resize(image, *view.size)
+        return F.horizontal_flip(image) if view.flipped and self.square else image
+
+    def _draw_square(self, height: int, width: int, size: int) -> View:
+        """Draw a random resized crop to a square (Szegedy et al. 2015), a flip, then what `augment` draws."""
+        box = RandomResizedCrop.get_params(blank(height, width), [self.crop_min, 1.0], ASPECT_RATIOS)
+        flipped = self._draw_flip()
+        return View(None, box, (size, size), flipped, self.augment.draw(size, size))
+
+    def _draw_aspect(self, height: int, width: int, short: int, image_size: int) -> View:
+        """Draw INTR's augmentation: flip, with probability 1/2 zoom and crop, the batch's scale, then what `augment` draws."""
+        zoom, box, flipped = None, None, self._draw_flip()
+        if torch.rand(()) < 0.5:
+            side = scaled(ZOOMS[int(torch.randint(len(ZOOMS), ()))], image_size)
+            # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
+            zoom = short_side_size(height, width, side, longest=10 * image_size)
+            box = _draw_crop(*zoom, *(scaled(side, image_size) for side in CROPS))
+            height, width = box[2:]
+        size = short_side_size(height, width, short, scaled(LONGEST, image_size))
+        return View(zoom, box, size, flipped, self.augment.draw(*size))
+
+    def _draw_flip(self) -> bool:
+        return bool(torch.rand(()) < self.hflip)
 
 
 def eval_transform(image_size: int = REFERENCE_SIZE, square: bool = False) -> EvalTransform:
@@ -115,27 +181,6 @@ class Reduction:
         return image if size == tuple(image.shape[1:]) else _resize(image, *size)
 
 
-def _aspect_train(image: Tensor, size: Size = None, *, image_size: int, hflip: float, augment: Augment) -> Tensor:
-    """Apply INTR's augmentation: flip, with probability 1/2 zoom and crop, resize to the batch's scale, then `augment`."""
-    size, image_size = _sizes(size, image_size)
-    image = _random_flip(image, hflip)
-    if torch.rand(()) < 0.5:
-        zoom = ZOOMS[int(torch.randint(len(ZOOMS), ()))]
-        # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
-        image = _resize_short_side(image, scaled(zoom, image_size), longest=10 * image_size)
-        image = _random_crop(image, *(scaled(side, image_size) for side in CROPS))
-    return augment(_resize_short_side(image, size, scaled(LONGEST, image_size)))
-
-
-def _square_train(
-    image: Tensor, size: Size = None, *, image_size: int, crop_min: float, hflip: float, augment: Augment
-) -> Tensor:
-    """Apply a random resized crop to a square (Szegedy et al. 2015), a flip, then `augment`."""
-    size, _ = _sizes(size, image_size)
-    box = RandomResizedCrop.get_params(image, [crop_min, 1.0], ASPECT_RATIOS)
-    return augment(_random_flip(_resize(F.crop(image, *box), size, size), hflip))
-
-
 def _sizes(size: Size, image_size: int) -> tuple[int, int]:
     """Return the scale of a batch and the image size that it is a scale of; `image_size` is that of the transform."""
     return size if isinstance(size, tuple) else (size or image_size, image_size)
@@ -159,75 +204,20 @@ def short_side_size(height: int, width: int, short: int, longest: int) -> tuple[
     return (new_small, new_large) if height <= width else (new_large, new_small)
 
 
-def _resize_short_side(image: Tensor, short: int, longest: int) -> Tensor:
-    return _resize(image, *short_side_size(image.shape[1], image.shape[2], short, longest))
-
-
 def _resize(image: Tensor, height: int, width: int) -> Tensor:
     # A crop is not contiguous: torch would resize it plane by plane and return planar memory.
     image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     return F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
-def _random_flip(image: Tensor, probability: float) -> Tensor:
-    return F.horizontal_flip(image) if torch.rand(()) < probability else image
-
-
-def _random_crop(image: Tensor, smallest: int, largest: int) -> Tensor:
-    """Crop a box whose sides are drawn independently from `smallest` to `largest`, at most the picture's."""
-    height, width = image.shape[-2:]
+def _draw_crop(height: int, width: int, smallest: int, largest: int) -> tuple[int, int, int, int]:
+    """Draw a box whose sides are drawn independently from `smallest` to `largest`, at most the picture's; as `View.box`."""
     crop_height, crop_width = (int(torch.randint(min(smallest, side), min(largest, side) + 1, ())) for side in (height, width))
     top = int(torch.randint(height - crop_height + 1, ()))
     left = int(torch.randint(width - crop_width + 1, ()))
-    return image[:, top : top + crop_height, left : left + crop_width]
+    return top, left, crop_height, crop_width
 
 
 def _check_size(image_size: int) -> None:
     if not MIN_SIDE <= image_size <= MAX_SIDE:
         raise ValueError(f"--image_size {image_size} must be from {MIN_SIDE} to {MAX_SIDE} pixels")
-
-
-class Augment:
-    """Random augmentation of a picture that was cropped, flipped and resized; draws from torch's generator only. 0: off.
-
-    Args:
-        color_jitter: strength s: brightness, contrast and saturation by a factor from 1 - s to 1 + s, hue by up to s / 4
-            of the colour circle, in random order; these proportions are those of SimCLR (Chen et al. 2020, appendix A).
-        randaugment: magnitude M, 1 to 10, of two random operations (RandAugment, Cubuk et al. 2020), on the paper's scale
-            and timm's; torchvision's own goes to 30, so that its 9 is a 3 here.
-        random_erasing: probability that a rectangle of 2 to 33 % of the area becomes noise (Zhong et al. 2020, RE-R).
-
-    Raises:
-        ValueError: `color_jitter` or `random_erasing` outside [0, 1], `randaugment` no integer from 0 to 10.
-    """
-
-    def __init__(self, color_jitter: float = 0.0, randaugment: int = 0, random_erasing: float = 0.0) -> None:
-        if not 0 <= color_jitter <= 1:
-            raise ValueError(f"--color_jitter {color_jitter} must be from 0 to 1 (a strength; 0 is off)")
-        if randaugment not in range(MAX_MAGNITUDE + 1):
-            raise ValueError(f"--randaugment {randaugment} must be an integer from 0 to {MAX_MAGNITUDE} (a magnitude; 0 is off)")
-        if not 0 <= random_erasing <= 1:
-            raise ValueError(f"--random_erasing {random_erasing} must be from 0 to 1 (a probability)")
-        self.random_erasing = random_erasing
-        self.colours = ColorJitter(*[color_jitter] * 3, hue=color_jitter / 4) if color_jitter else None
-        self.operations = None
-        if randaugment:
-            self.operations = RandAugment(
-                NUM_OPERATIONS, randaugment, MAX_MAGNITUDE + 1, interpolation=InterpolationMode.BILINEAR, fill=GREY
-            )
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Augment an image uint8 `[3, H, W]` -> uint8 `[3, H, W]`; returns the image itself where everything is off."""
-        if self.colours is not None:
-            image = self.colours(image)
-        if self.operations is not None:
-            image = self.operations(image)
-        return _erase(image) if self.random_erasing and torch.rand(()) < self.random_erasing else image
-
-
-def _erase(image: Tensor) -> Tensor:
-    top, left, height, width, value = RandomErasing.get_params(image, AREA, RATIO, [0.0])
-    if value is image:  # too small for a rectangle
-        return image
-    noise = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-    return F.erase(image, top, left, height, width, noise)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from datasets import ImageFolder, Loader, TrainSampler, collate, train_transform, training_scales
-from datasets.transforms import Augment
+from datasets.augment import Augment
 
 ON = [{"color_jitter": 0.4}, {"randaugment": 9}, {"random_erasing": 1.0}]
 ALL = {"color_jitter": 0.4, "randaugment": 9, "random_erasing": 0.5}
