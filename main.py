@@ -143,7 +143,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     if ranks.main:
         check_space(checkpointer.folder, 12 * count_parameters(model))  # weights and two moments
     train_loader, val_loader = build_loaders(args, trainer, checkpointer, train_set, val_set, sampler, schedule, device)
-    with stop_request, describe_failures(checkpointer, state):
+    with stop_request, describe_failures(checkpointer, state), checkpointer:
         return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, schedule, device)
 
 
@@ -212,6 +212,7 @@ def train_epochs(
             log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
             is_milestone = (index + 1) % args.lr_drop == 0 or index + 1 == args.epochs
             checkpointer.save([BEST] * is_best + [milestone_name(index)] * is_milestone)
+    checkpointer.finish()
     best = f"best acc@1 {state.best['acc1']:.2f} % in epoch {state.best['epoch'] + 1}"
     print(f"trained for {clock(state.elapsed())}, {best}{f'; checkpoints and log.txt: {folder}' if folder else ''}")
     if args.cache_features:

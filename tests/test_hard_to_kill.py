@@ -45,7 +45,7 @@ def start(argv: list[str]) -> subprocess.Popen[str]:
 def train(argv: list[str], log: Path | None = None, file_size: int | None = None, pause: float = 0.0) -> None:
     """The body of a child process: main.py in an interpreter that has imported everything already, in a session of its own.
 
-    What it prints goes to `<log>.out` and `<log>.err`; `pause` makes each step and each write of a checkpoint slow.
+    What it prints goes to `<log>.out` and `<log>.err`; `pause` makes each step slow, and each write of a checkpoint, by a thread.
     """
     import main
     from trainer import Trainer
@@ -63,7 +63,7 @@ def train(argv: list[str], log: Path | None = None, file_size: int | None = None
     if pause:
         step, flush = Trainer.step, atomic._fsync
         Trainer.step = lambda *args: (time.sleep(pause), step(*args))[1]  # type: ignore[method-assign, assignment]
-        atomic._fsync = lambda handle: (time.sleep(pause), flush(handle))[1]
+        atomic._fsync = lambda handle: (time.sleep(2 * pause), flush(handle))[1]  # so that the next step is done meanwhile
     launch(main.main, Parser("main.py", parents=[main.get_args_parser()]), argv, shared=True)
 
 
@@ -172,6 +172,8 @@ def test_asked_to_stop(
     last = err.strip().splitlines()[-1]
     assert last.startswith("main.py: stopped after step") and "checkpoint.pth (resume with --resume auto)" in last
     assert "Traceback" not in err
+    step = torch.load(results(tmp_path) / "checkpoint.pth", weights_only=True)["step"]
+    assert f"stopped after step {step};" in last and not list(results(tmp_path).glob(".*"))
     assert finish(spawn(words(colours, tmp_path, *LONG), log=log)) == 0
     assert "resuming" in log.with_suffix(".out").read_text()
     assert_same_run(tmp_path, undisturbed)

@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,9 @@ import torch
 from .atomic import atomic_write, replacing
 from .errors import RunFailed
 from .ranks import SINGLE_PROCESS, Ranks
+from .snapshot import snapshot
 from .stopping import SIGNALS, Stopped, StopRequest
+from .writer_thread import WriterThread
 
 LAST = "checkpoint.pth"
 BEST = "checkpoint_best.pth"
@@ -38,7 +41,11 @@ class Stepping(Stateful, Protocol):
 
 @dataclass
 class Checkpointer:
-    """Saving of a run's checkpoints: the merged `state_dict()`s of `parts` and `trainer`, with `constants`."""
+    """Saving of a run's checkpoints: the merged `state_dict()`s of `parts` and `trainer`, with `constants`.
+
+    A thread of rank 0 writes a copy of the state while the training goes on. It is a context manager, which leaves no file
+    half-written: it waits for the thread, and raises its error unless another one ends the run.
+    """
 
     folder: Path | None  # of the run; None saves nothing
     trainer: Stepping
@@ -48,12 +55,16 @@ class Checkpointer:
     keep_last: int = 1  # number of latest checkpoints that are kept
     every_steps: int = 0  # optimizer steps after which to save within epochs; 0: never
     ranks: Ranks = SINGLE_PROCESS
+    thread: WriterThread = field(default_factory=WriterThread, init=False)
 
     def save(self, extra_names: Iterable[str] = ()) -> None:
-        """Save a checkpoint as `save_checkpoint` does; every process calls it, at the same step, and rank 0 writes.
+        """Begin to save a checkpoint as `save_checkpoint` does; every process calls it, at the same step, and rank 0 writes.
+
+        It waits for the checkpoint before; where there is no memory for a copy of the state also for this one.
 
         Raises:
             FloatingPointError: a weight or the loss is not finite; nothing is written.
+            RunFailed: this checkpoint or the one before could not be written.
         """
         if self.folder is None:
             return
@@ -61,19 +72,50 @@ class Checkpointer:
         for part in (*self.parts, self.trainer):
             state |= part.state_dict()
         if self.ranks.main:
-            save_checkpoint(state, self.folder, extra_names, self.keep_last)
+            self.thread.wait()  # before there is a second copy
+            copied = snapshot(state)
+            write = partial(save_checkpoint, folder=self.folder, extra_names=tuple(extra_names), keep_last=self.keep_last)
+            if copied is None:
+                write(state)
+            else:
+                self.thread.start(partial(write, copied))
+
+    def finish(self) -> None:
+        """Wait until what was saved is on the disk; every process calls it. RunFailed if it could not be written."""
+        self.thread.wait()
+        self.ranks.barrier()  # no process ends before the file is renamed
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.thread.wait()
+        except RunFailed as error:
+            if kind is None:
+                raise
+            print(f"warning: {error}", file=sys.stderr)
 
     def after_step(self) -> None:
-        """Stop after a signal; save every `every_steps`. Every process calls it after an optimizer step."""
+        """Stop after a signal; save every `every_steps`. Every process calls it after an optimizer step.
+
+        Raises:
+            RunFailed: an earlier checkpoint could not be written.
+        """
         self.stop_if_requested()
         if self.every_steps and self.trainer.steps % self.every_steps == 0:
             self.save()
 
     def stop_if_requested(self) -> None:
-        """Save, then raise Stopped in every process if one of them received a signal; called at a step boundary."""
+        """Save, then raise Stopped in every process if one of them received a signal; called at a step boundary.
+
+        Raises:
+            RunFailed: an earlier checkpoint could not be written.
+        """
+        self.thread.check()
         if number := SIGNALS[self.ranks.max(SIGNALS.index(self.request.number or 0))]:
             self.save()
-            self.ranks.barrier()  # no process ends before the file is renamed
+            self.finish()
             raise Stopped(number, f"stopped after step {self.trainer.steps}; {self.describe_last()}")
 
     @contextlib.contextmanager
@@ -83,7 +125,8 @@ class Checkpointer:
             yield
 
     def describe_last(self) -> str:
-        """Return a phrase that names the last checkpoint and how to resume from it."""
+        """Return a phrase that names the last checkpoint, once it is written, and how to resume from it."""
+        self.thread.join()
         if self.folder is None or not (self.folder / LAST).exists():
             return "no checkpoint was saved"
         return f"the last checkpoint is {self.folder / LAST} (resume with --resume auto)"
