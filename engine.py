@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from datasets import ImageBatch
+from models import ICN
 from models.losses import class_loss, class_probabilities
 from trainer import Trainer
 from util.calibration import calibration
@@ -102,6 +103,38 @@ def _eta(epoch: Epoch, seconds: float, done: int, todo: int, cost: Callable[[flo
     pace = seconds / cost(start, now)
     left, later = pace * cost(now, epoch.index + 1), pace * cost(epoch.index + 1, epoch.count)
     return f"ETA {clock(left)}, all epochs {clock(left + later)}"
+
+
+@torch.inference_mode()
+def class_means(
+    model: ICN,
+    loader: Iterable[ImageBatch],
+    device: torch.device,
+    normalisation: Mapping[str, list[float]],
+    precision: Precision,
+    ranks: Ranks = SINGLE_PROCESS,
+) -> Tensor:
+    """Average the backbone's features over the cells and the images of each class, as the transformer takes them.
+
+    Args:
+        model: in evaluation mode; its backbone and `input_proj` are used.
+        loader: images without padding, some of each class; has a length. Every process has its part of them.
+        device, normalisation, precision, ranks: as of `evaluate`.
+
+    Returns:
+        `[C, D]`, float32, the same in every process.
+    """
+    assert isinstance(loader, Sized)
+    sums = torch.zeros(model.num_classes, model.query_embed.embedding_dim + 1, device=device)  # the last column counts
+    with Progress(len(loader), "features of each class") as progress:
+        for batch in loader:
+            batch = batch.to(device)
+            with precision.autocast():
+                features = model.input_proj(model.backbone[0](batch.normalise(**normalisation))).mean((2, 3)).float()  # [B, D]
+            sums.index_add_(0, batch.labels, torch.cat([features, features.new_ones(len(features), 1)], 1))
+            progress.step()
+    sums = ranks.sum(sums)
+    return sums[:, :-1] / sums[:, -1:]
 
 
 @dataclass

@@ -42,6 +42,7 @@ def get_args_parser() -> Parser:
     )
     group.add_argument("--backbone_weights", default="none", metavar="none|default|FILE", help="the backbone's initial weights")
     group.add_argument("--noise_frac", default=0.1, type=AMOUNT, help="noise in queries that repeat those of --finetune")
+    group.add_argument("--query_init", choices=["means"], help="means: class queries start from the features of each class")
     group.add_argument("--start_epoch", default=0, type=WHOLE, metavar="N", help="first epoch; --resume sets it")
 
     group = parser.group("run")
@@ -189,6 +190,10 @@ def check_flags(args: Flags) -> None:
         raise ValueError("--eval needs --resume <checkpoint>: there is nothing to evaluate")
     if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.explicit:
         raise ValueError("--backbone_weights: the file of --resume or --finetune has the backbone's weights; leave it out")
+    if args.resume not in ("", "auto") and "query_init" in args.explicit:
+        raise ValueError("--query_init: the file of --resume has class queries, which are trained: leave it out")
+    if args.query_init and not find_decoder(args.decoder).uses_queries:
+        raise ValueError(f"--query_init: --decoder {args.decoder} has no class queries: leave it out, or choose another decoder")
     if not find_decoder(args.decoder).is_layered and "dec_layers" in args.explicit:
         names = [args.decoder, *(alias for alias, name in ALIASES.items() if name == args.decoder)]
         raise ValueError(f"--decoder {' or '.join(names)} has no layers: leave --dec_layers out")

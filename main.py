@@ -55,7 +55,7 @@ from util.launcher import read_launcher_env
 from util.logging import RunLog
 from util.memory import keep_freed_memory
 from util.metrics import Sums, format_stats
-from util.precision import select_precision
+from util.precision import Precision, select_precision
 from util.progress import clock
 from util.random_state import RandomState, seed_from
 from util.ranks import Ranks
@@ -65,6 +65,7 @@ from util.stopping import StopRequest
 from util.train_state import TrainState
 
 FEATURES_ONCE = "its accuracy is comparable to others with --lr_backbone 0; see 'Features once' in docs/training.md"
+QUERY_IMAGES = 32  # of each class, from which --query_init means computes
 PARAMETERS_PER_IMAGE = 1000  # beyond that many random ones a warning names the flags for trained weights
 
 
@@ -118,6 +119,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     if ranks.rank > 0:  # each process has a dropout of its own
         seed_from(args.seed, ranks.rank)
     model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
+    start_queries(args, model, train_set, precision, normalisation, device, ranks)
     ranks.check_same(model.state_dict(), "at the start")
 
     sizes = partial(schedule.choices, square=args.square)
@@ -259,7 +261,7 @@ def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | 
         checkpoint = read_checkpoint(path)
     if args.resume == "auto" and path:
         # The same command line starts a run and continues it: the weights it started from no longer count.
-        args = args.replace(finetune="", explicit=args.explicit - {"finetune", "backbone_weights"})
+        args = args.replace(finetune="", explicit=args.explicit - {"finetune", "backbone_weights", "query_init"})
     return args.replace(resume=path), checkpoint
 
 
@@ -283,6 +285,18 @@ def build_initial_model(
                 f"weights: --backbone_weights {args.backbone_weights}; what is behind the backbone is random (seed {args.seed})"
             )
     return model, model.backbone[0].normalisation  # type: ignore[return-value]
+
+
+def start_queries(
+    args: Flags, model: ICN, train_set: ImageFolder, precision: Precision, normalisation: Any, device: torch.device, ranks: Ranks
+) -> None:
+    """Start the class queries from the mean features of the classes' images, as they are when they are scored (--query_init)."""
+    if not args.query_init or args.resume:
+        return
+    images = train_set.some_of_each_class(QUERY_IMAGES).with_transform(eval_transform(args.image_size, args.square))
+    loader, copy = build_eval_loader(args, images, device, ranks.rank, ranks.size), for_inference(model, precision.dtype)
+    model.start_queries(engine.class_means(copy, loader, device, normalisation, precision, ranks))
+    print(f"class queries: the mean features of up to {QUERY_IMAGES} training images of each class ({len(images)} in all)")
 
 
 def build_state(

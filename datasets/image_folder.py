@@ -110,6 +110,16 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         other.transform, other.cache = transform, None
         return other
 
+    def some_of_each_class(self, count: int) -> ImageFolder:
+        """Return up to `count` images of each class, every n-th in the order of their paths, without the cache."""
+        by_label: dict[int, list[int]] = {}
+        for index, label in enumerate(self.labels):
+            by_label.setdefault(label, []).append(index)
+        indices = [index for own in by_label.values() for index in own[:: -(-len(own) // count)]]
+        other = self.with_transform(self.transform)
+        other.paths, other.labels = [self.paths[index] for index in indices], [self.labels[index] for index in indices]
+        return other
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -117,6 +117,25 @@ class ICN(Pretrained, nn.Module):
         """Return the probabilities of logits `[..., C]`: their softmax, or with loss bce the sigmoid of each."""
         return class_probabilities(logits, self.loss)
 
+    @torch.no_grad()
+    def start_queries(self, means: Tensor) -> None:
+        """Start each class query from the mean feature of its class.
+
+        The mean of all classes is subtracted, and the rest scaled to the variance of random queries, which is 1: queries differ
+        as the classes do, and those of similar classes are similar.
+
+        Args:
+            means: `[C, D]`, of the projected features of each class (`engine.class_means`).
+
+        Raises:
+            ValueError: the means are equal, or not finite.
+        """
+        differences = means - means.mean(0)
+        scale = differences.std()
+        if not (scale.isfinite() and scale > 0):
+            raise ValueError("--query_init means: the features of all classes are the same, or not finite: leave it out")
+        self.query_embed.weight.copy_(differences / scale)
+
     def evidence(
         self, images: Tensor, padding_mask: Tensor | None = None, classes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ OURS = {
     "accumulate": 1, "grad_checkpointing": False, "save_every_steps": 0, "keep_last": 1, "warmup_epochs": 0.0,
     "label_smoothing": 0.0, "ema": 0.0, "no_norm_decay": False, "layer_decay": 1.0, "color_jitter": 0.0, "randaugment": 0,
     "random_erasing": 0.0, "adversarial": 0.0, "mosaic": 0.0, "locality": 0.0, "decoder": "detr", "window": None, "fuse": False,
-    "loss": "ce", "dist_minutes": 10.0, "wandb": False, "size_schedule": "", "cache": "", "cache_features": 0,
+    "loss": "ce", "dist_minutes": 10.0, "wandb": False, "size_schedule": "", "cache": "", "cache_features": 0, "query_init": None,
 }  # fmt: skip
 DRAWING = {"class_index": ["0"], "dec_layer_index": None, "top_q": 5, "gt_query_heads": 1, "sim_query_heads": 1, "batch_size": 1}
 
