@@ -55,7 +55,7 @@ from util.launcher import read_launcher_env
 from util.logging import RunLog
 from util.memory import keep_freed_memory
 from util.metrics import Sums, format_stats
-from util.precision import Precision, select_precision
+from util.precision import select_precision
 from util.progress import clock
 from util.random_state import RandomState, seed_from
 from util.ranks import Ranks
@@ -119,7 +119,6 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     if ranks.rank > 0:  # each process has a dropout of its own
         seed_from(args.seed, ranks.rank)
     model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
-    start_queries(args, model, train_set, precision, normalisation, device, ranks)
     ranks.check_same(model.state_dict(), "at the start")
 
     sizes = partial(schedule.choices, square=args.square)
@@ -144,6 +143,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     )
     if ranks.main:
         check_space(checkpointer.folder, 12 * count_parameters(model))  # weights and two moments
+    start_queries(args, trainer, train_set, device)
     train_loader, val_loader = build_loaders(args, trainer, checkpointer, train_set, val_set, sampler, schedule, device)
     with stop_request, describe_failures(checkpointer, state), checkpointer:
         return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, schedule, device)
@@ -287,15 +287,17 @@ def build_initial_model(
     return model, model.backbone[0].normalisation  # type: ignore[return-value]
 
 
-def start_queries(
-    args: Flags, model: ICN, train_set: ImageFolder, precision: Precision, normalisation: Any, device: torch.device, ranks: Ranks
-) -> None:
-    """Start the class queries from the mean features of the classes' images, as they are when they are scored (--query_init)."""
+def start_queries(args: Flags, trainer: Trainer, train_set: ImageFolder, device: torch.device) -> None:
+    """Start the class queries from the mean features of the classes' images, as they are when they are scored (--query_init).
+
+    The moving average of the weights may be there already: before the first step it does not count.
+    """
     if not args.query_init or args.resume:
         return
+    ranks, model = trainer.ranks, for_inference(trainer.model, trainer.precision.dtype)
     images = train_set.some_of_each_class(QUERY_IMAGES).with_transform(eval_transform(args.image_size, args.square))
-    loader, copy = build_eval_loader(args, images, device, ranks.rank, ranks.size), for_inference(model, precision.dtype)
-    model.start_queries(engine.class_means(copy, loader, device, normalisation, precision, ranks))
+    loader = build_eval_loader(args, images, device, ranks.rank, ranks.size)
+    trainer.model.start_queries(engine.class_means(model, loader, device, trainer.normalisation, trainer.precision, ranks))
     print(f"class queries: the mean features of up to {QUERY_IMAGES} training images of each class ({len(images)} in all)")
 
 
