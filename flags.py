@@ -52,6 +52,7 @@ def get_args_parser() -> Parser:
     )
     group.add_argument("--save_every_steps", default=0, type=WHOLE, help="save also within epochs; 0: after each epoch only")
     group.add_argument("--keep_last", default=1, type=COUNT, help="how many of the latest checkpoints are kept")
+    group.add_argument("--eval_every", default=1, type=COUNT, metavar="N", help="score every N-th epoch, and the last one")
     group.add_argument("--compile", action="store_true", help="compile the model (torch.compile): slow to start, fast to run")
     group.add_argument("--deterministic", action="store_true", help="bit-identical results on CUDA, too; slower")
     group.add_argument("--grad_checkpointing", action="store_true", help="less memory, more time: recompute activations")

@@ -18,7 +18,6 @@ ARGS = parse(PARSER) if __name__ == "__main__" else None  # before torch is impo
 import math
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,26 +36,23 @@ from datasets.loaders import (
     training_classes,
 )  # fmt: skip
 from datasets.size_schedule import SizeSchedule
-from flags import check_flags, explicit_flags, fill_from_checkpoint, logged_flags, output_folder, resolve
+from epochs import count_parameters, train_epochs
+from flags import check_flags, explicit_flags, fill_from_checkpoint, output_folder, resolve
 from models import ICN, build_model, for_inference, load_checkpoint, load_finetune
 from models.checkpoint_format import VERSION
-from models.icn import FromFeatures
 from models.input_size import check_squares
 from models.loading import read_checkpoint
 from models.reading import ADDRESSES
-from models.thresholds import NOT_CALIBRATED, Thresholds, measure_batch, measure_by, read_thresholds
+from models.thresholds import NOT_CALIBRATED, measure_by, read_thresholds
 from trainer import Trainer, build_trainer, check_compiler, compile_model
-from util.checkpoint import BEST, Checkpointer, find_checkpoint, is_same_run, milestone_name
+from util.checkpoint import Checkpointer, find_checkpoint, is_same_run
 from util.device import memory_format, select_device
 from util.distributed import init_distributed
 from util.failures import describe_failures
-from util.forecast import Forecast, shorter_recipe
 from util.launcher import read_launcher_env
-from util.logging import RunLog
 from util.memory import keep_freed_memory
 from util.metrics import Sums, format_stats
 from util.precision import select_precision
-from util.progress import clock
 from util.random_state import RandomState, seed_from
 from util.ranks import Ranks
 from util.results import write_results
@@ -64,7 +60,6 @@ from util.results_folder import check_space, expand_job_id, is_typed, results_be
 from util.stopping import StopRequest
 from util.train_state import TrainState
 
-FEATURES_ONCE = "its accuracy is comparable to others with --lr_backbone 0; see 'Features once' in docs/training.md"
 QUERY_IMAGES = 32  # of each class, from which --query_init means computes
 PARAMETERS_PER_IMAGE = 1000  # beyond that many random ones a warning names the flags for trained weights
 
@@ -170,88 +165,6 @@ def build_loaders(
     return build_feature_loaders(args, backbone, train_set, val_set, sampler, scales, device, stop, waiting)
 
 
-def train_epochs(
-    args: Flags,
-    trainer: Trainer,
-    state: TrainState,
-    checkpointer: Checkpointer,
-    sampler: TrainSampler,
-    train_loader: Any,
-    val_loader: Any,
-    schedule: SizeSchedule,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Train and evaluate the epochs that are left; return the last line of log.txt."""
-    ranks, model, folder = trainer.ranks, trainer.model, checkpointer.folder
-    forecast = make_forecast(args, sampler, state.epoch.batches, len(val_loader.dataset), schedule, device)
-    line: dict[str, Any] = {}
-
-    def after_step() -> None:
-        forecast.after_step()
-        checkpointer.after_step()
-
-    with open_log(args, folder, ranks) as log:
-        for index in range(args.start_epoch, args.epochs):
-            state.begin_epoch(index)
-            sampler.set_epoch(index, state.epoch.batches)
-            train_stats = engine.train_one_epoch(
-                trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=after_step, cost=schedule.cost
-            )
-            eval_model: Any = for_inference(model if trainer.ema is None else trainer.ema.module, trainer.precision.dtype)
-            eval_model = FromFeatures(eval_model) if args.cache_features else eval_model
-            evaluation = engine.evaluate(
-                eval_model, val_loader, device, trainer.normalisation, model.num_classes, args.test, trainer.precision,
-                checkpointer.stop_if_requested, ranks, model.loss, partial(measure_batch, loss=model.loss),
-            )  # fmt: skip
-            test_stats = evaluation.stats
-            ranks.check_same(model.state_dict(), f"after epoch {index + 1}")
-            files = checkpointer.constants["val_files"][args.test]
-            state.thresholds = Thresholds.fit(evaluation.measured, args.test, files).entry()
-            is_best = state.finish_epoch(test_stats["acc1"], test_stats["loss"])
-            best = f"best {state.best['acc1']:.2f} % (epoch {state.best['epoch'] + 1})"
-            print(f"epoch {index + 1}/{args.epochs} {args.test}: {format_stats(test_stats)}  {best}", flush=True)
-            line = log_line(trainer, state, train_stats, test_stats)
-            log.epoch(line)  # before the checkpoint: a resumed run drops a line that has none, but could not write a missing one
-            is_milestone = (index + 1) % args.lr_drop == 0 or index + 1 == args.epochs
-            checkpointer.save([BEST] * is_best + [milestone_name(index)] * is_milestone)
-    checkpointer.finish()
-    best = f"best acc@1 {state.best['acc1']:.2f} % in epoch {state.best['epoch'] + 1}"
-    print(f"trained for {clock(state.elapsed())}, {best}{f'; checkpoints and log.txt: {folder}' if folder else ''}")
-    if args.cache_features:
-        print(f"the backbone was frozen, {args.cache_features} kept views stood for new ones in every epoch: {FEATURES_ONCE}")
-    return line
-
-
-def open_log(args: Flags, folder: Path | None, ranks: Ranks) -> RunLog:
-    """Open the log of a run in its folder; rank 0 alone writes one."""
-    if not ranks.main:
-        return RunLog(None)
-    wandb = logged_flags(args) if args.wandb else None
-    return RunLog(folder, args.tensorboard, args.start_epoch, wandb, is_same_run(args.resume, folder))
-
-
-def log_line(trainer: Trainer, state: TrainState, train_stats: dict[str, Any], test_stats: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers of the epoch that was just finished, as log.txt has them."""
-    line = {f"train_{key}": value for key, value in train_stats.items()}
-    line |= {f"test_{key}": value for key, value in test_stats.items()}
-    line |= {"epoch": state.epoch.index, "step": trainer.steps, "best_acc1": state.best["acc1"]}
-    return {**line, "n_parameters": count_parameters(trainer.model), "elapsed": state.elapsed()}
-
-
-def make_forecast(
-    args: Flags, sampler: TrainSampler, done: int, evaluated: int, schedule: SizeSchedule, device: torch.device
-) -> Forecast:
-    """Build the forecast of a run: `done` batches of the epoch are trained, `evaluated` images are scored after each."""
-    batches = sampler.batches_per_epoch
-    epochs = args.epochs - args.start_epoch - (done == batches)
-    share = evaluated / min(sampler.n, batches * sampler.batch_size * sampler.world_size)
-    todo, steps = (math.ceil(number / args.accumulate) for number in (batches - done % batches, batches))
-    start = args.start_epoch + min(done / batches, 1)
-    area = (schedule.at(start) / args.image_size) ** 2  # of the first pictures, as a share of those that are scored
-    growth = schedule.cost(start, args.epochs) / max(args.epochs - start, 1e-9) / area
-    return Forecast(todo, steps, epochs, share / area, device, shorter_recipe(args, device), growth)
-
-
 def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | None]:
     """Read the checkpoint of --resume, found by rank 0 for all; `auto` becomes its path, or '' where there is none."""
     folder = output_folder(args) if args.output_dir else None
@@ -342,11 +255,6 @@ def warn_from_scratch(args: Flags, parameters: int, images: int) -> None:
         f"warning: {parameters / 1e6:.1f} M random weights are trained on {images} images only: expect little; for trained ones "
         f"give --backbone_weights default (ImageNet, a download) or <file>{detr}"
     )
-
-
-def count_parameters(model: ICN) -> int:
-    """Return the number of trained parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:

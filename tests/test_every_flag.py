@@ -55,6 +55,7 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
     "dist_minutes": (1.0, {}),
     # run
     "eval": (True, {}), "resume": ("auto", {}), "save_every_steps": (1, {}), "keep_last": (2, {}),
+    "eval_every": (2, {}),
     "compile": (True, {"dropout": 0.0}), "deterministic": (True, {}), "grad_checkpointing": (True, {"backbone": "resnet18"}),
     "output_sub_dir": ("sub", {}), "tensorboard": (True, {}), "wandb": (True, {}),
 }  # fmt: skip

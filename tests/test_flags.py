@@ -34,6 +34,7 @@ OURS = {
     "label_smoothing": 0.0, "ema": 0.0, "no_norm_decay": False, "layer_decay": 1.0, "color_jitter": 0.0, "randaugment": 0,
     "random_erasing": 0.0, "adversarial": 0.0, "mosaic": 0.0, "locality": 0.0, "decoder": "detr", "window": None, "fuse": False,
     "loss": "ce", "dist_minutes": 10.0, "wandb": False, "size_schedule": "", "cache": "", "cache_features": 0, "query_init": None,
+    "eval_every": 1,
 }  # fmt: skip
 DRAWING = {"class_index": ["0"], "dec_layer_index": None, "top_q": 5, "gt_query_heads": 1, "sim_query_heads": 1, "batch_size": 1}
 

@@ -29,7 +29,7 @@ RECIPES = {
     "accumulated": "--square --batch_size 7 --accumulate 2 --ema 0.8 --lr_scheduler cosine --warmup_epochs 1.5 "
     "--size_schedule 32:0.2,48",  # the first step has a batch of each size
     "random_scales": "--lr_scheduler CosineAnnealingLR --color_jitter 0.3 --randaugment 5 --random_erasing 0.5 --ema 0.5 "
-    "--size_schedule 32:0.3,40:0.6,48",
+    "--size_schedule 32:0.3,40:0.6,48 --eval_every 2",
     "fixed_norms": "--square --finetune {weights} --backbone resnet18 --grad_checkpointing --save_every_steps 3",
 }
 CLOCKS = {"train_img_per_s", "train_data_wait", "train_seconds", "elapsed"}
@@ -141,6 +141,24 @@ def test_an_epoch_that_was_stopped_while_it_was_scored_is_not_trained_again(colo
         trained.append(life.steps)  # type: ignore[attr-defined]
     assert trained == [2, 0, 2]
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_scoring_fewer_epochs_changes_nothing_else(colours: Path, tmp_path: Path) -> None:
+    """Of three epochs the second and the last are scored: the weights are those of a run that scores all of them."""
+    flags = f"{RECIPES['step_lr']} --epochs 3 --tensorboard"
+    assert life(colours, tmp_path / "all", flags) and life(colours, tmp_path / "some", flags, "--eval_every", 2, steps=5) is None
+    assert load(tmp_path / "some")["thresholds"] is None and load(tmp_path / "some")["best"]["acc1"] is None
+    assert not (tmp_path / "some" / "colours" / "output_sub" / "checkpoint_best.pth").exists()
+    line = life(colours, tmp_path / "some", flags, "--eval_every", 2, "--resume", "auto")
+    every, some = log_of(tmp_path / "all"), log_of(tmp_path / "some")
+    assert [[key for key in each if key.startswith("test_")] != [] for each in some] == [False, True, True]
+    best = [{"best_acc1": each.pop("best_acc1")}["best_acc1"] for each in some]
+    assert best[0] is None and best[1] == some[1]["test_acc1"] and best[2] == max(best[1], some[2]["test_acc1"])
+    assert all(each.items() <= full.items() for each, full in zip(some, every, strict=True)) and line is not None
+    assert_equal(load(tmp_path / "all")["model"], load(tmp_path / "some")["model"])
+    first = load(tmp_path / "some", "checkpoint0000.pth")  # --lr_drop 1
+    assert (first["epoch"], first["in_epoch"], first["thresholds"]) == (0, None, None)
+    assert load(tmp_path / "some")["thresholds"] == load(tmp_path / "all")["thresholds"] is not None
 
 
 def test_going_on_from_a_save_within_the_epoch(colours: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ MARKERS, STYLES = "osD^vPX", ("-", "--", ":", "-.")
 
 @dataclass
 class Run:
-    """The log of a training run, with one value per epoch in each list."""
+    """The log of a training run, with one value per scored epoch in each list."""
 
     label: str
     epochs: list[int]  # counted from 1
@@ -85,10 +85,10 @@ def default_labels(folders: Sequence[Path]) -> list[str]:
 
 
 def read_log(folder: Path, label: str) -> Run:
-    """Read the log.txt of a run's folder, or the log file; an incomplete line is skipped.
+    """Read the log.txt of a run's folder, or the log file; an incomplete line and an epoch that was not scored are skipped.
 
     Raises:
-        ValueError: the file cannot be read, or has no epoch.
+        ValueError: the file cannot be read, or has no scored epoch.
     """
     path = folder / "log.txt" if folder.is_dir() else folder
     try:
@@ -105,7 +105,7 @@ def read_log(folder: Path, label: str) -> Run:
         run.accuracies.append(entry["test_acc1"])
     if not run.epochs:
         keys = "epoch, test_acc1 and elapsed (or train_seconds)"
-        raise ValueError(f"{path} has no line with {keys}: give the folder of a run that has finished an epoch")
+        raise ValueError(f"{path} has no line with {keys}: give the folder of a run that has scored an epoch")
     return run
 
 

@@ -21,7 +21,10 @@ SHOWN = 4  # flags in which a run differs
 
 @dataclass(frozen=True)
 class Run:
-    """A training: number of finished epochs, last and best accuracy (percent), and its flags, None without a checkpoint."""
+    """A training: number of finished epochs, accuracies (percent) of the last scored and of the best one, and its flags.
+
+    It has no accuracies before an epoch is scored, and no flags without a checkpoint.
+    """
 
     folder: Path
     epochs: int
@@ -96,7 +99,10 @@ def _read_run(folder: Path) -> Run:
     for line in lines:
         try:
             stats = json.loads(line)
-            epochs, accuracies = stats["epoch"] + 1, (float(stats["test_acc1"]), float(stats["best_acc1"]))
+            best = stats["best_acc1"]
+            epochs = stats["epoch"] + 1
+            if "test_acc1" in stats:  # not every epoch is scored
+                accuracies = float(stats["test_acc1"]), float(best)
         except (ValueError, LookupError, TypeError):
             continue
     return Run(folder, epochs, accuracies, flags)

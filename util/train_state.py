@@ -35,8 +35,8 @@ class TrainState:
 
     Attributes:
         epoch: the epoch in progress.
-        finished: index of the last epoch that was trained and evaluated; None before the first.
-        thresholds: entry of a checkpoint at the end of an epoch (`models.thresholds`), of its weights.
+        finished: index of the last epoch that was trained, and scored if it is to be; None before the first.
+        thresholds: entry of a checkpoint at the end of an epoch that was scored (`models.thresholds`), of its weights.
         best: `{"acc1": percent, "epoch": index, "loss": nats}`, all None before the first; earlier versions have no loss.
     """
 
@@ -55,12 +55,15 @@ class TrainState:
         if index != self.epoch.index:
             self.epoch = Epoch(index, self.epochs, self.new_sums())
 
-    def finish_epoch(self, acc1: float, loss: float) -> bool:
-        """Mark the epoch in progress as trained and evaluated; return whether it is the best so far.
+    def finish_epoch(self, acc1: float | None = None, loss: float | None = None) -> bool:
+        """Mark the epoch in progress as trained and, unless `acc1` is None, as scored; return whether it is the best so far.
 
         The best has the highest accuracy (percent), of equal ones the lowest loss, and of equal losses it is the first.
         """
         self.finished = self.epoch.index
+        if acc1 is None or loss is None:
+            self.thresholds = None  # those of earlier weights
+            return False
         best_acc1, best_loss = self.best["acc1"], self.best.get("loss")
         is_tie_won = acc1 == best_acc1 and best_loss is not None and loss < best_loss
         is_best = best_acc1 is None or acc1 > best_acc1 or is_tie_won

@@ -191,10 +191,10 @@ OUTPUT = [
         writes("run/log.txt", ""),
     ),
     Case(
-        "a run without a finished epoch",
+        "a run without a scored epoch",
         "tools.plot_logs run",
         "run/log.txt has no line with epoch, test_acc1 and elapsed (or train_seconds): give the folder "
-        "of a run that has finished an epoch",
+        "of a run that has scored an epoch",
         writes("run/log.txt", ""),
     ),
     Case(

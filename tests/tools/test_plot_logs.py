@@ -42,6 +42,9 @@ def test_half_a_line_and_lines_without_an_accuracy_are_left_out(tmp_path: Path) 
     with (folder / "log.txt").open("a") as log:
         log.write('{"epoch": 2, "elapsed": 180}\n[]\n\n{"epoch": 3, "test_a')
     assert read_log(folder, "").accuracies == [10, 20]
+    with (folder / "log.txt").open("a") as log:  # --eval_every 2: epoch 5 was scored
+        log.write('\n{"epoch": 4, "test_acc1": 30.0, "elapsed": 300}\n')
+    assert (read_log(folder, "").epochs, read_log(folder, "").minutes) == ([1, 2, 5], [1, 2, 5])
 
 
 def test_the_picture_shows_every_value_on_both_axes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import tiny_flags
 
-import main
+import epochs
 from flags import logged_flags
 from util.logging import WANDB_ID, WANDB_PRIVATE, RunLog
 from util.ranks import ProcessInfo, Ranks
@@ -75,7 +75,7 @@ def test_only_rank_0_logs_and_no_path_is_logged(tmp_path: Path, fake_wandb: list
     secret = "https://me:token@example.org/private/detr.pth?key=abc"
     args = tiny_flags("--wandb", "--dataset_path", "/home/me/photographs", "--finetune", secret, "--output_dir", tmp_path)
     for rank in (0, 1):
-        main.open_log(args, tmp_path, Ranks(ProcessInfo(rank, 2, rank)))
+        epochs.open_log(args, tmp_path, Ranks(ProcessInfo(rank, 2, rank)))
     (run,) = fake_wandb
     config = run.settings["config"]
     assert config == logged_flags(args) and config["finetune"] == "detr.pth" and config["lr"] == 5e-5 and config["seed"] == 42

@@ -49,6 +49,15 @@ def test_different_models_data_or_recipes_are_not_averaged(tmp_path: Path, name:
     assert [row[0] for row in table(*runs)] == ["one_seed0", "one_seed1"]
 
 
+def test_epochs_that_are_not_scored_are_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 90, 2, lr=1)
+    with (run / "log.txt").open("a") as log:
+        log.write('\n{"epoch": 2, "train_loss": 1.0, "best_acc1": 90.0}\n')
+    assert table(run) == [["run", "3", "of", "5,", "unfinished", "89.00", "90.00"]]
+    (run / "log.txt").write_text('{"epoch": 0, "train_loss": 1.0, "best_acc1": null}\n')
+    assert table(run) == [["run", "1", "of", "5,", "unfinished"]]
+
+
 def test_processes_count_by_the_images_of_a_step(tmp_path: Path) -> None:
     one, two = make_run(tmp_path / "1", 90, batch_size=8), make_run(tmp_path / "2", 91, batch_size=4, world_size=2)
     assert [row[0] for row in table(one, two)] == ["1", "2", "mean"]

@@ -103,6 +103,18 @@ def test_the_best_epoch_has_the_highest_accuracy_of_equal_ones_the_lowest_loss()
     assert not resumed.finish_epoch(60.0, 1.6) and resumed.finish_epoch(60.0, 1.4)
 
 
+def test_an_epoch_that_is_not_scored_is_finished_and_changes_no_best_one() -> None:
+    run = state()
+    run.begin_epoch(1)
+    run.thresholds = {"of": "earlier weights"}
+    assert run.finish_epoch(50.0, 1.0) and run.state_dict()["thresholds"]
+    run.begin_epoch(2)
+    assert not run.finish_epoch()
+    saved = run.state_dict()
+    assert (saved["epoch"], saved["in_epoch"], saved["thresholds"]) == (2, None, None)
+    assert saved["best"] == {"acc1": 50.0, "epoch": 1, "loss": 1.0} and next_epoch(saved) == 3
+
+
 def test_a_best_epoch_of_earlier_versions_has_no_loss() -> None:
     old = state()
     old.best = {"acc1": 60.0, "epoch": 3}

@@ -32,8 +32,8 @@ class Training:
     Attributes:
         recipe: its name.
         seed: of the run.
-        seconds: from its start to the end of each epoch, training and scoring.
-        accuracies: after each epoch, percent.
+        seconds: from its start to the end of each epoch that was scored, training and scoring.
+        accuracies: of these epochs, percent.
         total: seconds of the whole process, start-up and saving included.
         joules: that the machine used meanwhile, whatever for; None where it does not say.
     """
