@@ -11,6 +11,9 @@ import torch
 from conftest import tiny_flags
 
 import main
+from datasets import TrainSampler
+from datasets.size_schedule import SizeSchedule
+from epochs import make_forecast
 from flags import get_args_parser
 from util import forecast
 from util.cli import parse
@@ -86,6 +89,17 @@ def test_the_recipes_that_are_advised_are_smaller() -> None:
         assert (
             f"{name}.args" not in shorter_recipe(parse(get_args_parser(), [f"@{RECIPES}/{name}.args"]), device) or name[0] == "f"
         )
+
+
+@pytest.mark.parametrize(
+    "every, start, done, scored", [(1, 0, 0, 7), (3, 0, 0, 3), (3, 4, 0, 2), (3, 2, 2, 2), (100, 0, 0, 1), (2, 6, 2, 0)]
+)
+def test_the_epochs_that_are_scored_are_counted(every: int, start: int, done: int, scored: int) -> None:
+    """Of seven epochs of two batches, every third and the last: 3, 6 and 7; from a start within them, those that are left."""
+    args = tiny_flags("--epochs", 7, "--eval_every", every, "--start_epoch", start)
+    schedule = SizeSchedule("", args.image_size, args.epochs)
+    made = make_forecast(args, TrainSampler(24, 12, 0, None), done, 12, schedule, CPU)
+    assert made.evaluation * made.epochs == pytest.approx(scored * 12 / 24 * forecast.FORWARD_SHARE * 2)
 
 
 def test_a_gpu_is_waited_for_twice_only(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
