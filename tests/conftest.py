@@ -1,4 +1,7 @@
-"""Small data and small models that the tests share."""
+"""Small data and small models that the tests share.
+
+Functions import what is large: of several processes the first runs no test, and the others wait until it has read this file.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +10,37 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
 import pytest
-import torch
 from durations import pytest_addoption, pytest_collection_modifyitems, pytest_runtest_logreport, pytest_terminal_summary  # noqa: F401, hooks of pytest
 
-from flags import get_args_parser
-from models import ICN, build_model
-from util.cli import Flags, parse
-from util.logging import WANDB_PRIVATE
+if TYPE_CHECKING:
+    import torch
+
+    from models import ICN
+    from util.cli import Flags
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 TINY = "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2"
 
 
 def tiny_flags(*more: str) -> Flags:
     """Flags of a model that trains in seconds."""
+    from flags import get_args_parser
+    from util.cli import parse
+
     return parse(get_args_parser(), [*TINY.split(), "--device", "cpu", "--num_workers", "0", *map(str, more)])
 
 
 def tiny_model(num_classes: int = 3, seed: int = 0, **changes: object) -> ICN:
     """An untrained small ICN on a frozen-norm ResNet-18, in evaluation mode."""
+    import torch
+
+    from models import build_model
+
     torch.manual_seed(seed)
     args = tiny_flags().replace(**{"num_queries": num_classes, "backbone_norm": "frozen", **changes})
     model = build_model(args).eval()
@@ -46,6 +53,8 @@ def tiny_model(num_classes: int = 3, seed: int = 0, **changes: object) -> ICN:
 
 def as_detr(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """An ICN's state dict in DETR's form: its detection heads in the place of the classifier."""
+    import torch
+
     width = state["query_embed.weight"].shape[1]
     detr = {key: value for key, value in state.items() if not key.startswith("presence_vector.")}
     detr |= {"class_embed.weight": torch.zeros(92, width), "class_embed.bias": torch.zeros(92)}
@@ -57,6 +66,9 @@ def as_detr(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def make_images(root: Path, splits: dict[str, int], classes: dict[str, tuple[int, int, int]], size: tuple[int, int]) -> Path:
     """A data set of coloured discs on grey noise, a class a colour: `splits` counts the images of each class."""
+    import cv2
+    import numpy as np
+
     rng = np.random.default_rng(0)
     for split, count in splits.items():
         for name, colour in classes.items():
@@ -74,6 +86,14 @@ def make_images(root: Path, splits: dict[str, int], classes: dict[str, tuple[int
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def threads() -> None:
+    """Two threads, or as many as there are for a process."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`<root>/colours/{train,val}/<class>/*.png`: 8 and 4 images of each of three colours, 40 x 48 pixels; returns the root."""
@@ -85,6 +105,8 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Compute on one thread: steps of a few milliseconds gain nothing from a second one and wait for it on a busy machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -100,6 +122,8 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 @pytest.fixture
 def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     """A stand-in for the package wandb; returns the runs that are started: settings, environment, logged lines, exit codes."""
+    from util.logging import WANDB_PRIVATE
+
     runs: list[SimpleNamespace] = []
 
     def init(**settings: Any) -> SimpleNamespace:
