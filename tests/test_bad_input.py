@@ -18,7 +18,7 @@ from util.cli import Parser, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = (
-    "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2 --feature_stride 16 "
+    "--backbone test_resnet --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2 --feature_stride 16 "
     "--square --image_size 48 --batch_size 6 --epochs 1 --device cpu --num_workers 1"
 )
 

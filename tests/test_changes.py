@@ -30,7 +30,7 @@ from util.errors import RunFailed
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
-    f"{TINY.replace('resnet18', 'test_resnet').replace(' --enc_layers 1 --dec_layers 2', '')} --feature_stride 16 --square "
+    f"{TINY.replace(' --enc_layers 1 --dec_layers 2', '')} --feature_stride 16 --square "
     "--image_size 48 --batch_size 6 --lr 1e-3 --lr_backbone 1e-3 --device cpu --num_workers 0 --dataset_name colours"
 )
 RESTORED = {"model", "training", "augmentation", "input"}

@@ -78,7 +78,7 @@ def test_the_three_commands(tmp_path: Path) -> None:
 
 
 TINY_RUN = (
-    "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2 --feature_stride 16 "
+    "--backbone test_resnet --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2 --feature_stride 16 "
     "--square --image_size 48 --batch_size 6 --epochs 1 --device cpu --num_workers 0 --dataset_name colours"
 )
 

@@ -109,8 +109,8 @@ def places(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         (root / "data" / name).mkdir(parents=True)
         for split, source in (("train", "train"), ("val", "val"), ("test", "val")):
             (root / "data" / name / split).symlink_to(colours / "colours" / source)
-    model = tiny_model(2, decoder="additive", feature_stride=16, enc_layers=0)
-    args = {key: value for key, value in vars(tiny_flags()).items() if key != "explicit"}
+    model = tiny_model(2, decoder="additive", feature_stride=16, enc_layers=0, backbone="resnet18")
+    args = {key: value for key, value in vars(tiny_flags()).items() if key != "explicit"} | {"backbone": "resnet18"}
     args |= {"decoder": "additive", "feature_stride": 16, "enc_layers": 0, "num_queries": 2, "backbone_norm": "frozen"}
     torch.save({"model": model.state_dict(), "args": args}, root / "weights.pth")
     torch.save(model.backbone[0].body.state_dict(), root / "backbone.pth")

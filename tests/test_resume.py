@@ -32,17 +32,17 @@ RECIPES = {
     "--size_schedule 32:0.3,40:0.6,48 --eval_every 2",
     "fixed_norms": "--square --finetune {weights} --backbone resnet18 --grad_checkpointing --save_every_steps 3",
 }
+RESNET = ("--backbone", "resnet18")  # whose norms can be fixed, and whose stem is
 CLOCKS = {"train_img_per_s", "train_data_wait", "train_seconds", "elapsed"}
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with fixed batch norms to start from."""
-    args = {key: value for key, value in vars(tiny_flags("--feature_stride", 16)).items() if key != "explicit"}
+    args = {key: value for key, value in vars(tiny_flags("--feature_stride", 16, *RESNET)).items() if key != "explicit"}
     path = tmp_path_factory.mktemp("weights") / "icn.pth"
-    torch.save(
-        {"model": tiny_model(feature_stride=16).state_dict(), "args": {**args, "num_queries": 3, "backbone_norm": "frozen"}}, path
-    )
+    model = tiny_model(feature_stride=16, backbone=RESNET[1])
+    torch.save({"model": model.state_dict(), "args": {**args, "num_queries": 3, "backbone_norm": "frozen"}}, path)
     return path
 
 

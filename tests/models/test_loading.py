@@ -17,6 +17,7 @@ from models import ARCHITECTURE, ParameterError, load_checkpoint, load_finetune
 from models.build import finetune_architecture
 from models.loading import read_checkpoint
 
+RESNET = {"backbone": "resnet18"}  # names of tensors as files of DETR and of INTR have them
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -31,7 +32,7 @@ def intr_args(**changes: object) -> argparse.Namespace:
 
 
 def save_intr(path: Path, **changes: object) -> torch.nn.Module:
-    model = tiny_model(**changes)
+    model = tiny_model(**{**RESNET, **changes})
     schedule = {"step_size": 80, "last_epoch": 7, "_last_lr": [5e-5, 1e-5]}
     file = {"model": model.state_dict(), "optimizer": {}, "lr_scheduler": schedule, "epoch": 6, "args": intr_args(**changes)}
     torch.save(file, path)
@@ -39,7 +40,7 @@ def save_intr(path: Path, **changes: object) -> torch.nn.Module:
 
 
 def save_detr(path: Path, queries: int = 100) -> dict[str, torch.Tensor]:
-    state = as_detr(tiny_model(queries).state_dict())
+    state = as_detr(tiny_model(queries, **RESNET).state_dict())
     torch.save({"model": state}, path)
     return state
 
@@ -139,7 +140,7 @@ def test_a_url_is_fetched_once_and_its_hash_is_checked(tmp_path: Path, monkeypat
 
 
 def finetune(path: Path, classes: int, noise_frac: float = 0.1, seed: int = 42) -> tuple[torch.nn.Module, str]:
-    args = tiny_flags("--noise_frac", noise_frac, "--seed", seed).replace(num_queries=classes, backbone_norm="frozen")
+    args = tiny_flags("--noise_frac", noise_frac, "--seed", seed).replace(num_queries=classes, backbone_norm="frozen", **RESNET)
     checkpoint = read_checkpoint(path)
     return load_finetune(path, args.replace(**finetune_architecture(checkpoint, str(path), {})), checkpoint)
 
@@ -180,12 +181,15 @@ def test_finetune_from_an_icn_file_keeps_its_classifier_and_architecture(tmp_pat
     original = save_icn(tmp_path / "icn.pth", feature_stride=16)
     model, report = finetune(tmp_path / "icn.pth", 2)
     assert torch.equal(model.presence_vector.weight, original.presence_vector.weight) and "initialised nothing" in report
-    assert torch.equal(model.query_embed.weight, original.query_embed.weight[:2]) and model.input_proj.in_channels == 256
+    assert (
+        torch.equal(model.query_embed.weight, original.query_embed.weight[:2])
+        and model.input_proj.in_channels == original.input_proj.in_channels
+    )
 
 
 def test_finetune_of_another_depth_is_refused_in_one_line(tmp_path: Path) -> None:
     save_detr(tmp_path / "detr.pth")
-    args = tiny_flags("--dec_layers", 3).replace(num_queries=3, backbone_norm="frozen")
+    args = tiny_flags("--dec_layers", 3).replace(num_queries=3, backbone_norm="frozen", **RESNET)
     with pytest.raises(ParameterError, match="another architecture: 18 tensors do not fit .*layers.2.* is missing") as error:
         load_finetune(tmp_path / "detr.pth", args, read_checkpoint(tmp_path / "detr.pth"))
     assert "\n" not in str(error.value) and error.value.parameter == "finetune"
@@ -306,7 +310,7 @@ def many_layers(count: int) -> dict[str, torch.Tensor]:
 
 
 def damaged_intr(path: Path, changes: dict[str, torch.Tensor | None], **flags: object) -> None:
-    state = {**tiny_model().state_dict(), **changes}
+    state = {**tiny_model(**RESNET).state_dict(), **changes}
     torch.save({"model": {key: value for key, value in state.items() if value is not None}, "args": intr_args(**flags)}, path)
 
 

@@ -149,7 +149,7 @@ def test_a_grid_of_one_row_has_no_quarters() -> None:
 
 def test_a_resumed_run_draws_the_same_mosaics(colours: Path, tmp_path: Path) -> None:
     """Two epochs, and one that is resumed for another, give the same weights."""
-    small = "--backbone resnet18 --feature_stride 16 --decoder additive --hidden_dim 32 --nheads 4 --square --image_size 48"
+    small = "--backbone test_resnet --feature_stride 16 --decoder additive --hidden_dim 32 --nheads 4 --square --image_size 48"
     rest = "--mosaic 0.5 --batch_size 5 --device cpu --num_workers 0 --lr_drop 9"
     where = ["--dataset_path", str(colours), "--dataset_name", "colours", "--output_dir", str(tmp_path)]
 

@@ -32,7 +32,7 @@ def test_without_evidence_for_any_class_an_image_is_the_least_known_but_softmax_
 
 
 def test_positive_evidence_is_at_least_the_logit_and_padding_has_none() -> None:
-    model = tiny_model(decoder="additive", enc_layers=0, feature_stride=16)
+    model = tiny_model(backbone="resnet18", decoder="additive", enc_layers=0, feature_stride=16)
     images = torch.randn(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(2, 64, 80, dtype=torch.bool)
     mask[1, :, 48:] = True

@@ -223,7 +223,7 @@ def test_the_machine_has_no_name() -> None:
 
 def run_benchmark(flags: str, peers: list[str], folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The lines of benchmark.json by implementation and variant."""
-    flags = f"{TINY} --image_size 64 --batch_size 2 --classes 3 --precision fp32 --device cpu {flags}"
+    flags = f"{TINY} --backbone resnet18 --image_size 64 --batch_size 2 --classes 3 --precision fp32 --device cpu {flags}"
     main(parse(get_args_parser(), [*flags.split(), *peers, "--output_dir", str(folder)]))
     numbers = json.loads((folder / "benchmark.json").read_text())
     return {(line["implementation"], line["variant"]): line for line in numbers["results"]}

@@ -44,7 +44,7 @@ def test_default_is_intr_two_groups_in_its_order() -> None:
 @pytest.mark.parametrize("fused", [False, True])
 def test_one_step_on_a_known_gradient(fused: bool) -> None:
     """The first step of Adam is the rate, whatever the gradient; the decay is decoupled: rate * weight decay * weight."""
-    model = tiny_model(backbone_norm="batch", feature_stride=16)
+    model = tiny_model(backbone="resnet18", backbone_norm="batch", feature_stride=16)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = make_optimizer(model, 1e-2, 1e-3, 0.5, norm_decay=False, layer_decay=0.5, fused=fused)
     for parameter in model.parameters():
@@ -118,7 +118,7 @@ def test_layer_decay_goes_down_stage_by_stage(backbone: str, stride: int | None,
 
 
 def test_a_frozen_stem_is_in_no_group_but_counts_as_a_stage() -> None:
-    model = tiny_model()
+    model = tiny_model(backbone="resnet18")
     rates = options(model, make_optimizer(model, 1, 1, 0, layer_decay=0.5), "lr")
     assert rates[f"{RESNET}layer2.0.conv1.weight"] == 0.25 and f"{RESNET}layer1.0.conv1.weight" not in rates
     frozen = make_optimizer(tiny_model(lr_backbone=0.0), 1, 0, 0.1, norm_decay=False, layer_decay=0.5)
@@ -160,7 +160,7 @@ def test_resumed_equals_uninterrupted(refined: dict[str, Any], tmp_path: Path) -
 
 
 def test_a_state_is_restored_under_other_rates_and_options() -> None:
-    model = tiny_model(feature_stride=16)
+    model = tiny_model(backbone="resnet18", feature_stride=16)
     saved = make_optimizer(model, 1e-3, 1e-4, 0.1, norm_decay=False, layer_decay=0.5)
     step(model, saved, 1)
     state = copy.deepcopy(saved.state_dict())
