@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from datasets.cache_place import cache_place
 from datasets.size_schedule import SizeSchedule, size_schedule
 from models.architecture import ARCHITECTURE, LOSSES
 from models.decoders import ALIASES, DECODERS, additive_decoders, canonical_decoder, find_decoder
@@ -125,7 +126,11 @@ def add_data_flags(parser: Parser) -> None:
     group.add_argument("--test", default="val", choices=["val", "test"], help="the split that is evaluated")
     group.add_argument("--max_image_mb", default=1200, type=COUNT, help="memory in MB that an image may take to decode")
     group.add_argument(
-        "--cache", default="", metavar="ram|DIR", help="keep decoded pictures, in memory or in a folder of this data set alone"
+        "--cache",
+        default="",
+        type=cache_place,
+        metavar="ram|gpu|DIR",
+        help="keep decoded pictures: in memory, on --device (which crops and flips them), or in a folder of this data set alone",
     )
     group.add_argument("--num_workers", default=2, type=WORKERS, help="processes that load images; 0: only the main process")
     group.add_argument(

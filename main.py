@@ -110,7 +110,7 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
         print(f"pictures grow: {schedule}; they are scored at {args.image_size}")
     verify_images([*train_set.paths, *val_set.paths][ranks.rank :: ranks.size], workers=max(1, args.num_workers))
     ranks.barrier()
-    cache_pictures(args, ranks, train_set, val_set)
+    cache_pictures(args, ranks, train_set, val_set, device)
     if ranks.rank > 0:  # each process has a dropout of its own
         seed_from(args.seed, ranks.rank)
     model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
@@ -266,7 +266,7 @@ def evaluate(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     set_decoding(args.bit_depth, args.max_image_mb)
     dataset = open_split(args.dataset_path, args.dataset_name, args.test, classes, eval_transform(args.image_size, args.square))
     ranks.check_equal({f"the {args.test} images": dataset.summary(), "the classes": classes, "the weights": model.state_dict()})
-    cache_pictures(args, ranks, None, dataset)
+    cache_pictures(args, ranks, None, dataset, device)
     eval_model = for_inference(model, precision.dtype)
     forward = compile_model(eval_model, args.square, frozen=device.type == "cpu") if args.compile else eval_model
     loader = build_eval_loader(args, dataset, device, ranks.rank, ranks.size)

@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from datasets.cache_place import RAM
 from datasets.decode import image_size
 from datasets.image_folder import ImageFolder
 from datasets.picture_cache import IDENTITY, PictureCache, Preparation, Slots, lay_out, slot_bytes
@@ -25,7 +26,6 @@ from util.atomic import atomic_write
 from util.memory import available
 from util.ranks import Ranks
 
-RAM = "ram"
 MARKER = "cache.json"  # by which a folder is known as a cache, and of which data set
 LIBRARIES = ("opencv-python-headless", "pillow", "simplejpeg", "torch", "torchvision")  # that make pixels
 MEMORY_SHARE = 0.8  # of the memory that is free, which a cache may take
@@ -268,5 +268,10 @@ def _announce(dataset: ImageFolder, index: Index, cache: PictureCache, new: int,
     print(
         f"cache: {len(dataset)} {dataset.root.name} pictures take {size / 1e6:.1f} MB {where}"
         f"{f', {new} are new' * (0 < new < len(dataset))}"
-        f"{f'; {smaller} are kept smaller than in their files, at what the largest size needs' * (smaller > 0)}"
+        f"{kept_smaller(smaller)}"
     )
+
+
+def kept_smaller(count: int) -> str:
+    """Return the end of a line on a cache: how many of its pictures are not kept as they are decoded."""
+    return f"; {count} are kept smaller than in their files, at what the largest size needs" * (count > 0)

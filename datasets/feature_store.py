@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.cache_folder import MEMORY_SHARE, RAM, check_space, identities, library_versions
+from datasets.cache_folder import MEMORY_SHARE, check_space, identities, library_versions
+from datasets.cache_place import RAM
 from datasets.feature_cache import FeatureMaps, write_maps
 from datasets.image_folder import ImageFolder
 from util.atomic import atomic_write

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from datasets.picture_cache import PictureCache
 from util.classes import class_key, match_classes
 from util.errors import did_you_mean
 from util.printable import quoted
+
+if TYPE_CHECKING:
+    from datasets.device_cache import DevicePictures
 
 # The scale of a batch in pixels, or that and the image size that it is a scale of; None: those of the transform.
 Size: TypeAlias = "int | tuple[int, int] | None"
@@ -48,6 +51,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
     Attributes:
         paths, labels: file and class index of every image.
         cache: of decoded pictures; None: files are decoded whenever they are needed.
+        resident: decoded pictures on the device that trains, of which its loaders make batches; None: there are none.
         empty: names of the classes without an image.
         folders: name of the folder of each class index that has one.
         left_out: what was left out, in one line; empty if nothing was.
@@ -68,6 +72,7 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         self.root = root = Path(root)
         self.transform = transform
         self.cache: PictureCache | None = None
+        self.resident: DevicePictures | None = None
         self.decoding = current_decoding()  # goes with the data set into the processes of a loader
         left_out = LeftOut(root)
         folders = class_folders(root, left_out)
@@ -105,9 +110,9 @@ class ImageFolder(Dataset[tuple[Tensor, int, int]]):
         return {label: folders[name] for name, label in found.items() if label is not None}
 
     def with_transform(self, transform: Transform | None) -> ImageFolder:
-        """Return the same images with another transform, and without the cache, whose pictures are made for this one."""
+        """Return the same images with another transform, and without the caches, whose pictures are made for this one."""
         other = copy.copy(self)
-        other.transform, other.cache = transform, None
+        other.transform, other.cache, other.resident = transform, None, None
         return other
 
     def some_of_each_class(self, count: int) -> ImageFolder:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
 
 import torch
 from torch.utils.data import Sampler
 
 from datasets.batch import collate
 from datasets.cache_folder import Split, use_cache
+from datasets.cache_place import GPU
+from datasets.device_cache import DeviceLoader, use_device
 from datasets.feature_cache import FeatureLoader, FeatureMaps, FrozenBackbone, compute_maps
 from datasets.feature_store import FeatureStore
 from datasets.folders import class_folders
@@ -22,6 +25,7 @@ from datasets.workers import Loader
 from util.classes import class_key
 from util.ranks import Ranks
 
+Batches: TypeAlias = Loader | DeviceLoader
 NEEDS_PICTURES = ("adversarial", "mosaic", "locality", "size_schedule", "window")  # in every step, or at several sizes
 MAPS_DEPEND_ON = (
     "backbone",
@@ -63,15 +67,23 @@ def build_datasets(args: argparse.Namespace, classes: Sequence[str]) -> tuple[Im
     return train_set, open_split(args.dataset_path, args.dataset_name, args.test, classes, transform)
 
 
-def cache_pictures(args: argparse.Namespace, ranks: Ranks, train_set: ImageFolder | None, scored: ImageFolder) -> None:
-    """Give the training images, if there are any, and those that are scored the cache of --cache; ValueError as `use_cache`."""
+def cache_pictures(
+    args: argparse.Namespace, ranks: Ranks, train_set: ImageFolder | None, scored: ImageFolder, device: torch.device
+) -> None:
+    """Give the training images, if there are any, and those that are scored the cache of --cache.
+
+    Raises a ValueError as `use_cache` and `use_device`.
+    """
     if not args.cache:
         return
     assert isinstance(scored.transform, EvalTransform), "a random transform cannot be kept"
     splits: list[Split] = [(scored, scored.transform)]
     if train_set is not None:
         splits.insert(0, (train_set, Reduction(args.image_size, args.square, args.crop_min)))
-    use_cache(args.cache, splits, max(1, args.num_workers), ranks)
+    if args.cache == GPU:
+        use_device(splits, max(1, args.num_workers), ranks, device)
+    else:
+        use_cache(args.cache, splits, max(1, args.num_workers), ranks)
 
 
 def build_loader(
@@ -80,8 +92,10 @@ def build_loader(
     sampler: Sampler[list[Sample]] | Sampler[list[int]],
     device: torch.device,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Loader:
+) -> Batches:
     """Build the loader of the batches that `sampler` chooses, in pinned memory for a GPU; `waiting` as of `Loader`."""
+    if dataset.resident is not None:
+        return DeviceLoader(dataset, sampler)
     return Loader(
         dataset,
         waiting=waiting,
@@ -101,9 +115,9 @@ def build_eval_loader(
     rank: int = 0,
     world_size: int = 1,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Loader:
+) -> Batches:
     """Build the loader of this rank's share of a split, in batches without padding: no image changes the score of another."""
-    shapes = eval_shapes(dataset, args.num_workers)
+    shapes = eval_shapes(dataset, args.num_workers) if dataset.resident is None else dataset.resident.sizes
     return build_loader(args, dataset, EvalSampler(len(dataset), args.batch_size, rank, world_size, shapes), device, waiting)
 
 
@@ -112,6 +126,8 @@ def check_features(args: argparse.Namespace) -> None:
     flag = f"--cache_features {args.cache_features}"
     if not args.cache_features:
         return
+    if args.cache == GPU:
+        raise ValueError(f"{flag}: features are kept, pictures are read once a view: give --cache a folder, or leave it out")
     if args.lr_backbone:
         raise ValueError(f"{flag}: the backbone is trained (--lr_backbone {args.lr_backbone:g}): give --lr_backbone 0")
     if args.backbone_norm == "batch":

@@ -20,7 +20,7 @@ from ranks import Launched, until
 import main
 from datasets import ImageBatch
 from datasets.image_folder import Sample
-from datasets.loaders import build_datasets, cache_pictures
+from datasets.loaders import build_datasets, build_loader, cache_pictures
 from trainer import Trainer
 from util.cli import Parser, launch, parse
 from util.distributed import init_distributed
@@ -278,19 +278,24 @@ def process_of(out: Path, rank: int) -> int:
 
 
 def read_through_caches(root: Path) -> list[list[Any]]:
-    """The pictures that a rank gets from a cache in memory and from one in a folder, which all ranks fill."""
+    """The pictures that a rank gets from a cache in memory and one in a folder, which all ranks fill, and from its own device."""
     read: list[list[Any]] = []
     with init_distributed() as ranks:
         for cache in ("ram", root / "cache"):
             args = tiny_flags("--dataset_path", root, "--dataset_name", "colours", *SQUARE, "--cache", cache)
             train_set, val_set = build_datasets(args, [*COLOURS])
-            cache_pictures(args, ranks, train_set, val_set)
+            cache_pictures(args, ranks, train_set, val_set, torch.device("cpu"))
             first = [train_set[Sample(index, 7)][0].tolist() for index in range(ranks.rank, len(train_set), 2)]
             ranks.barrier()  # the pictures of both ranks are there
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("datasets.image_folder.decode_image", pytest.fail)
                 read.append([train_set[Sample(index, 7)][0].tolist() for index in range(len(train_set))])
             assert first == read[-1][ranks.rank :: 2]
+        args = args.replace(cache="gpu")
+        train_set, val_set = build_datasets(args, [*COLOURS])
+        cache_pictures(args, ranks, train_set, val_set, torch.device("cpu"))
+        samples: Any = [[Sample(index, 7)] for index in range(len(train_set))]
+        read.append([batch.images[0].tolist() for batch in build_loader(args, train_set, samples, torch.device("cpu"))])
     return read
 
 
@@ -299,4 +304,4 @@ def test_two_ranks_fill_one_cache(colours: Path, tmp_path: Path) -> None:
     one, two = Launched(2, tmp_path / "log", read_through_caches, tmp_path).results()
     train_set, _ = build_datasets(tiny_flags("--dataset_path", tmp_path, "--dataset_name", "colours", *SQUARE), [*COLOURS])
     expected = [train_set[Sample(index, 7)][0].tolist() for index in range(len(train_set))]
-    assert one == two == [expected, expected]
+    assert one == two == [expected] * 3

@@ -24,8 +24,8 @@ from attribution.evaluation.protocol import COSTLY, FULL, QUICK, TOGETHER, Budge
 from attribution.metrics.registry import chosen_families, families
 from attribution.report.figures import write_examples
 from attribution.report.tables import write_results
-from datasets import ImageFolder, Loader
-from datasets.loaders import build_eval_loader
+from datasets import ImageFolder
+from datasets.loaders import Batches, build_eval_loader
 from flags import add_data_flags, add_model_flags
 from tools.opening import open_checkpoint
 from util.cli import Flags, Parser, comma_separated, launch
@@ -109,7 +109,7 @@ def measure(args: Flags, budget: Budget, device: torch.device, ranks: Ranks) -> 
     args, model, meta, classes = opened
     precision = select_precision(args.precision, device)
 
-    def loader(split: ImageFolder) -> Loader:
+    def loader(split: ImageFolder) -> Batches:
         return build_eval_loader(args, split, device, ranks.rank, ranks.size)
 
     folder = opened.results("attribution")

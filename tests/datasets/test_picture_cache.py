@@ -60,7 +60,7 @@ def flags(root: Path, place: str, *more: str) -> Any:
 def opened(root: Path, place: str, *more: str) -> tuple[ImageFolder, ImageFolder]:
     args = flags(root, place, *more)
     sets = build_datasets(args, [*COLOURS])
-    cache_pictures(args, SINGLE_PROCESS, *sets)
+    cache_pictures(args, SINGLE_PROCESS, *sets, torch.device("cpu"))
     return sets
 
 
@@ -217,7 +217,7 @@ def test_folders_that_are_refused(data: Path) -> None:
         args = tiny_flags("--dataset_path", other, "--dataset_name", "colours", "--image_size", "48", "--cache", place)
         sets = build_datasets(args, [*COLOURS])
         with pytest.raises(ValueError, match=message) as refused:
-            cache_pictures(args, SINGLE_PROCESS, *sets)
+            cache_pictures(args, SINGLE_PROCESS, *sets, torch.device("cpu"))
         assert "\n" not in str(refused.value) and str(refused.value).startswith(f"--cache: {place} ")
     assert sorted((data / "cache").iterdir()) == before and len(list(other.rglob("*"))) == 15
     (index,) = (data / "cache").glob("train-*.json")

@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+import torch
+
 from datasets.loaders import build_datasets, cache_pictures
 from flags import get_args_parser
 from tests.errors.world import CLASSES, TRAINING, Case, writes
@@ -16,7 +18,7 @@ from util.ranks import SINGLE_PROCESS
 def cut() -> None:
     """Make a cache, and cut its files short."""
     args = parse(get_args_parser(), [*shlex.split(TRAINING), "--cache", "kept"])
-    cache_pictures(args, SINGLE_PROCESS, *build_datasets(args, CLASSES))
+    cache_pictures(args, SINGLE_PROCESS, *build_datasets(args, CLASSES), torch.device("cpu"))
     for file in Path("kept").glob("*.pixels"):
         os.truncate(file, 100)
 
@@ -57,6 +59,16 @@ CACHES = [
         "main.py --cache kept",
         "--cache: {path} is damaged (it was cut short): remove the folder kept, which is then made again",
         cut,
+    ),
+    Case(
+        "a word that is nearly a place of the cache",
+        "main.py --cache rum",
+        "argument --cache: 'rum': did you mean ram? A new folder is given as ./rum (--help lists the flags)",
+    ),
+    Case(
+        "pictures on the GPU where features are kept",
+        "main.py --cache gpu --cache_features 4",
+        "--cache_features 4: features are kept, pictures are read once a view: give --cache a folder, or leave it out",
     ),
     Case(
         "kept features of a backbone that is trained",

@@ -1,4 +1,4 @@
-"""Images per second of a training at one size or several: of its loader, of its bare step, and of `main.py`, which has both.
+"""Images per second of a training at one size or several: of its loaders, of its bare step, and of `main.py`, which has both.
 
 The pictures are crops of a photograph, of which many are hard links to one file: what is decoded is as much as in a data set of
 as many pictures, what is read from the disk is not. The weights are random, but loaded from a file, so that batch norms and
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import time
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import torch
 import main
 from datasets import TrainSampler
 from datasets.decode import set_decoding
+from datasets.device_cache import use_device
 from datasets.loaders import build_datasets, build_loader, training_classes
+from datasets.transforms import Reduction
 from flags import get_args_parser, resolve
 from models import build_model
 from tools.benchmark.implementations.icn import make_batch
@@ -29,8 +32,10 @@ from util.atomic import atomic_write
 from util.cli import Flags, Parser, launch, parse
 from util.device import memory_format, select_device
 from util.precision import select_precision
+from util.ranks import SINGLE_PROCESS
 
 CLASSES, ORIGINALS = 100, 60  # of the data set; different pictures in it
+RESIDENT, REPEATS = 1000, 10  # pictures that are loaded onto the device to measure --cache gpu, and epochs of them at most
 MEASURED = 6.0  # seconds of the loader, and of the bare step
 
 
@@ -59,6 +64,7 @@ def measure(args: Flags, folder: Path) -> dict[str, Any]:
     precision = select_precision(args.precision, device)
     row: dict[str, Any] = {"size": args.image_size, "batch_size": args.batch_size, "precision": precision.name}
     row |= {"workers": args.num_workers, "bare_img_per_s": bare_rate(resolved, device), "loader_img_per_s": loader_rate(resolved)}
+    row["cache_gpu_img_per_s"] = loader_rate(resolved, device)
     main.main(args)
     log = (folder / args.dataset_name / args.output_sub_dir / "log.txt").read_text().splitlines()
     first, last = (json.loads(line) for line in log[-2:])
@@ -90,17 +96,24 @@ def bare_rate(args: Flags, device: torch.device) -> float:
     return number * count / steps(number)
 
 
-def loader_rate(args: Flags) -> float:
-    """Return images per second of the loader alone, once its workers run."""
+def loader_rate(args: Flags, resident: torch.device | None = None) -> float:
+    """Return images per second of the loader alone, once its workers run; `resident`: with the pictures on that device."""
     train_set, _ = build_datasets(args, training_classes(args))
+    if resident is not None:
+        train_set.paths, train_set.labels = train_set.paths[:RESIDENT], train_set.labels[:RESIDENT]
+        kept = Reduction(args.image_size, args.square, args.crop_min)
+        use_device([(train_set, kept)], max(1, args.num_workers), SINGLE_PROCESS, resident)
     sampler = TrainSampler(len(train_set), args.batch_size, args.seed, None)
-    batches = iter(build_loader(args, train_set, sampler, torch.device("cpu")))
+    loader = build_loader(args, train_set, sampler, torch.device("cpu"))
+    batches = chain.from_iterable(repeat(loader, 1 if resident is None else REPEATS))
     next(batches)
     start, count = time.perf_counter(), 0
     for batch in batches:
         count += len(batch)
         if time.perf_counter() - start > MEASURED:
             break
+    if resident is not None and resident.type == "cuda":
+        torch.cuda.synchronize(resident)
     return count / (time.perf_counter() - start)
 
 

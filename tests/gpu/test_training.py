@@ -65,7 +65,7 @@ def test_training_learns_and_is_scored_alike_on_the_cpu(
 
 @pytest.mark.parametrize("name, flags", [
     ("fp32", "--square --ema 0.8"), ("fp32", "--square --size_schedule 32:0.5,48"),
-    ("bf16", "--accumulate 2 --ema 0.8"),
+    ("bf16", "--accumulate 2 --ema 0.8"), ("fp32", "--cache gpu --color_jitter 0.3 --randaugment 5 --random_erasing 0.5"),
     ("fp16", "--square --grad_checkpointing --backbone resnet18"),
 ])  # fmt: skip
 def test_resumed_equals_uninterrupted_bit_for_bit(

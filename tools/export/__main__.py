@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # so that `python 
 
 import torch
 
-from datasets import Loader, class_names, eval_transform, open_split, verify_images
+from datasets import class_names, eval_transform, open_split, verify_images
 from datasets.decode import set_decoding
-from datasets.loaders import build_eval_loader
+from datasets.loaders import Batches, build_eval_loader
 from flags import fill_from_checkpoint
 from flags import get_args_parser as main_flags
 from models import ICN, load_checkpoint
@@ -183,7 +183,7 @@ def to_onnx(args: Flags, source: Source) -> str:
         return f"{said}: {int8.measure(*runs, batches, source.meta.normalisation, not args.no_mask)}"
 
 
-def open_batches(args: Flags, source: Source) -> Loader | None:
+def open_batches(args: Flags, source: Source) -> Batches | None:
     """Return the batches of the split that int8 is measured on; None where the command line names no data set."""
     if "dataset_name" not in args.explicit:
         return None
