@@ -52,7 +52,7 @@ def train_epochs(
     with open_log(args, folder, ranks) as log:
         for index in range(args.start_epoch, args.epochs):
             state.begin_epoch(index)
-            sampler.set_epoch(index, state.epoch.batches)
+            sampler.set_epoch(index, state.epoch.batches, grouped=state.epoch.grouping is not None)
             train_stats = engine.train_one_epoch(
                 trainer, train_loader, device, state.epoch, accumulate=args.accumulate, after_step=after_step, cost=schedule.cost
             )

@@ -30,7 +30,8 @@ from datasets.loaders import (
     build_datasets,
     build_eval_loader,
     build_feature_loaders,
-    build_loader,
+    build_train_loader,
+    build_train_sampler,
     cache_pictures,
     check_features,
     training_classes,
@@ -116,12 +117,11 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     ranks.check_same(model.state_dict(), "at the start")
 
-    sizes = partial(schedule.choices, square=args.square)
-    sampler = TrainSampler(len(train_set), args.batch_size, args.seed, sizes, ranks.rank, ranks.size)
+    sampler = build_train_sampler(args, train_set, schedule, ranks)
     steps_per_epoch = math.ceil(sampler.batches_per_epoch / args.accumulate)
     trainer = build_trainer(args, model, precision, normalisation, steps_per_epoch, ranks)
     stop_request = StopRequest(ranks.process)
-    state, checkpointer = build_state(args, trainer, checkpoint, train_set, val_set, device, stop_request)
+    state, checkpointer = build_state(args, trainer, checkpoint, train_set, val_set, sampler.grouping, device, stop_request)
     trainer.steps = state.steps(steps_per_epoch)  # by the epoch: INTR's checkpoints have no step
     if state.epoch.index >= args.epochs:
         print(f"nothing left to train: {args.start_epoch} epochs are done and --epochs is {args.epochs}")
@@ -157,7 +157,7 @@ def build_loaders(
     """Build the loaders of the training images and of those that are scored; with --cache_features, of their features."""
     ranks, waiting = trainer.ranks, checkpointer.interruptible
     if not args.cache_features:
-        train_loader = build_loader(args, train_set, sampler, device, waiting)
+        train_loader = build_train_loader(args, train_set, sampler, schedule, device, waiting)
         return train_loader, build_eval_loader(args, val_set, device, ranks.rank, ranks.size, waiting)
     network = for_inference(trainer.model, trainer.precision.dtype).backbone[0]
     backbone = FrozenBackbone(network, trainer.precision, trainer.normalisation)
@@ -220,13 +220,14 @@ def build_state(
     checkpoint: dict[str, Any] | None,
     train_set: ImageFolder,
     val_set: ImageFolder,
+    grouping: str | None,
     device: torch.device,
     stop_request: StopRequest,
 ) -> tuple[TrainState, Checkpointer]:
     """Build the state and the checkpointer of a run; restore the state and the trainer from `checkpoint` if there is one."""
     ranks, folder = trainer.ranks, output_folder(args) if args.output_dir else None
     settings = {"batch_size": args.batch_size, "accumulate": args.accumulate, "seed": args.seed}
-    settings |= {"train_images": len(train_set), "train_files": train_set.fingerprint()}
+    settings |= {"train_images": len(train_set), "train_files": train_set.fingerprint(), "grouping": grouping}
     val_files = {args.test: val_set.fingerprint()}
     new_sums = partial(Sums, device, args.num_queries, trainer.criterion.names)
     state = TrainState(args.epochs, args.start_epoch, new_sums, settings, ranks)

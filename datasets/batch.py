@@ -37,6 +37,17 @@ class ImageBatch:
         """Return the batch in page-locked memory; the loader calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def padded(self, height: int, width: int) -> ImageBatch:
+        """Return the batch padded to a height and width that are not smaller than its own."""
+        batch, _, rows, columns = self.images.shape
+        if (rows, columns) == (height, width):
+            return self
+        images = self.images.new_zeros(batch, height, width, 3).permute(0, 3, 1, 2)  # [B, 3, H, W]
+        images[:, :, :rows, :columns] = self.images
+        mask = torch.ones(batch, height, width, dtype=torch.bool, device=images.device)
+        mask[:, :rows, :columns] = False if self.padding_mask is None else self.padding_mask
+        return type(self)(images, mask, self.labels, self.indices)
+
     def normalise(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
         """Compute the model's input `(images / 255 - mean) / std`: float32 `[B, 3, H, W]` in channels_last memory (not on mps).
 
@@ -74,11 +85,17 @@ def _clear_padding(rows: Tensor, mask: Tensor) -> None:
         row[:, width * 3 :] = 0.0
 
 
-def collate(samples: Sequence[tuple[Tensor, int, int]]) -> ImageBatch:
-    """Collate (image uint8 `[3, h, w]`, label, index) triples into one batch of the largest height and width."""
+def collate(
+    samples: Sequence[tuple[Tensor, int, int]], round_up: Callable[[int, int], tuple[int, int]] | None = None
+) -> ImageBatch:
+    """Collate (image uint8 `[3, h, w]`, label, index) triples into one batch of the largest height and width.
+
+    `round_up` maps height and width of an image to those that its batch must have at least.
+    """
     images, labels, indices = zip(*samples, strict=True)
     heights, widths = zip(*(image.shape[-2:] for image in images), strict=True)
-    height, width = max(heights), max(widths)
+    least = zip(heights, widths, strict=True) if round_up is None else map(round_up, heights, widths)
+    height, width = (max(sides) for sides in zip(*least, strict=True))
     padded = min(heights) < height or min(widths) < width
     make = torch.zeros if padded else torch.empty
     batch = make(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # [B, 3, H, W]

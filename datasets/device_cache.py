@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,10 +69,18 @@ class DeviceLoader:
         dataset: whose `resident` pictures are taken.
         sampler: yields indices of pictures of one shape, which are taken as they are kept, or samples.
         batched: compute whole batches; None: except on a CPU.
+        round_up: of views, as of `collate`.
     """
 
-    def __init__(self, dataset: ImageFolder, sampler: Any, batched: bool | None = None) -> None:
+    def __init__(
+        self,
+        dataset: ImageFolder,
+        sampler: Any,
+        batched: bool | None = None,
+        round_up: Callable[[int, int], tuple[int, int]] | None = None,
+    ) -> None:
         assert dataset.resident is not None
+        self.round_up = round_up
         self.dataset, self.sampler, self.pictures = dataset, sampler, dataset.resident
         self.batched = self.pictures.pixels.device.type != "cpu" if batched is None else batched
 
@@ -113,7 +121,11 @@ class DeviceLoader:
         images = resample(pictures.pixels, regions)
         change(images, [view.size for view in views], [view.changes for view in views])
         chosen = self._send([sample.index for sample in samples])
-        return ImageBatch(images, padding_mask(regions, images.device), pictures.labels[chosen], chosen)
+        batch = ImageBatch(images, padding_mask(regions, images.device), pictures.labels[chosen], chosen)
+        if self.round_up is None:
+            return batch
+        height, width = (max(sides) for sides in zip(*(self.round_up(*view.size) for view in views), strict=True))
+        return batch.padded(height, width)
 
     def _transformed(self, samples: Sequence[Sample]) -> ImageBatch:
         """Return the views of the samples as a DataLoader computes them, one by one."""
@@ -123,7 +135,7 @@ class DeviceLoader:
             for index, seed, scale in samples:
                 torch.default_generator.manual_seed(seed)
                 batch.append((transform(self.pictures[index], scale), self.dataset.labels[index], index))
-        return collate(batch)
+        return collate(batch, self.round_up)
 
     def _send(self, numbers: Sequence[int]) -> Tensor:
         return send(torch.tensor(numbers), self.pictures.pixels.device)

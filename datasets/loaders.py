@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -17,10 +18,12 @@ from datasets.device_cache import DeviceLoader, use_device
 from datasets.feature_cache import FeatureLoader, FeatureMaps, FrozenBackbone, compute_maps
 from datasets.feature_store import FeatureStore
 from datasets.folders import class_folders
+from datasets.grouping import Buckets, FewShapes
 from datasets.image_folder import ImageFolder, Sample, Size, open_split, split_folder
 from datasets.samplers import EvalSampler, TrainSampler, ViewSampler
-from datasets.scan import eval_shapes
-from datasets.transforms import EvalTransform, Reduction, eval_transform, train_transform
+from datasets.scan import eval_shapes, image_sizes
+from datasets.size_schedule import SizeSchedule
+from datasets.transforms import EvalTransform, Reduction, TrainTransform, eval_transform, train_transform
 from datasets.workers import Loader
 from util.classes import class_key
 from util.ranks import Ranks
@@ -86,26 +89,57 @@ def cache_pictures(
         use_cache(args.cache, splits, max(1, args.num_workers), ranks)
 
 
+def build_train_sampler(args: argparse.Namespace, dataset: ImageFolder, schedule: SizeSchedule, ranks: Ranks) -> TrainSampler:
+    """Build the sampler of this rank's training batches, grouped by aspect ratio unless all images have one.
+
+    Each rank reads the headers of its share of the files. Raises a ValueError as `eval_shapes` and `TrainSampler`.
+    """
+    buckets = None
+    if not args.square and not args.cache_features:  # kept features are padded at little cost
+        parts = ranks.gather(image_sizes(dataset, dataset.paths[ranks.rank :: ranks.size], args.num_workers), slow=True)
+        header = [parts[index % ranks.size][index // ranks.size] for index in range(len(dataset))]
+        assert isinstance(dataset.transform, TrainTransform), "what is drawn decides over the aspect ratio"
+        buckets = Buckets(header, dataset.transform, schedule)
+    sizes = partial(schedule.choices, square=args.square)
+    return TrainSampler(len(dataset), args.batch_size, args.seed, sizes, ranks.rank, ranks.size, buckets)
+
+
 def build_loader(
     args: argparse.Namespace,
     dataset: ImageFolder,
     sampler: Sampler[list[Sample]] | Sampler[list[int]],
     device: torch.device,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    round_up: FewShapes | None = None,
 ) -> Batches:
-    """Build the loader of the batches that `sampler` chooses, in pinned memory for a GPU; `waiting` as of `Loader`."""
+    """Build the loader of the batches that `sampler` chooses, in pinned memory for a GPU.
+
+    `waiting` is as of `Loader`, `round_up` as of `collate`.
+    """
     if dataset.resident is not None:
-        return DeviceLoader(dataset, sampler)
+        return DeviceLoader(dataset, sampler, round_up=round_up)
     return Loader(
         dataset,
         waiting=waiting,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=partial(collate, round_up=round_up),
         num_workers=args.num_workers,
         generator=torch.Generator(),  # the loader's own draws must not move the state that dropout draws from
         persistent_workers=args.num_workers > 0,
         pin_memory=device.type == "cuda",
     )
+
+
+def build_train_loader(
+    args: argparse.Namespace,
+    dataset: ImageFolder,
+    sampler: TrainSampler,
+    schedule: SizeSchedule,
+    device: torch.device,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Batches:
+    """Build the loader of the training batches that `sampler` chooses, of few shapes whatever those of the images."""
+    return build_loader(args, dataset, sampler, device, waiting, None if args.square else FewShapes.of(schedule))
 
 
 def build_eval_loader(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
+from itertools import groupby
 
 import torch
 from torch.utils.data import Sampler
 
+from datasets.grouping import Buckets
 from datasets.image_folder import Sample, Size
 
 
@@ -17,7 +20,8 @@ class TrainSampler(Sampler[list[Sample]]):
     Rank r takes the r-th slice of a global batch of `batch_size * world_size` images, of the data set's `n`. The last images
     that fill no batch are dropped; a data set smaller than one global batch gives one short batch. `sizes` are scales of which
     one is drawn per batch, or return those at a time, in epochs since the start of the training; None leaves the scale to the
-    transform.
+    transform. With `buckets` the images of a batch are from one bucket, or from neighbouring ones where few are left in one; the
+    batches are in random order.
 
     Raises:
         ValueError: fewer images than ranks, or a batch size below 1.
@@ -31,12 +35,13 @@ class TrainSampler(Sampler[list[Sample]]):
         sizes: Sequence[Size] | Callable[[float], Sequence[Size]] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        buckets: Buckets | None = None,
     ) -> None:
         _check_batch_size(batch_size)
         if n < world_size:
             raise ValueError(f"{n} training images are too few for {world_size} processes; each needs at least one")
         self.n, self.batch_size, self.seed, self.sizes = n, batch_size, seed, sizes
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.buckets = rank, world_size, buckets
         self.set_epoch(0)
 
     @property
@@ -44,9 +49,14 @@ class TrainSampler(Sampler[list[Sample]]):
         """Batches of a whole epoch on each rank."""
         return max(1, self.n // (self.batch_size * self.world_size))
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch, and how many of its batches a resumed run has already trained on."""
-        self.epoch, self.start_batch = epoch, start_batch
+    @property
+    def grouping(self) -> str | None:
+        """Hash of what groups the images of a batch besides seed and epoch; None: nothing does."""
+        return None if self.buckets is None else self.buckets.fingerprint
+
+    def set_epoch(self, epoch: int, start_batch: int = 0, grouped: bool = True) -> None:
+        """Choose the epoch, how many of its batches a resumed run has already trained on, and whether `buckets` count in it."""
+        self.epoch, self.start_batch, self.grouped = epoch, start_batch, grouped
 
     def __len__(self) -> int:
         return max(0, self.batches_per_epoch - self.start_batch)
@@ -57,11 +67,34 @@ class TrainSampler(Sampler[list[Sample]]):
         order = torch.randperm(self.n, generator=generator).tolist()
         total = min(self.n, self.batch_size * self.world_size)
         first, last = (r * total // self.world_size for r in (self.rank, self.rank + 1))
+        if self.buckets is not None and self.grouped:
+            order = self._group(order, epoch, total, generator)
         for batch in range(start_batch, self.batches_per_epoch):
-            sizes = self.sizes(epoch + batch / self.batches_per_epoch) if callable(self.sizes) else self.sizes
-            size = sizes[_hash(self.seed, epoch, "size", batch) % len(sizes)] if sizes else None
+            sizes = self._sizes(epoch, batch)
+            size = sizes[_hash(self.seed, epoch, "size", batch) % len(sizes)]
             chosen = order[batch * total + first : batch * total + last]
             yield [Sample(index, _image_seed(self.seed, epoch, index), size) for index in chosen]
+
+    def _sizes(self, epoch: int, batch: int) -> Sequence[Size]:
+        """Return the scales of which one is drawn for a batch."""
+        sizes = self.sizes(epoch + batch / self.batches_per_epoch) if callable(self.sizes) else self.sizes
+        return sizes or [None]
+
+    def _group(self, order: list[int], epoch: int, total: int, generator: torch.Generator) -> list[int]:
+        """Return the images of an epoch in another order, in which the `total` images of a batch are from one bucket.
+
+        Only batches with the same choice of scales exchange images: a bucket may depend on it.
+        """
+        assert self.buckets is not None
+        grouped: list[int] = []
+        for sizes, batches in groupby(range(self.batches_per_epoch), partial(self._sizes, epoch)):
+            count = len(list(batches))
+            images = order[len(grouped) : len(grouped) + count * total]
+            buckets = self.buckets(Sample(index, _image_seed(self.seed, epoch, index), sizes[0]) for index in images)
+            images = [images[place] for place in sorted(range(len(images)), key=buckets.__getitem__)]  # in a bucket: at random
+            for batch in torch.randperm(count, generator=generator).tolist():
+                grouped += images[batch * total : (batch + 1) * total]
+        return grouped
 
 
 class ViewSampler(Sampler[list[Sample]]):

@@ -40,8 +40,12 @@ def eval_shapes(dataset: ImageFolder, workers: int = 4) -> list[tuple[int, int]]
     assert isinstance(transform, EvalTransform), "only the output size of eval transforms follows from the header"
     if transform.square:
         return [transform.output_size(1, 1)] * len(dataset)
-    sizes = map_files(lambda path: image_size(path, dataset.decoding), dataset.paths, workers, 64, "reading image sizes")
-    return [transform.output_size(*size) for size in sizes]
+    return [transform.output_size(*size) for size in image_sizes(dataset, dataset.paths, workers)]
+
+
+def image_sizes(dataset: ImageFolder, paths: Sequence[Path], workers: int = 4) -> list[tuple[int, int]]:
+    """Return (height, width) of the files `paths` of a data set, read from their headers; ImageError as `eval_shapes`."""
+    return list(map_files(lambda path: image_size(path, dataset.decoding), paths, workers, 64, "reading image sizes"))
 
 
 def verify_images(paths: Sequence[str | os.PathLike[str]], *, workers: int = 2) -> None:

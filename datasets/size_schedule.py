@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 MIN_SIDE, MAX_SIDE = 32, 8192  # pixels; the smaller is one cell of a stride-32 feature map
 # INTR's numbers (DETR's recipe) are for a short side of 800; other image sizes scale them.
-REFERENCE_SIZE = 800
+REFERENCE_SIZE, LONGEST = 800, 1333
 SCALES = (480, 544, 608, 672, 736, 800)  # every other of INTR's 11: few shapes keep cudnn and compiled code warm
 FORM = "size:share,...,size, as in 160:0.4,224:0.7,448 (each share is the part of the training at which its size ends)"
 

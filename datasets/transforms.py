@@ -14,9 +14,9 @@ from torchvision.transforms.v2 import functional as F
 
 from datasets.augment import Augment, Changes, blank
 from datasets.image_folder import Size
-from datasets.size_schedule import MAX_SIDE, MIN_SIDE, REFERENCE_SIZE, scaled
+from datasets.size_schedule import LONGEST, MAX_SIDE, MIN_SIDE, REFERENCE_SIZE, scaled
 
-LONGEST, ZOOMS, CROPS = 1333, (400, 500, 600), (384, 600)  # INTR's numbers (DETR's recipe), for REFERENCE_SIZE
+ZOOMS, CROPS = (400, 500, 600), (384, 600)  # INTR's numbers (DETR's recipe), for REFERENCE_SIZE
 ASPECT_RATIOS = [3 / 4, 4 / 3]
 
 
@@ -110,15 +110,22 @@ class TrainTransform:
 
     def _draw_aspect(self, height: int, width: int, short: int, image_size: int) -> View:
         """Draw INTR's augmentation: flip, with probability 1/2 zoom and crop, the batch's scale, then what `augment` draws."""
-        zoom, box, flipped = None, None, self._draw_flip()
-        if torch.rand(()) < 0.5:
-            side = scaled(ZOOMS[int(torch.randint(len(ZOOMS), ()))], image_size)
-            # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
-            zoom = short_side_size(height, width, side, longest=10 * image_size)
-            box = _draw_crop(*zoom, *(scaled(side, image_size) for side in CROPS))
-            height, width = box[2:]
+        flipped, zoom, box = self.draw_crop(height, width, image_size)
+        height, width = (height, width) if box is None else box[2:]
         size = short_side_size(height, width, short, scaled(LONGEST, image_size))
         return View(zoom, box, size, flipped, self.augment.draw(*size))
+
+    def draw_crop(
+        self, height: int, width: int, image_size: int
+    ) -> tuple[bool, tuple[int, int] | None, tuple[int, int, int, int] | None]:
+        """Draw `flipped`, `zoom` and `box` of a view that keeps its aspect ratio: what is drawn first."""
+        flipped = self._draw_flip()
+        if torch.rand(()) >= 0.5:
+            return flipped, None, None
+        side = scaled(ZOOMS[int(torch.randint(len(ZOOMS), ()))], image_size)
+        # INTR bounds no long side here: a strip of 1 x 10000 pixels would take gigabytes.
+        zoom = short_side_size(height, width, side, longest=10 * image_size)
+        return flipped, zoom, _draw_box(*zoom, *(scaled(side, image_size) for side in CROPS))
 
     def _draw_flip(self) -> bool:
         return bool(torch.rand(()) < self.hflip)
@@ -210,9 +217,13 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.resize(image, [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
-def _draw_crop(height: int, width: int, smallest: int, largest: int) -> tuple[int, int, int, int]:
-    """Draw a box whose sides are drawn independently from `smallest` to `largest`, at most the picture's; as `View.box`."""
-    crop_height, crop_width = (int(torch.randint(min(smallest, side), min(largest, side) + 1, ())) for side in (height, width))
+def _draw_box(height: int, width: int, smallest: int, largest: int) -> tuple[int, int, int, int]:
+    """Draw a box whose sides are drawn independently from `smallest` to `largest`, at most the picture's; as `View.box`.
+
+    Pictures whose sides differ by a pixel get boxes that do so, too: those of a cache are rounded.
+    """
+    limits = [(min(smallest, side), min(largest, side)) for side in (height, width)]
+    crop_height, crop_width = (low + int(torch.rand(()) * (high - low + 1)) for low, high in limits)
     top = int(torch.randint(height - crop_height + 1, ()))
     left = int(torch.randint(width - crop_width + 1, ()))
     return top, left, crop_height, crop_width

@@ -92,6 +92,8 @@ def _is_epoch(value: Any) -> bool:
     images_per_batch = value["batch_size"] * value["world_size"]
     if value["batches"] and not (value["images"] and (value["batches"] - 1) * images_per_batch < value["train_images"]):
         return False
+    if not isinstance(value.get("grouping"), (str, type(None))):
+        return False
     sums, terms = value.get("sums"), value.get("terms", ["class"])
     if not isinstance(sums, Tensor) or sums.ndim != 1 or not sums.is_floating_point() or not sums.isfinite().all():
         return False

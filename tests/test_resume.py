@@ -14,6 +14,7 @@ from conftest import tiny_flags, tiny_model
 
 import engine
 import main
+from datasets import TrainSampler
 from trainer import Trainer
 from util.stopping import Stopped
 
@@ -252,6 +253,28 @@ def test_files_without_the_newer_entries_resume(colours: Path, tmp_path: Path, c
     torch.save(weights, tmp_path / "weights.pth")
     assert life(colours, tmp_path / "alone", flags, "--resume", tmp_path / "weights.pth")
     assert "at epoch 2 of 2 (it has weights alone: optimizer and random state start anew)" in capsys.readouterr().out
+
+
+def test_an_epoch_begun_by_a_version_without_groups_has_each_picture_once(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its remaining batches are those of that version; the next epoch is grouped by aspect ratio."""
+    flags, seen = RECIPES["random_scales"], []
+    update = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, batches: (seen.append(batches), update(self, batches))[1])
+    assert life(colours, tmp_path, flags, steps=2) is None
+    file = tmp_path / "colours" / "output_sub" / "checkpoint.pth"
+    state = torch.load(file, weights_only=True)
+    del state["in_epoch"]["grouping"]
+    torch.save(state, file)
+    seen.clear()
+    assert life(colours, tmp_path, flags, "--resume", "auto")
+    found = [batch.indices.tolist() for (batch,) in seen]
+    plain = TrainSampler(24, 6, seed=42)
+    expected = [[sample.index for sample in batch] for batch in plain]
+    assert found[:2] == expected[2:]
+    plain.set_epoch(1)
+    assert sorted(sum(found[2:], [])) == list(range(24)) and found[2:] != [[x.index for x in batch] for batch in plain]
 
 
 def test_the_best_accuracy_is_that_of_the_present_validation_images(

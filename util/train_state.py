@@ -14,11 +14,19 @@ from .ranks import Ranks
 
 @dataclass
 class Epoch:
-    """Progress within an epoch: index (from 0) of `count` epochs, losses and accuracies so far, and number of batches done."""
+    """Progress within an epoch.
+
+    Attributes:
+        index: from 0, of `count` epochs.
+        sums: losses and accuracies so far.
+        grouping: a hash of what groups its batches (`datasets.grouping.Buckets`); None: they are not grouped.
+        batches: number of batches done.
+    """
 
     index: int
     count: int
     sums: Sums
+    grouping: str | None = None
     batches: int = 0
 
 
@@ -29,8 +37,8 @@ class TrainState:
         epochs: of the whole training.
         start_epoch: first epoch, counted from 0.
         new_sums: returns the sums of a new epoch.
-        settings: `batch_size`, `accumulate`, `train_images`, `train_files` (a hash of their names) and `seed`, which determine
-            the batches of an epoch.
+        settings: `batch_size`, `accumulate`, `train_images`, `train_files` (a hash of their names), `seed` and `grouping` (as of
+            `Epoch`), which determine the batches of an epoch.
         ranks: the processes.
 
     Attributes:
@@ -48,12 +56,12 @@ class TrainState:
         self.finished: int | None = start_epoch - 1 if start_epoch else None
         self.thresholds: dict[str, Any] | None = None
         self.seconds_before, self.start = 0.0, time.monotonic()
-        self.epoch = Epoch(start_epoch, epochs, new_sums())
+        self.epoch = Epoch(start_epoch, epochs, new_sums(), settings["grouping"])
 
     def begin_epoch(self, index: int) -> None:
         """Start an epoch, unless it is in progress already."""
         if index != self.epoch.index:
-            self.epoch = Epoch(index, self.epochs, self.new_sums())
+            self.epoch = Epoch(index, self.epochs, self.new_sums(), self.settings["grouping"])
 
     def finish_epoch(self, acc1: float | None = None, loss: float | None = None) -> bool:
         """Mark the epoch in progress as trained and, unless `acc1` is None, as scored; return whether it is the best so far.
@@ -95,6 +103,7 @@ class TrainState:
                 "accumulate": self.settings["accumulate"],
                 "train_images": self.settings["train_images"],
                 "train_files": self.settings["train_files"],
+                "grouping": epoch.grouping,
                 "images": sums.images,
                 "sums": sums.values.cpu(),
                 "terms": list(sums.terms),
@@ -116,6 +125,7 @@ class TrainState:
         self.begin_epoch(next_epoch(checkpoint, self.epoch.index))
         if in_epoch:
             self.epoch.batches = in_epoch["batches"]
+            self.epoch.grouping = in_epoch.get("grouping")  # earlier versions group no batches: such an epoch is finished so
             if self.ranks.main:  # the saved sums are those of all processes
                 self.epoch.sums.restore(in_epoch["sums"], in_epoch["images"], in_epoch.get("terms", ["class"]))
         if same_best:
@@ -129,6 +139,8 @@ class TrainState:
         current = {**self.settings, "world_size": self.ranks.size}
         labels = {"accumulate": "--accumulate", "seed": "--seed", "train_images": "number of training images"}
         labels["train_files"] = "hash of the names and classes of the training images"
+        if saved.get("grouping"):
+            labels["grouping"] = "hash of what groups its batches (image sizes, their schedule, the version)"
         if saved["batch_size"] * saved["world_size"] != current["batch_size"] * current["world_size"]:
             labels = {"batch_size": "--batch_size", "world_size": "number of processes", **labels}
         for name, label in labels.items():

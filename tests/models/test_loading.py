@@ -424,6 +424,7 @@ IN_EPOCH = {
         ("in_epoch", {**IN_EPOCH, "images": 0}),
         ("in_epoch", {**IN_EPOCH, "sums": torch.full((4,), float("nan"))}),
         ("in_epoch", {**IN_EPOCH, "terms": [1]}),
+        ("in_epoch", {**IN_EPOCH, "grouping": 1}),
     ],
 )
 def test_damaged_entries_are_named(tmp_path: Path, entry: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from util.metrics import Sums
 from util.ranks import SINGLE_PROCESS
 from util.train_state import TrainState, next_epoch
 
-SETTINGS = {"batch_size": 4, "accumulate": 2, "train_images": 24, "train_files": "a1", "seed": 1}
+SETTINGS = {"batch_size": 4, "accumulate": 2, "train_images": 24, "train_files": "a1", "seed": 1, "grouping": "c3"}
 TERMS = ("class", "mosaic")
 
 
@@ -63,10 +64,12 @@ def test_sums_of_an_earlier_version_count_as_the_class_term() -> None:
         ({"seed": 2}, "--seed 1, now it is 2"),
         ({"train_images": 25, "train_files": "b2"}, "number of training images 24, now it is 25"),
         ({"train_files": "b2"}, "hash of the names and classes of the training images a1, now it is b2"),
+        ({"grouping": "d4"}, "hash of what groups its batches (image sizes, their schedule, the version) c3, now it is d4"),
+        ({"grouping": None}, "hash of what groups its batches (image sizes, their schedule, the version) c3, now it is None"),
     ],
 )
 def test_an_epoch_is_finished_with_the_batches_it_was_begun_with(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=f"a.pth was saved in the middle of an epoch with {message}"):
+    with pytest.raises(ValueError, match=re.escape(f"a.pth was saved in the middle of an epoch with {message}")):
         state(2, **settings).load_state_dict(within_an_epoch(), "a.pth")
 
 
@@ -74,6 +77,20 @@ def test_earlier_versions_do_not_save_which_files_they_train_on() -> None:
     checkpoint = within_an_epoch()
     del checkpoint["in_epoch"]["train_files"]
     state(2, train_files="b2").load_state_dict(checkpoint, "a.pth")
+
+
+@pytest.mark.parametrize("current", ["c3", None])
+def test_an_epoch_that_was_begun_without_groups_is_finished_so(current: str | None) -> None:
+    """Squares, and earlier versions, which have no such entry."""
+    checkpoint = within_an_epoch()
+    del checkpoint["in_epoch"]["grouping"]
+    for _ in range(2):  # and saved again
+        restored = state(2, grouping=current)
+        restored.load_state_dict(checkpoint, "a.pth")
+        assert restored.epoch.batches == 3 and restored.epoch.grouping is None
+        checkpoint = {**restored.state_dict(), "args": dict(SETTINGS)}
+    restored.begin_epoch(3)
+    assert restored.epoch.grouping == current
 
 
 def test_two_processes_with_half_the_batch_are_the_same_batches() -> None:
