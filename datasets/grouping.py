@@ -41,7 +41,7 @@ class Buckets:
         self.fingerprint = blake2b(f"{VERSION} {schedule} {sizes}".encode(), digest_size=16).hexdigest()
 
     def __call__(self, samples: Iterable[Sample]) -> list[int]:
-        """Return the buckets of samples, whose augmentation is drawn for it as far as it decides over the aspect ratio."""
+        """Return the buckets of samples; the crop of each is drawn as it will be from its seed."""
         buckets = []
         with torch.random.fork_rng(devices=[]):
             for index, seed, size in samples:

@@ -223,7 +223,7 @@ def _draw_box(height: int, width: int, smallest: int, largest: int) -> tuple[int
     Pictures whose sides differ by a pixel get boxes that do so, too: those of a cache are rounded.
     """
     limits = [(min(smallest, side), min(largest, side)) for side in (height, width)]
-    crop_height, crop_width = (low + int(torch.rand(()) * (high - low + 1)) for low, high in limits)
+    crop_height, crop_width = (low + int(float(torch.rand(())) * (high - low + 1)) for low, high in limits)
     top = int(torch.randint(height - crop_height + 1, ()))
     left = int(torch.randint(width - crop_width + 1, ()))
     return top, left, crop_height, crop_width
