@@ -15,6 +15,9 @@ from torch import Tensor
 from datasets.transforms import View
 
 PIXELS = 2**24  # that are resampled at once: 0.6 GB while it is done
+HALF = (
+    "cuda",
+)  # types of devices that multiply in float16, where bytes are exact and a product is by a fraction of a grey level
 
 
 class Region(NamedTuple):
@@ -74,7 +77,7 @@ def resample(pixels: Tensor, regions: Sequence[Region]) -> Tensor:
 
 
 def _resample(pixels: Tensor, regions: Sequence[Region]) -> Tensor:
-    """Return float32 `[B, 3, H, W]`, integers from 0 to 255."""
+    """Return `[B, 3, H, W]`, whole numbers from 0 to 255."""
     table = send(torch.tensor(regions), pixels.device)  # [B, 15]
     p: Any = Region(*table.unsqueeze(-1).unbind(1))  # type: ignore[arg-type]  # each [B, 1]
     sides = {name: max(getattr(each, name) for each in regions) for name in Region._fields}
@@ -83,13 +86,14 @@ def _resample(pixels: Tensor, regions: Sequence[Region]) -> Tensor:
     columns = p.left + torch.where(p.flipped > 0, p.width - 1 - columns, columns)
     read = (p.offset + p.stride * rows)[:, :, None] + columns[:, None]  # [B, h, w]
     source = pixels.index_select(0, read.flatten()).view(*read.shape, 3).permute(0, 3, 1, 2)
-    source = source.to(torch.float32, memory_format=torch.contiguous_format)  # [B, 3, h, w]
+    dtype = torch.float16 if pixels.device.type in HALF else torch.float32
+    source = source.to(dtype, memory_format=torch.contiguous_format)  # [B, 3, h, w]
     down = resize_matrix(p.box_height, p.out_height, sides["box_height"], sides["out_height"])  # [B, H, h]
     across = resize_matrix(p.box_width, p.out_width, sides["box_width"], sides["out_width"])  # [B, W, w]
     if any((each.zoom_height, each.zoom_width) != (each.height, each.width) for each in regions):
         down = down @ resize_matrix(p.height, p.zoom_height, sides["height"], sides["box_height"], p.box_top, p.box_height)
         across = across @ resize_matrix(p.width, p.zoom_width, sides["width"], sides["box_width"], p.box_left, p.box_width)
-    images = down[:, None] @ source @ across[:, None].mT  # [B, 3, H, W]
+    images = down[:, None].to(dtype) @ source @ across[:, None].to(dtype).mT  # [B, 3, H, W]
     return images.round_().clamp_(0, 255)
 
 

@@ -37,9 +37,10 @@ def photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("square", [True, False])
-def test_crops_are_those_of_the_transform(square: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("square, half", [(True, ()), (False, ()), (True, ("cpu",)), (False, ("cpu",))])
+def test_crops_are_those_of_the_transform(square: bool, half: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Enlarged and reduced, flipped, zoomed and padded: to a grey level, to two where two resizes are rounded."""
+    monkeypatch.setattr(resampling, "HALF", half)
     transform, pictures = train_transform(96, square), [photo(*shape) for shape in SHAPES]
     pixels = torch.cat([picture.permute(1, 2, 0).reshape(-1, 3) for picture in pictures])
     starts = np.cumsum([0, *(height * width for height, width in SHAPES)]).tolist()
