@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-TINY = "--backbone resnet18 --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2"
+TINY = "--backbone test_resnet --hidden_dim 32 --dim_feedforward 64 --nheads 4 --enc_layers 1 --dec_layers 2"
 
 
 def tiny_flags(*more: str) -> Flags:
@@ -36,7 +36,7 @@ def tiny_flags(*more: str) -> Flags:
 
 
 def tiny_model(num_classes: int = 3, seed: int = 0, **changes: object) -> ICN:
-    """An untrained small ICN on a frozen-norm ResNet-18, in evaluation mode."""
+    """An untrained small ICN on a frozen-norm ResNet of timm (`test_resnet`), in evaluation mode."""
     import torch
 
     from models import build_model

@@ -241,7 +241,7 @@ def test_compiled_graphs_have_no_breaks_and_few_shapes(training: bool) -> None:
 
 def test_training_and_scoring_with_everything_on(colours: Path, tmp_path: Path) -> None:
     """All flags of the engine together, through the command line's own path; the averaged weights are what is scored."""
-    where = ["--dataset_path", colours, "--dataset_name", "colours", "--output_dir", tmp_path]
+    where = ["--dataset_path", colours, "--dataset_name", "colours", "--output_dir", tmp_path, "--backbone", "resnet18"]
     words = "--square --image_size 48 --feature_stride 16 --batch_size 5 --accumulate 2 --lr 1e-3 --lr_backbone 1e-3 --epochs 2"
     more = "--lr_scheduler cosine --warmup_epochs 0.5 --label_smoothing 0.1 --ema 0.9 --no_norm_decay --layer_decay 0.9"
     rest = "--grad_checkpointing --precision bf16 --deterministic --color_jitter 0.2 --randaugment 3 --random_erasing 0.2"

@@ -21,6 +21,7 @@ def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory, device: tor
     """A checkpoint of one epoch on the device."""
     out = tmp_path_factory.mktemp("trained")
     words = ["--image_size", "64", "--square", "--feature_stride", "16", "--epochs", "1", "--dataset_name", "colours"]
+    words += ["--backbone", "resnet18"]
     main.main(tiny_flags(*words, "--dataset_path", colours, "--output_dir", out, "--device", device))
     return out / "colours" / "output_sub" / "checkpoint.pth"
 

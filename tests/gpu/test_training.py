@@ -18,7 +18,7 @@ from models import load_checkpoint
 from trainer import Trainer, build_trainer
 from util.precision import select_precision
 
-RECIPE = "--image_size 64 --feature_stride 16 --batch_size 6 --lr 1e-3 --lr_backbone 1e-3 --clip_max_norm 1"
+RECIPE = "--backbone resnet18 --image_size 64 --feature_stride 16 --batch_size 6 --lr 1e-3 --lr_backbone 1e-3 --clip_max_norm 1"
 
 
 def run(colours: Path, out: Path, device: torch.device, *more: object) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def steps(device: torch.device, *flags: object, count: int = 2, size: int = 64) 
     """A trainer after `count` steps on random images, and the logits of each step; no dropout."""
     from tools.benchmark.implementations.icn import make_batch
 
-    args = tiny_flags("--dropout", 0, "--square", *flags).replace(num_queries=3, backbone_norm="frozen")
+    args = tiny_flags("--backbone", "resnet18", "--dropout", 0, "--square", *flags).replace(num_queries=3, backbone_norm="frozen")
     torch.manual_seed(0)
     model = main.build_model(args).to(device, memory_format=torch.channels_last)
     precision = select_precision(args.precision, device)

@@ -103,7 +103,8 @@ def test_an_unknown_decoder_is_refused_with_the_known_ones() -> None:
 )
 def test_a_seed_keeps_its_weights(name: str, encoder: int, expected: list[float]) -> None:
     """The order in which tensors are drawn is part of the meaning of a seed: values of version 0.1."""
-    args = tiny_flags("--decoder", name, "--enc_layers", encoder, "--num_queries", 5, "--backbone_norm", "frozen")
+    words = f"--backbone resnet18 --backbone_norm frozen --decoder {name} --enc_layers {encoder} --num_queries 5"
+    args = tiny_flags(*words.split())
     torch.manual_seed(0)
     state = build_model(args).state_dict()
     drawn = [key for key in state if key.startswith("transformer.") and key.endswith("bias") and state[key].any()]

@@ -93,9 +93,9 @@ def test_the_keys_and_sizes_of_the_seed() -> None:
 
 
 def test_stem_is_frozen_as_in_detr() -> None:
-    frozen = {name.split(".")[3] for name, p in tiny_model().named_parameters() if not p.requires_grad}
+    frozen = {name.split(".")[3] for name, p in tiny_model(backbone="resnet18").named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
-    model = tiny_model(lr_backbone=0.0)
+    model = tiny_model(backbone="resnet18", lr_backbone=0.0)
     assert not any(p.requires_grad for p in model.backbone.parameters())
     assert all(p.requires_grad for p in tiny_model(backbone_norm="batch").parameters())
 

@@ -46,7 +46,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "intr_outputs.pt"
 @pytest.mark.parametrize("norm", ["post_norm", "pre_norm"])
 def test_the_numbers_are_those_of_intr(norm: str) -> None:
     expected = torch.load(FIXTURE, weights_only=True)[norm]
-    model = tiny_model(5, enc_layers=2, pre_norm=norm == "pre_norm")
+    model = tiny_model(5, backbone="resnet18", enc_layers=2, pre_norm=norm == "pre_norm")
     fill(model.state_dict())
     images, mask = inputs()
     with torch.no_grad():

@@ -88,7 +88,7 @@ def test_the_flag_makes_evidence_more_local(decoder: str, precision: str) -> Non
     some, losses = ImageBatch(pictures, None, torch.tensor([0, 1, 0, 1]), torch.arange(4)), []
     for weight in (5, 0):
         words = ("--locality", weight, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0, "--decoder", decoder)
-        model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
+        model = tiny_model(2, backbone="resnet18", decoder=decoder, enc_layers=0, feature_stride=16)
         ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10
         trainer = build_trainer(tiny_flags(*words), model, *ready)
         for _ in range(30):

@@ -101,7 +101,7 @@ def test_the_flag_teaches_quarters(decoder: str, precision: str) -> None:
     some, losses = batch(), []
     for weight in (1, 0):
         words = ("--mosaic", weight, "--square", "--dropout", 0, "--lr", 2e-3, "--clip_max_norm", 0, "--decoder", decoder)
-        model = tiny_model(2, decoder=decoder, enc_layers=0, feature_stride=16)
+        model = tiny_model(2, backbone="resnet18", decoder=decoder, enc_layers=0, feature_stride=16)
         ready = select_precision(precision, torch.device("cpu")), NORMALISATION, 10
         trainer = build_trainer(tiny_flags(*words), model, *ready)
         logits = [trainer.step([some])[0].logits for _ in range(30)][-1]

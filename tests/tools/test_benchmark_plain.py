@@ -22,12 +22,12 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def plain_flags(**changes: Any) -> argparse.Namespace:
-    return tiny_flags().replace(**{"num_queries": 5, **changes})
+    return tiny_flags().replace(**{"backbone": "resnet18", "num_queries": 5, **changes})
 
 
 def both(**changes: Any) -> tuple[PlainClassifier, ICN]:
     """The transcription and the model, with the same weights and batch norms that do something."""
-    model = tiny_model(5, **changes)
+    model = tiny_model(5, **{"backbone": "resnet18", **changes})
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             if name.endswith(("running_var", "weight")):

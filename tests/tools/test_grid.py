@@ -68,7 +68,7 @@ def test_grids_have_distinct_classes_and_use_all_images() -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_disconnected_logits_are_those_of_the_image_alone(decoder: str) -> None:
     """DiFull by definition; in DiPart and GridPG other images change the logits or the features."""
-    model = tiny_model(4, feature_stride=16, **DECODERS[decoder])
+    model = tiny_model(4, backbone="resnet18", feature_stride=16, **DECODERS[decoder])
     images = torch.randn(1, 4, 3, 48, 48)
     grid = join(images)
     alone = model(images[0]).logits

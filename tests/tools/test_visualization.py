@@ -119,7 +119,8 @@ def test_the_documented_command(data: Path, checkpoints: Path) -> None:
         [sys.executable, "-m", "tools.visualization", *words], cwd=data, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("warning: no CUDA")
+    said = [line for line in done.stderr.splitlines() if " elapsed" not in line]  # a slow machine shows progress
+    assert len(said) == 1 and said[0].startswith("warning: no CUDA"), said
     index = checkpoints / "visualization_val_planes_icn" / "1_Boeing_737" / "index.html"
     counts = re.fullmatch(r"5 images of class 1 \(Boeing 737\): (\d) right, (\d) wrong\nopen (.*)\n", done.stdout)
     assert counts and int(counts[1]) + int(counts[2]) == 5 and counts[3] == str(index)
