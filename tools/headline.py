@@ -59,7 +59,7 @@ LOG, MAPS, GRID = "log.txt", "attribution_val/attribution.json", "grid_val/grid.
 UNKNOWN = "unknown_val_planes-f16/unknown.json"
 F16, KNOWN = "planes-f16", "planes-f16-known"
 ROWS = (
-    Row("top-1 (%), `detr` (`recipes/demo.args`), 5 epochs", f"{F16}/detr", LOG, _entry("test_acc1"), 1),
+    Row("top-1 (%), `detr` (`recipes/demo.args`), 2 epochs", f"{F16}/detr", LOG, _entry("test_acc1"), 1),
     Row("top-1 (%), `additive`, 5 epochs", f"{F16}/additive", LOG, _entry("test_acc1"), 1),
     Row("top-1 (%), `additive --loss bce`, 5 epochs", f"{F16}/bce", LOG, _entry("test_acc1"), 1),
     Row("top-1 (%), `average`, 3 epochs, then 1 of `--adversarial 4`", f"{F16}/parts", LOG, _entry("test_acc1"), 1),

@@ -59,8 +59,8 @@ def test_the_table_has_means_over_seeds_and_says_how_many(tmp_path: Path) -> Non
     rows = {line.split(" | ")[0].lstrip("| "): line for line in table.splitlines()[2:]}
     assert len(rows) == len(headline.ROWS) and not any("–" in line for line in rows.values())
     assert (
-        rows["top-1 (%), `detr` (`recipes/demo.args`), 5 epochs"]
-        == "| top-1 (%), `detr` (`recipes/demo.args`), 5 epochs | 50.0 | 1 |  |"
+        rows["top-1 (%), `detr` (`recipes/demo.args`), 2 epochs"]
+        == "| top-1 (%), `detr` (`recipes/demo.args`), 2 epochs | 50.0 | 1 |  |"
     )
     assert "| 0.62 (0.50 - 0.75) | 2 | ≥ .90 |" in rows["GridPG 3 x 3, `additive`: evidence"]
     assert "| 0.312 (0.250 - 0.375) | 2 |" in rows["unknown classes, AUROC: largest probability"]
