@@ -196,8 +196,6 @@ def check_flags(args: Flags) -> None:
         raise ValueError("--eval needs --resume <checkpoint>: there is nothing to evaluate")
     if (args.resume not in ("", "auto") or args.finetune) and "backbone_weights" in args.explicit:
         raise ValueError("--backbone_weights: the file of --resume or --finetune has the backbone's weights; leave it out")
-    if args.resume not in ("", "auto") and "query_init" in args.explicit:
-        raise ValueError("--query_init: the file of --resume has class queries, which are trained: leave it out")
     if args.query_init and not find_decoder(args.decoder).uses_queries:
         raise ValueError(f"--query_init: --decoder {args.decoder} has no class queries: leave it out, or choose another decoder")
     if not find_decoder(args.decoder).is_layered and "dec_layers" in args.explicit:

@@ -138,9 +138,9 @@ def train(args: Flags, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     )
     if ranks.main:
         check_space(checkpointer.folder, 12 * count_parameters(model))  # weights and two moments
-    start_queries(args, trainer, train_set, device)
     train_loader, val_loader = build_loaders(args, trainer, checkpointer, train_set, val_set, sampler, schedule, device)
     with stop_request, describe_failures(checkpointer, state), checkpointer:
+        start_queries(args, trainer, train_set, device)
         return train_epochs(args, trainer, state, checkpointer, sampler, train_loader, val_loader, schedule, device)
 
 
@@ -174,7 +174,7 @@ def open_checkpoint(args: Flags, ranks: Ranks) -> tuple[Flags, dict[str, Any] | 
         checkpoint = read_checkpoint(path)
     if args.resume == "auto" and path:
         # The same command line starts a run and continues it: the weights it started from no longer count.
-        args = args.replace(finetune="", explicit=args.explicit - {"finetune", "backbone_weights", "query_init"})
+        args = args.replace(finetune="", explicit=args.explicit - {"finetune", "backbone_weights"})
     return args.replace(resume=path), checkpoint
 
 

@@ -15,9 +15,7 @@ from torch import Tensor
 from datasets.transforms import View
 
 PIXELS = 2**24  # that are resampled at once: 0.6 GB while it is done
-HALF = (
-    "cuda",
-)  # types of devices that multiply in float16, where bytes are exact and a product is by a fraction of a grey level
+HALF = ("cuda",)  # devices that multiply in float16, where bytes are exact and a product is by a fraction of a grey level
 
 
 class Region(NamedTuple):
@@ -90,7 +88,7 @@ def _resample(pixels: Tensor, regions: Sequence[Region]) -> Tensor:
     source = source.to(dtype, memory_format=torch.contiguous_format)  # [B, 3, h, w]
     down = resize_matrix(p.box_height, p.out_height, sides["box_height"], sides["out_height"])  # [B, H, h]
     across = resize_matrix(p.box_width, p.out_width, sides["box_width"], sides["out_width"])  # [B, W, w]
-    if any((each.zoom_height, each.zoom_width) != (each.height, each.width) for each in regions):
+    if any((e.zoom_height, e.zoom_width, e.box_height, e.box_width) != 2 * (e.height, e.width) for e in regions):
         down = down @ resize_matrix(p.height, p.zoom_height, sides["height"], sides["box_height"], p.box_top, p.box_height)
         across = across @ resize_matrix(p.width, p.zoom_width, sides["width"], sides["box_width"], p.box_left, p.box_width)
     images = down[:, None].to(dtype) @ source @ across[:, None].to(dtype).mT  # [B, 3, H, W]

@@ -133,7 +133,7 @@ class ICN(Pretrained, nn.Module):
         differences = means - means.mean(0)
         scale = differences.std()
         if not (scale.isfinite() and scale > 0):
-            raise ValueError("--query_init means: the features of all classes are the same, or not finite: leave it out")
+            raise ValueError("class queries cannot start from features that are the same for all classes, or not finite")
         self.query_embed.weight.copy_(differences / scale)
 
     def evidence(

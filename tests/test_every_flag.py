@@ -61,8 +61,8 @@ EXAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
 }  # fmt: skip
 # Of the flags of model, training, augmentation and input those whose example is what a run has without them.
 AS_WITHOUT = {"backbone_norm", "num_queries", "bit_depth"}  # no file of the data set has 16 bits
-REFUSED_BY_EVAL = {"finetune": "give one of them", "backbone_weights": "leave it out", "query_init": "leave it out"}
-ONLY_IN_TRAINING = ("finetune", "backbone_weights", "query_init", "resume", "eval")
+REFUSED_BY_EVAL = {"finetune": "give one of them", "backbone_weights": "leave it out"}
+ONLY_IN_TRAINING = ("finetune", "backbone_weights", "resume", "eval")
 
 
 Trained = tuple[dict[str, Any], dict[str, Any]]
@@ -177,7 +177,7 @@ def test_a_flag_in_training_and_in_evaluation(
     if name in REFUSED_BY_EVAL:
         with pytest.raises(ValueError, match=REFUSED_BY_EVAL[name]):
             run(evaluation)
-    evaluation |= dict.fromkeys(("finetune", "backbone_weights", "query_init"))
+    evaluation |= dict.fromkeys(("finetune", "backbone_weights"))
     stats = run(evaluation)
     assert (files / f"eval_{flags.get('test', 'val')}" / "results.json").is_file() and stats["images"] == 12
     assert stats["loss"] == pytest.approx(line["test_loss"], rel=1e-3) and stats["acc1"] == line["test_acc1"]

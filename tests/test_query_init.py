@@ -52,7 +52,7 @@ def test_queries_differ_as_the_classes_do_at_the_scale_of_random_ones() -> None:
     assert float(queries.std()) == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(queries[0] - queries[1], (means[0] - means[1]) / (means - means.mean(0)).std())
     for broken in (torch.ones(3, width), means * float("nan")):
-        with pytest.raises(ValueError, match="the features of all classes are the same, or not finite"):
+        with pytest.raises(ValueError, match="the same for all classes, or not finite"):
             model.start_queries(broken)
     torch.testing.assert_close(model.query_embed.weight.detach(), queries)
 

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 
 from .atomic import atomic_write, replacing
-from .errors import RunFailed
+from .errors import RunFailed, first_line, message_of
+from .random_state import RandomState
 from .ranks import SINGLE_PROCESS, Ranks
 from .snapshot import snapshot
 from .stopping import SIGNALS, Stopped, StopRequest
@@ -91,10 +92,10 @@ class Checkpointer:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             self.thread.wait()
-        except RunFailed as error:
+        except Exception as error:
             if kind is None:
                 raise
-            print(f"warning: {error}", file=sys.stderr)
+            print(f"warning: {first_line(message_of(error))}", file=sys.stderr)
 
     def after_step(self) -> None:
         """Stop after a signal; save every `every_steps`. Every process calls it after an optimizer step.
@@ -120,8 +121,15 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Stop at a signal at once while the context is entered at a step boundary; several processes must agree, and do not."""
-        with self.request.reacting(self.stop_if_requested if self.ranks.size == 1 else None):
+        """Stop at a signal at once while the context is entered at a step boundary; several processes must agree, and do not.
+
+        What is saved then has the random state of the boundary, whatever is drawn meanwhile (augmentation, crops of an epoch).
+        """
+        with contextlib.ExitStack() as stack:
+            for part in self.parts:
+                if isinstance(part, RandomState):
+                    stack.enter_context(part.held())
+            stack.enter_context(self.request.reacting(self.stop_if_requested if self.ranks.size == 1 else None))
             yield
 
     def describe_last(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
@@ -21,11 +23,22 @@ class RandomState:
 
     def __init__(self, ranks: Ranks, seed: int) -> None:
         self.ranks, self.seed = ranks, seed
+        self._held: torch.Tensor | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the state of the CPU's generator as it is now for `state_dict`, while others draw from it and restore it."""
+        self._held = torch.get_rng_state()
+        try:
+            yield
+        finally:
+            self._held = None
 
     def state_dict(self) -> dict[str, Any]:
         """Gather the states; every process calls it."""
         cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-        return {"rng": self.ranks.gather({"cpu": torch.get_rng_state(), "cuda": cuda})}
+        cpu = torch.get_rng_state() if self._held is None else self._held
+        return {"rng": self.ranks.gather({"cpu": cpu, "cuda": cuda})}
 
     def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
         """Restore this process's state; without one, seed by the run, the rank and the step. ValueError for a damaged state."""

@@ -65,6 +65,20 @@ def test_crops_are_those_of_the_transform(square: bool, half: tuple[str, ...], m
             assert (resample(pixels, regions).int() - images.int()).abs().max() <= 1
 
 
+def test_a_crop_from_a_zoom_to_the_same_size_has_its_place() -> None:
+    """Pictures whose short side is that of the zoom already, and none in the batch that is zoomed to another size."""
+    transform, picture = train_transform(96, False), photo(48, 60)
+    pixels, zoomed = picture.permute(1, 2, 0).reshape(-1, 3), 0
+    for seed in range(200):
+        torch.manual_seed(seed)
+        view = transform.draw(48, 60, (96, 96))
+        if view.zoom == (48, 60) and view.box is not None and view.box[2:] != (48, 60):
+            zoomed += 1
+            (image,) = resample(pixels, [region(0, 48, 60, view)])
+            assert (image.int() - transform.cut_out(picture, view).int()).abs().max() <= 2
+    assert zoomed > 3
+
+
 @pytest.mark.parametrize("name", [*JITTER, *RandAugment._AUGMENTATION_SPACE])
 def test_an_operation_on_a_batch_is_that_on_each_image(name: str) -> None:
     """To a grey level; of images of two sizes, each with a value of its own, next to images that have another operation."""

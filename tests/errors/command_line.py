@@ -47,11 +47,6 @@ COMMAND_LINE = [
         "a negative rate", "main.py --lr -1e-3", "argument --lr: '-1e-3' must be a number of at least 0 (--help lists the flags)"
     ),
     Case(
-        "class queries from features, and from a file",
-        "main.py --resume model.pth --query_init means",
-        "--query_init: the file of --resume has class queries, which are trained: leave it out",
-    ),
-    Case(
         "class queries of a decoder without any",
         "main.py --decoder average --query_init means",
         "--query_init: --decoder average has no class queries: leave it out, or choose another decoder",

@@ -17,6 +17,8 @@ from util import atomic, checkpoint
 from util.checkpoint import BEST, LAST, Checkpointer, milestone_name, newest_valid, save_checkpoint
 from util.errors import RunFailed
 from util.launcher import ProcessInfo
+from util.random_state import RandomState
+from util.ranks import SINGLE_PROCESS
 from util.stopping import Stopped, StopRequest
 
 PATIENCE = 60.0  # seconds; only what hangs needs them
@@ -172,6 +174,28 @@ def test_a_run_that_is_stopped_has_written_its_step_before_it_says_so(checkpoint
     with pytest.raises(Stopped, match="stopped after step 2; the last checkpoint is"):
         checkpointer.after_step()
     assert content(checkpointer.folder / LAST) == (2, 2)
+
+
+def test_a_signal_while_an_epoch_is_drawn_saves_the_random_state_of_the_boundary(checkpointer: Checkpointer) -> None:
+    checkpointer.parts = (RandomState(SINGLE_PROCESS, 0),)
+    boundary = torch.get_rng_state()
+    with checkpointer.request, pytest.raises(Stopped), checkpointer.interruptible(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)  # of an image's crop
+        signal.raise_signal(signal.SIGTERM)
+    assert torch.equal(_load(checkpointer.folder / LAST)["rng"][0]["cpu"], boundary)
+
+
+def test_an_unforeseen_error_of_the_thread_does_not_hide_the_one_that_ends_the_run(
+    checkpointer: Checkpointer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room for a buffer")
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", fail)
+    with pytest.raises(KeyError), checkpointer:
+        checkpointer.save()
+        raise KeyError
+    assert "no room for a buffer" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_waits_for_its_checkpoint(

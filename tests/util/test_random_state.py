@@ -19,6 +19,15 @@ def test_a_restored_state_draws_the_same_numbers() -> None:
     assert torch.equal(torch.rand(3), first)
 
 
+def test_a_held_state_is_saved_whatever_is_drawn_meanwhile() -> None:
+    generators = RandomState(SINGLE_PROCESS, seed=3)
+    before = torch.get_rng_state()
+    with generators.held():
+        torch.manual_seed(5)
+        assert torch.equal(generators.state_dict()["rng"][0]["cpu"], before)
+    assert torch.equal(generators.state_dict()["rng"][0]["cpu"], torch.get_rng_state())
+
+
 def test_without_a_state_the_seed_depends_on_run_rank_and_step() -> None:
     drawn = []
     for seed, rank, step in ((3, 0, 7), (3, 0, 7), (4, 0, 7), (3, 1, 7), (3, 0, 8)):
