@@ -58,7 +58,10 @@ TRAINED = [(name,) for name in RECIPES if name not in (*ADDITIONS, *SAME)] + [("
 
 @pytest.mark.parametrize("names", TRAINED, ids="-".join)
 def test_each_trains_a_step(names: tuple[str, ...], colours: Path, tmp_path: Path) -> None:
-    layers = " --enc_layers 1 --dec_layers 1" * (flags(*names).decoder == "detr")
-    args = flags(*names, more=f"{SMALL}{layers} --dataset_path {colours} --output_dir {tmp_path}")
+    recipe = flags(*names)
+    changes = " --enc_layers 1 --dec_layers 1" * (recipe.decoder == "detr") + " --size_schedule 32:0.5,48" * bool(
+        recipe.size_schedule
+    )
+    args = flags(*names, more=f"{SMALL}{changes} --dataset_path {colours} --output_dir {tmp_path}")
     line: dict[str, Any] = main.main(args)
     assert line["step"] == 2 and line["test_images"] == 12 and line["train_loss"] > 0

@@ -103,6 +103,7 @@ def test_training_calibrates_and_evaluation_measures(colours: Path, tmp_path: Pa
 
         def spied(checkpointer: icn.Checkpointer, *names: object) -> None:
             save(checkpointer, *names)
+            checkpointer.finish()  # the thread has written it
             within.append(torch.load(tmp_path / "colours/output_sub/checkpoint.pth", weights_only=True)["thresholds"])
 
         patch.setattr(icn.Checkpointer, "save", spied)

@@ -30,7 +30,7 @@ class Counter:
 
 @pytest.fixture
 def state() -> TrainState:
-    return TrainState(5, 1, partial(Sums, torch.device("cpu"), 2), {}, SINGLE_PROCESS)
+    return TrainState(5, 1, partial(Sums, torch.device("cpu"), 2), {"grouping": None}, SINGLE_PROCESS)
 
 
 @pytest.fixture
