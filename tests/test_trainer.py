@@ -216,7 +216,8 @@ def test_scores_do_not_depend_on_batches_workers_or_order(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_graphs_have_no_breaks_and_few_shapes(training: bool) -> None:
-    """One graph serves images of all shapes, a few more the padded batches of a training."""
+    """One graph serves images of all shapes, another the padded batches of a training (not in torch 2.5, which has more)."""
+    padded = training and not torch.__version__.startswith("2.5.")
     torch._dynamo.reset()
     counters.clear()
     graphs = CompileCounter()
@@ -230,12 +231,12 @@ def test_compiled_graphs_have_no_breaks_and_few_shapes(training: bool) -> None:
     assert graphs.frame_count == 1
     round_up, scales = FewShapes.of(SizeSchedule("", 96, 1)), training_scales(96)
     shapes = {round_up(*size) for scale in scales for size in ((scale, scale + 9), (scale + 20, scale), (scale, scale))}
-    for height, width in sorted(shapes, key=lambda shape: shape[0] == shape[1]) if training else []:  # a square first: one more
+    for height, width in sorted(shapes, key=lambda shape: shape[0] == shape[1]) if padded else []:  # a square first: one more
         mask = torch.zeros(2, height, width, dtype=torch.bool)
         mask[0, -8:] = True
         forward(torch.randn(2, 3, height, width).to(memory_format=torch.channels_last), mask)
     assert len(shapes) > 12 and not counters["graph_break"]
-    assert graphs.frame_count == 1 if not training else graphs.frame_count <= 5  # 2 in torch 2.14, 5 in 2.5
+    assert graphs.frame_count == 1 + padded
     torch._dynamo.reset()
 
 
